@@ -1,4 +1,4 @@
-"""Who calls: the key, its project and its scopes."""
+"""The caller of a request: its key, its project and its scopes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from api.services import Services, ServicesDep
 from tasks.store import assets
 
 SCOPES = ("read", "write", "admin")
-"""Each includes those before it."""
+"""The scopes of a key; each includes the ones before it."""
 bearer = HTTPBearer(
     auto_error=False, scheme_name="key", description="An API key. None while the service is open."
 )
@@ -25,52 +25,55 @@ bearer = HTTPBearer(
 
 @dataclass(frozen=True)
 class Caller:
-    """A project and what may be done in it; `root` administers every project."""
+    """A project and the scopes that the caller has in it; `root` administers every project."""
 
     project: str
     scopes: tuple[str, ...]
     root: bool = False
 
     def may(self, scope: str) -> bool:
-        """Whether one of the scopes is this one or includes it."""
-        return any(
-            SCOPES.index(mine) >= SCOPES.index(scope) for mine in self.scopes if mine in SCOPES
-        )
+        """Return whether one of the scopes is this one or includes it."""
+        needed = SCOPES.index(scope)
+        return any(SCOPES.index(held) >= needed for held in self.scopes if held in SCOPES)
 
 
-def caller(
+def identify_caller(
     request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
-    """The holder of the key, or the person at this machine while no key exists; 401 otherwise."""
+    """Return the holder of the key, or the user of this machine while no key exists; else 401."""
     if credentials is not None:
-        return _holder(services, credentials.credentials)
+        return _identify_holder(services, credentials.credentials)
     if "authorization" in request.headers:
-        raise unauthorized("send 'Authorization: Bearer sk_…'")
-    if closed(services):
-        raise unauthorized("this service needs an API key: send 'Authorization: Bearer sk_…'")
-    if not local(request):
-        raise unauthorized("no API key is set: the service is open to clients on this machine only")
+        raise build_unauthorized_problem("send 'Authorization: Bearer sk_…'")
+    if is_closed(services):
+        raise build_unauthorized_problem(
+            "this service needs an API key: send 'Authorization: Bearer sk_…'"
+        )
+    if not is_local(request):
+        raise build_unauthorized_problem(
+            "no API key is set: the service is open to clients on this machine only"
+        )
     _refuse_other_sites(request)
     return Caller("default", ("admin",), root=True)
 
 
-def closed(services: Services) -> bool:
-    """Whether a key is set anywhere."""
+def is_closed(services: Services) -> bool:
+    """Return whether a key is set, in the settings or in the database."""
     if services.settings.api_key:
         return True
     with services.store.read() as session:
-        return assets.any_key(session)
+        return assets.has_keys(session)
 
 
-def local(request: Request) -> bool:
-    """Whether the client is on this machine."""
-    return request.client is not None and loopback(request.client.host)
+def is_local(request: Request) -> bool:
+    """Return whether the client is on this machine."""
+    return request.client is not None and is_loopback(request.client.host)
 
 
-def loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine only."""
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address stands for this machine only."""
     if host == "localhost":
         return True
     try:
@@ -79,26 +82,26 @@ def loopback(host: str) -> bool:
         return False
 
 
-def unauthorized(detail: str) -> Problem:
-    """401 with the scheme to use."""
+def build_unauthorized_problem(detail: str) -> Problem:
+    """Return a 401 with the scheme to use."""
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _holder(services: Services, secret: str) -> Caller:
+def _identify_holder(services: Services, secret: str) -> Caller:
     root = services.settings.api_key
     if root and hmac.compare_digest(root.encode(), secret.encode()):
         return Caller("default", ("admin",), root=True)
     with services.store.read() as session:
         key = assets.find_key(session, secret)
     if key is None:
-        raise unauthorized("this API key is not known")
+        raise build_unauthorized_problem("this API key is not known")
     return Caller(key.project, tuple(key.scopes))
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """An open service answers no page of another site (cross-site requests, DNS rebinding)."""
+    """Refuse the pages of other sites on an open service (cross-site requests, DNS rebinding)."""
     host = request.headers.get("host", "")
-    if not loopback(_hostname(f"//{host}")):
+    if not is_loopback(_read_hostname(f"//{host}")):
         raise Problem(
             403,
             "forbidden",
@@ -113,27 +116,27 @@ def _refuse_other_sites(request: Request) -> None:
         )
 
 
-def _hostname(url: str) -> str:
+def _read_hostname(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
 
 
-def scoped(scope: str) -> Callable[[Caller], Caller]:
-    """The dependency that demands a scope."""
+def require_scope(scope: str) -> Callable[[Caller], Caller]:
+    """Return the dependency that refuses a caller without the scope."""
 
-    def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
-        if not who.may(scope):
+    def check(caller: Annotated[Caller, Depends(identify_caller)]) -> Caller:
+        if not caller.may(scope):
             raise Problem(403, "forbidden", f"this API key lacks the scope {scope!r}")
-        return who
+        return caller
 
     return check
 
 
-Reader = Annotated[Caller, Depends(scoped("read"))]
-Writer = Annotated[Caller, Depends(scoped("write"))]
-Admin = Annotated[Caller, Depends(scoped("admin"))]
+Reader = Annotated[Caller, Depends(require_scope("read"))]
+Writer = Annotated[Caller, Depends(require_scope("write"))]
+Admin = Annotated[Caller, Depends(require_scope("admin"))]
 Id = Annotated[
     str, Path(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$", examples=["job_06apt1c3nvg28o2e8b5hkq9s40"])
 ]

@@ -1,4 +1,4 @@
-"""A job held against the catalogue and the store, before anything is kept."""
+"""Checks of a job against the catalogue and the store, before anything is stored."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.errors import Fault, Problem, invalid
-from api.http.pointers import parse, pointer, schema_faults
+from api.errors import Fault, Problem, build_problem
+from api.http.pointers import build_pointer, list_schema_faults, parse
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
@@ -22,54 +22,46 @@ SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family"
 
 
 def parse_spec(body: Any) -> Spec:
-    """The job of the body by its `type`, or a 422 that points at every fault."""
+    """Return the job of the body by its `type`, or raise a 422 that points at every fault."""
     kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
     if not isinstance(kind, str) or kind not in SPECS:
-        raise invalid(
-            [
-                Fault(
-                    "/type",
-                    "unknown_type",
-                    f"type {kind!r}; there are {', '.join(map(repr, SPECS))}",
-                )
-            ]
-        )
+        message = f"type {kind!r}; there are {', '.join(map(repr, SPECS))}"
+        raise build_problem([Fault("/type", "unknown_type", message)])
     return parse(SPECS[kind], body)
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
-    """The catalogue and its digest; 503 before a worker has published it."""
-    found = assets.read_catalogue(session)
-    if found is None:
+    """Return the catalogue and its digest; raise a 503 before a worker has published it."""
+    catalogue = assets.read_catalogue(session)
+    if catalogue is None:
         raise Problem(
             503,
             "catalogue_unpublished",
             "no worker has published its catalogue yet",
             headers={"Retry-After": "5"},
         )
-    return found
+    return catalogue
 
 
 def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
-    """422 with every method that is unknown and every parameter that does not validate."""
-    faults = [
-        fault
-        for kind, listed, place, method in (_methods(spec) if isinstance(spec, JobSpec) else ())
-        for fault in _method_faults(catalogue[listed], kind, method, place)
-    ]
+    """Raise a 422 with every unknown method and every parameter that does not validate."""
+    faults: list[Fault] = []
+    if isinstance(spec, JobSpec):
+        for kind, section, place, method in _list_methods(spec):
+            faults += _check_method(catalogue[section], kind, method, place)
     if spec.model.architecture is not None:
-        faults += architecture_faults(
+        faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
         )
     if spec.dataset.builtin is not None:
-        faults += name_faults(
+        faults += check_name(
             catalogue["datasets"], "dataset", spec.dataset.builtin, "/dataset/builtin"
         )
     if faults:
-        raise invalid(faults)
+        raise build_problem(faults)
 
 
-def architecture_faults(
+def check_architecture(
     catalogue: dict[str, Any],
     name: str,
     kwargs: dict[str, Any],
@@ -77,20 +69,23 @@ def architecture_faults(
     *,
     complete: bool = True,
 ) -> list[Fault]:
-    """What is wrong with an architecture and its arguments; without `complete` the data may supply
-    what is missing.
+    """Return the faults of an architecture and its arguments.
+
+    Without `complete`, missing arguments are no faults: the data may supply them.
     """
-    faults = name_faults(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
+    faults = check_name(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
     if faults:
         return faults
-    schema = _entry(catalogue["architectures"], name)["params"]
+    schema = _find_entry(catalogue["architectures"], name)["params"]
     return list(
-        schema_faults(schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete)
+        list_schema_faults(
+            schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete
+        )
     )
 
 
-def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
-    """An unknown name, with the nearest known one."""
+def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
+    """Return a fault with the nearest known name when the name is unknown."""
     names = [entry["name"] for entry in entries]
     if name in names:
         return []
@@ -99,10 +94,14 @@ def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str)
     return [Fault(place, f"unknown_{kind}", f"unknown {kind} {name!r}; {hint}")]
 
 
-def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
-    """Kind, list of the catalogue, pointer and method of everything the job names."""
+def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+    """Yield kind, section of the catalogue, pointer and method of every method of the job."""
     for index, method in enumerate(spec.recipe().criteria):
-        place = "/criterion" if isinstance(spec.criterion, Method) else pointer("criterion", index)
+        place = (
+            "/criterion"
+            if isinstance(spec.criterion, Method)
+            else build_pointer("criterion", index)
+        )
         yield "criterion", "criteria", place, method
     if spec.allocation is not None:
         yield "allocation", "allocations", "/allocation", spec.allocation
@@ -112,110 +111,102 @@ def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
         yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
     for index, method in enumerate(spec.evaluations or ()):
-        yield "evaluation", "evaluations", pointer("evaluations", index), method
+        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
 
 
-def _method_faults(
+def _check_method(
     entries: list[dict[str, Any]], kind: str, method: Method, place: str
 ) -> Iterator[Fault]:
-    unknown = name_faults(entries, kind, method.name, f"{place}/name")
+    unknown = check_name(entries, kind, method.name, f"{place}/name")
     if unknown:
         yield from unknown
     else:
-        schema = _entry(entries, method.name)["params"]
-        yield from schema_faults(schema, method.params, f"{place}/params", "invalid_parameter")
+        schema = _find_entry(entries, method.name)["params"]
+        yield from list_schema_faults(schema, method.params, f"{place}/params", "invalid_parameter")
 
 
-def _entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def _find_entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(entry for entry in entries if entry["name"] == name)
 
 
-def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
-    """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of
-    nobody here.
+def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
+    """Return the uploaded model and dataset of a job, once they are known to fit each other.
+
+    Raises a 404 that points at an id which is not this project's, or a 422.
     """
-    model_id = model_of(spec)
-    model = None if model_id is None else _find(session, Model, project, model_id, "/model/id")
-    rewind_id = rewind_of(spec)
+    model_id = read_model_id(spec)
+    model = None
+    if model_id is not None:
+        model = _find_input(session, Model, project, model_id, "/model/id")
+    rewind_id = read_rewind_id(spec)
     if rewind_id is not None:
         place = "/retrain/rewind/model/id"
-        rewind = _find(session, Model, project, rewind_id, place)
-        if model is not None and (rewind.architecture, rewind.kwargs) != (
-            model.architecture,
-            model.kwargs,
-        ):
-            raise invalid(
-                [
-                    Fault(
-                        place,
-                        "rewind_mismatch",
-                        f"model {rewind_id} is another network than {model.id}",
-                    )
-                ]
+        rewind = _find_input(session, Model, project, rewind_id, place)
+        if model is not None:
+            _check_same_network(model, rewind, place)
+    dataset = None
+    if spec.dataset.id is not None:
+        dataset = _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
+        if not dataset.counts.get("train"):
+            message = (
+                f"dataset {dataset.id} has no training images: it can only be one of "
+                "/dataset/shifted"
             )
-    dataset = (
-        None
-        if spec.dataset.id is None
-        else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
-    )
-    if dataset is not None and not dataset.counts.get("train"):
-        raise invalid(
-            [
-                Fault(
-                    "/dataset/id",
-                    "no_training_images",
-                    f"dataset {dataset.id} has no training images: it can "
-                    "only be one of /dataset/shifted",
-                )
-            ]
-        )
-    if (
-        model is not None
-        and dataset is not None
-        and model.classes is not None
-        and set(model.classes) != set(dataset.classes)
-    ):
-        odd = sorted(set(model.classes) ^ set(dataset.classes))
-        raise invalid(
-            [
-                Fault(
-                    "/dataset/id",
-                    "class_mismatch",
-                    "model and dataset do not have the same classes: "
-                    f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip(),
-                )
-            ]
-        )
+            raise build_problem([Fault("/dataset/id", "no_training_images", message)])
+    if model is not None and dataset is not None:
+        _check_same_classes(model, dataset)
     return model, dataset
 
 
-def shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
-    """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of
-    nobody here.
+def _check_same_network(model: Model, rewind: Model, place: str) -> None:
+    if (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
+        message = f"model {rewind.id} is another network than {model.id}"
+        raise build_problem([Fault(place, "rewind_mismatch", message)])
+
+
+def _check_same_classes(model: Model, dataset: Dataset) -> None:
+    if model.classes is None or set(model.classes) == set(dataset.classes):
+        return
+    different = sorted(set(model.classes) ^ set(dataset.classes))
+    names = ", ".join(map(repr, different[:5]))
+    if len(different) > 5:
+        names += " …"
+    message = f"model and dataset do not have the same classes: {names}"
+    raise build_problem([Fault("/dataset/id", "class_mismatch", message)])
+
+
+def find_shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
+    """Return the uploaded datasets of shifted images, in the order of the job.
+
+    Raises a 404 that points at an id which is not this project's.
     """
     return [
-        _find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
-        for index, one in enumerate(spec.dataset.shifted)
+        _find_input(
+            session,
+            Dataset,
+            project,
+            reference.id,
+            build_pointer("dataset", "shifted", index, "id"),
+        )
+        for index, reference in enumerate(spec.dataset.shifted)
     ]
 
 
-def model_of(spec: Spec) -> str | None:
-    """The id of the model that a job starts from."""
+def read_model_id(spec: Spec) -> str | None:
+    """Return the id of the model that a job starts from, if it was uploaded."""
     return spec.model.id if isinstance(spec, JobSpec) else None
 
 
-def rewind_of(spec: Spec) -> str | None:
-    """The id of the model whose weights a job rewinds to."""
-    if isinstance(spec, FamilySpec):
+def read_rewind_id(spec: Spec) -> str | None:
+    """Return the id of the model whose weights a job rewinds to, if there is one."""
+    if isinstance(spec, FamilySpec) or spec.retrain is None or spec.retrain.rewind is None:
         return None
-    return (
-        spec.retrain.rewind.model["id"]
-        if spec.retrain is not None and spec.retrain.rewind is not None
-        else None
-    )
+    return spec.retrain.rewind.model["id"]
 
 
-def _find(session: Session, kind: type[assets.A], project: str, id: str, place: str) -> assets.A:
+def _find_input(
+    session: Session, kind: type[assets.Asset], project: str, id: str, place: str
+) -> assets.Asset:
     try:
         return assets.get(session, kind, project, id)
     except NotFoundError as error:

@@ -38,25 +38,35 @@ CODES = {
     500: "internal",
 }
 RETRY = {"Retry-After": "5"}
+STORE_REFUSALS: dict[type[Exception], tuple[int, str]] = {
+    NotFoundError: (404, "not_found"),
+    TransitionError: (409, "illegal_transition"),
+    InUseError: (409, "in_use"),
+    IdempotencyError: (422, "idempotency_key_reused"),
+    CursorError: (400, "invalid_cursor"),
+}
+"""The status and the code of what the store refuses; the store's message is the detail."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: where in the body (or which parameter of the request), and why."""
+    """One fault of a request: its place in the body, or its parameter, and the reason."""
 
     pointer: str
     code: str
     message: str
     parameter: str | None = None
 
-    def document(self) -> dict[str, str]:
-        """The wire form."""
-        named = {} if self.parameter is None else {"parameter": self.parameter}
-        return {"pointer": self.pointer, "code": self.code, "message": self.message, **named}
+    def to_document(self) -> dict[str, str]:
+        """Return the wire form."""
+        document = {"pointer": self.pointer, "code": self.code, "message": self.message}
+        if self.parameter is not None:
+            document["parameter"] = self.parameter
+        return document
 
 
 class Problem(Exception):  # noqa: N818 - the name of RFC 9457
-    """A refusal with its status, stable code and a sentence for people."""
+    """A refusal with its status, a stable code and a sentence for people."""
 
     def __init__(
         self,
@@ -68,21 +78,25 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+        self.status = status
+        self.code = code
+        self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
 
 
-def invalid(faults: Sequence[Fault]) -> Problem:
-    """422 for these faults; one code shared by all becomes the problem's code."""
+def build_problem(faults: Sequence[Fault]) -> Problem:
+    """Return a 422 for the faults; a code that all of them share becomes the problem's code."""
     codes = {fault.code for fault in faults}
     code = codes.pop() if len(codes) == 1 else "invalid_request"
-    detail = "; ".join(fault.message for fault in faults[:3]) + ("; …" if len(faults) > 3 else "")
+    detail = "; ".join(fault.message for fault in faults[:3])
+    if len(faults) > 3:
+        detail += "; …"
     return Problem(422, code, detail, errors=faults)
 
 
-def disk_full() -> Problem:
-    """507: nothing more can be kept until somebody makes room."""
+def build_disk_full_problem() -> Problem:
+    """Return a 507: nothing more can be stored until somebody makes room."""
     return Problem(
         507,
         "disk_full",
@@ -92,8 +106,8 @@ def disk_full() -> Problem:
     )
 
 
-def _no_space(error: OSError | OperationalError) -> bool:
-    """Whether a disk or a quota is full, said by the system, by SQLite or by PostgreSQL."""
+def _is_disk_full(error: OSError | OperationalError) -> bool:
+    """Return whether the system, SQLite or PostgreSQL reports that a disk or a quota is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (
@@ -102,39 +116,43 @@ def _no_space(error: OSError | OperationalError) -> bool:
     )
 
 
-def as_problem(error: Exception) -> Problem:
-    """The problem that an exception stands for; 500 for one nobody foresaw."""
+def to_problem(error: Exception) -> Problem:
+    """Return the problem that an exception stands for; 500 for an unexpected exception."""
+    if isinstance(error, Problem):
+        return error
+    if type(error) in STORE_REFUSALS:
+        status, code = STORE_REFUSALS[type(error)]
+        return Problem(status, code, str(error))
+    if isinstance(error, RequestValidationError | HTTPException | ClientDisconnect):
+        return _to_request_problem(error)
+    return _to_service_problem(error)
+
+
+def _to_request_problem(
+    error: RequestValidationError | HTTPException | ClientDisconnect,
+) -> Problem:
+    """Return the problem of a request that never reached its route, or was not complete."""
     match error:
-        case Problem():
-            return error
         case RequestValidationError():
-            return _parameters(error)
+            return _to_parameter_problem(error)
         case HTTPException():
             code = CODES.get(error.status_code, "error")
             return Problem(error.status_code, code, str(error.detail), headers=error.headers)
-        case NotFoundError():
-            return Problem(404, "not_found", str(error))
-        case TransitionError():
-            return Problem(409, "illegal_transition", str(error))
-        case InUseError():
-            return Problem(409, "in_use", str(error))
-        case IdempotencyError():
-            return Problem(422, "idempotency_key_reused", str(error))
-        case CursorError():
-            return Problem(400, "invalid_cursor", str(error))
+    return Problem(400, "client_disconnected", "the client left before its request was complete")
+
+
+def _to_service_problem(error: Exception) -> Problem:
+    """Return the problem of a request that the disk, the database or a fault of ours stopped."""
+    match error:
         case MissingArtifactError():
             return Problem(410, "artifact_gone", "the file is no longer in the artifact store")
         case DataError():
             return Problem(400, "invalid_value", "a value that the database cannot hold")
-        case OSError() | OperationalError() if _no_space(error):
-            return disk_full()
+        case OSError() | OperationalError() if _is_disk_full(error):
+            return build_disk_full_problem()
         case OperationalError() | PoolTimeoutError():
             return Problem(
                 503, "database_unavailable", "the database does not answer", headers=RETRY
-            )
-        case ClientDisconnect():
-            return Problem(
-                400, "client_disconnected", "the client left before its request was complete"
             )
     return Problem(
         500, "internal", "an error of the service; quote the request_id when you report it"
@@ -165,8 +183,8 @@ def install(app: FastAPI) -> None:
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """The response to an exception."""
-    problem = as_problem(error)
+    """Return the response to an exception."""
+    problem = to_problem(error)
     document: dict[str, Any] = {
         "type": f"urn:secateur:problem:{problem.code}",
         "title": HTTPStatus(problem.status).phrase,
@@ -174,23 +192,24 @@ async def answer(request: Request, error: Exception) -> Response:
         "detail": problem.detail,
         "instance": request.url.path,
         "code": problem.code,
-        "errors": [fault.document() for fault in problem.errors],
+        "errors": [fault.to_document() for fault in problem.errors],
         "request_id": request.state.request_id,
     }
     body = json.dumps(document).encode()
     return Response(body, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
-def _parameters(error: RequestValidationError) -> Problem:
-    """Faults of path, query and headers; a path that can name nothing is a 404."""
+def _to_parameter_problem(error: RequestValidationError) -> Problem:
+    """Return the faults of path, query and headers; a path that can name nothing is a 404."""
     faults = []
     for item in error.errors():
-        place, name = str(item["loc"][0]), str(item["loc"][1]) if len(item["loc"]) > 1 else ""
+        location = item["loc"]
+        place = str(location[0])
+        name = str(location[1]) if len(location) > 1 else ""
         if place == "path":
             return Problem(404, "not_found", "no such resource")
-        faults.append(
-            Fault("", str(item["type"]), f"{place} parameter {name}: {item['msg']}", name)
-        )
-    problem = invalid(faults)
+        message = f"{place} parameter {name}: {item['msg']}"
+        faults.append(Fault("", str(item["type"]), message, parameter=name))
+    problem = build_problem(faults)
     problem.code = "invalid_parameter"
     return problem

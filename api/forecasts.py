@@ -1,4 +1,4 @@
-"""What the laws of earlier jobs say of a job before it runs."""
+"""Forecasts of a job before it runs, by the scaling laws of earlier jobs."""
 
 from __future__ import annotations
 
@@ -14,123 +14,137 @@ from sqlalchemy.orm import Session
 from api.http.files import read_file
 from api.schemas.predictions import Foreseen
 from api.services import Services
-from api.submission import document
+from api.submission import dump_spec
 from pruning.schemas.job import JobSpec
 from tasks.artifacts import MissingArtifactError
 from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
-LOOKED, RECENT = 1000, 50
-"""Among so many jobs that succeeded last, alike ones are looked for; and into the reports of so
-many of these.
-"""
-REPORT = ("report", "json")
 if TYPE_CHECKING:
     from pruning.laws.density import DensityLaw
 
+JOBS_SEARCHED = 1000
+"""The number of jobs that succeeded last, among which similar ones are looked for."""
+REPORTS_READ = 50
+"""The largest number of similar jobs whose reports are read."""
+REPORT = ("report", "json")
 CONFIDENCE = 0.9
 METHODS = {"imp": "magnitude", "synflow": "synflow"}
-FAMILY = "by the joint law of a family"
-ASKED = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
+"""The criterion of a single job that prunes as a method of families does."""
+FAMILY_REMARK = "by the joint law of a family"
+WITHOUT_EFFECT = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
 """Fields of a recipe that do not move the error at a density."""
 logger = logging.getLogger(__name__)
 
 
 def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
-    """The error of every requested sparsity of every criterion that an earlier job of the project
-    has a law of.
+    """Return the error of every requested sparsity, for every criterion whose law is known.
 
-    An earlier job counts where network (architecture and arguments), dataset and criterion are the
-    same; of several the newest. Where there is none, a family counts that knows the network,
-    measured or not. What the law does not tell is said.
+    A law counts when it comes from an earlier job of the project with the same network
+    (architecture and arguments), dataset and criterion; the newest is taken. Where there is none,
+    a family counts that knows the network, measured or not. A remark says what the law does not
+    tell.
     """
     from pruning.laws.queries import forecast_error
 
-    wanted = {
-        json.dumps(one.model_dump(mode="json"), sort_keys=True): one.name
-        for one in spec.recipe().criteria
+    # The criteria without a law yet: their JSON, and their name.
+    open_criteria = {
+        json.dumps(criterion.model_dump(mode="json"), sort_keys=True): criterion.name
+        for criterion in spec.recipe().criteria
     }
-    found: list[Foreseen] = []
+    forecasts: list[Foreseen] = []
     with services.store.read() as session:
-        rows = [
-            (row, file)
-            for row in _alike(session, project, spec)
-            if (file := _report(session, row)) is not None
+        similar_jobs = [
+            (row, _find_report(session, row)) for row in _list_alike_jobs(session, project, spec)
         ]
-    for row, file in rows:
-        if not wanted:
+    for row, file in similar_jobs:
+        if file is None:
+            continue
+        if not open_criteria:
             break
-        different = _differences(row.spec, spec, "that job")
-        for label, criterion, law in _laws(services, file):
-            if wanted.pop(json.dumps(criterion, sort_keys=True), None) is None:
+        differences = _describe_differences(row.spec, spec, "that job")
+        for label, criterion, law in _read_laws(services, file):
+            if open_criteria.pop(json.dumps(criterion, sort_keys=True), None) is None:
                 continue
             for sparsity in spec.targets.sparsity:
-                told = forecast_error(law, 1 - sparsity, CONFIDENCE)
-                remark = "; ".join(filter(None, (told["remark"], different)))
-                found.append(
-                    Foreseen(
-                        **told | {"sparsity": sparsity, "remark": remark},
-                        criterion=label,
-                        job=row.id,
-                    )
-                )
-    return found + (_by_families(services, project, spec, wanted) if wanted else [])
+                forecast = forecast_error(law, 1 - sparsity, CONFIDENCE)
+                forecast["sparsity"] = sparsity
+                forecast["remark"] = _join_remarks(forecast["remark"], differences)
+                forecasts.append(Foreseen(**forecast, criterion=label, job=row.id))
+    if open_criteria:
+        forecasts += _foresee_by_families(services, project, spec, open_criteria)
+    return forecasts
 
 
-def _by_families(
-    services: Services, project: str, spec: JobSpec, wanted: dict[str, str]
+def _join_remarks(*remarks: str) -> str:
+    return "; ".join(remark for remark in remarks if remark)
+
+
+def _foresee_by_families(
+    services: Services, project: str, spec: JobSpec, open_criteria: dict[str, str]
 ) -> list[Foreseen]:
-    """What the joint laws of families say of the criteria that no single job has a law of."""
+    """Return the forecasts by the joint laws of families, for the criteria without another law."""
     from pruning.laws.family_queries import find_network, forecast_networks, read_family_law
 
-    found: list[Foreseen] = []
+    densities = [1 - sparsity for sparsity in spec.targets.sparsity]
+    forecasts: list[Foreseen] = []
     with services.store.read() as session:
-        network = _network(session, document(spec))
-        rows = [
-            (row, file, _differences(_largest(session, row), spec, "its members"))
-            for row in jobs.page(
-                session, project, limit=RECENT, cursor=None, status="succeeded", kind="family"
-            ).data
-            if network is not None
-            and row.spec["model"]["architecture"] == network[0]
-            and _dataset(row.spec) == _dataset(document(spec))
-            and (file := _report(session, row)) is not None
-        ]
-    for row, file, different in rows:
-        criterion = json.dumps(
-            {"name": METHODS[row.spec.get("method", "imp")], "params": {}}, sort_keys=True
-        )
-        if criterion not in wanted or network is None:
+        network = _identify_network(session, dump_spec(spec))
+        families_found = [] if network is None else _list_families(session, project, spec, network)
+    for row, file, differences in families_found:
+        method = {"name": METHODS[row.spec.get("method", "imp")], "params": {}}
+        criterion = json.dumps(method, sort_keys=True)
+        if criterion not in open_criteria or network is None:
             continue
         try:
             report = json.loads(read_file(services.artifacts, file))
-            law, member = read_family_law(report), find_network(report, json.loads(network[1]))
+            law = read_family_law(report)
+            member = find_network(report, json.loads(network[1]))
         except (MissingArtifactError, OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("the law of family %s cannot be read: %s", row.id, error)
             continue
         if law is None or member is None:
             continue
-        label = wanted.pop(criterion)
-        for told in forecast_networks(
-            law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE
-        ):
-            remark = "; ".join(filter(None, (told["remark"], FAMILY, different)))
-            found.append(Foreseen(**told | {"remark": remark}, criterion=label, job=row.id))
-    return found
+        label = open_criteria.pop(criterion)
+        for forecast in forecast_networks(law, [member], densities, CONFIDENCE):
+            forecast["remark"] = _join_remarks(forecast["remark"], FAMILY_REMARK, differences)
+            forecasts.append(Foreseen(**forecast, criterion=label, job=row.id))
+    return forecasts
 
 
-def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
-    """Label, criterion and law, of a report that can still be read; none of another."""
+def _list_families(
+    session: Session, project: str, spec: JobSpec, network: tuple[str, str]
+) -> list[tuple[Job, ResultFile, str]]:
+    """Return the families of this architecture and dataset that have a report.
+
+    The text says what the job does otherwise than their members.
+    """
+    dataset = _identify_dataset(dump_spec(spec))
+    filters = jobs.JobFilter(status="succeeded", kind="family")
+    page = jobs.read_page(session, project, limit=REPORTS_READ, cursor=None, filters=filters)
+    rows = []
+    for row in page.data:
+        if row.spec["model"]["architecture"] != network[0]:
+            continue
+        file = _find_report(session, row)
+        if file is None or _identify_dataset(row.spec) != dataset:
+            continue
+        member_spec = _find_largest_member_spec(session, row)
+        rows.append((row, file, _describe_differences(member_spec, spec, "its members")))
+    return rows
+
+
+def _read_laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
+    """Return label, criterion and law of each law in a report; none if it cannot be read."""
     from pruning.laws.density import DensityLaw
 
     try:
         report = json.loads(read_file(services.artifacts, file))
-        kept = (
-            report.get("sections", {}).get("scaling_law", {}).get("details", {}).get("raw_laws", {})
-        )
+        section = report.get("sections", {}).get("scaling_law", {})
+        raw_laws = section.get("details", {}).get("raw_laws", {})
         return [
-            (label, one["criterion"], DensityLaw.model_validate(one["law"]))
-            for label, one in kept.items()
+            (label, entry["criterion"], DensityLaw.model_validate(entry["law"]))
+            for label, entry in raw_laws.items()
         ]
     except (
         MissingArtifactError,
@@ -144,20 +158,27 @@ def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityL
         return []
 
 
-def _alike(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
-    """Jobs that succeeded with the same network and dataset, the newest first."""
-    network, dataset = _network(session, document(spec)), _dataset(document(spec))
-    newest = jobs.page(session, project, limit=LOOKED, cursor=None, status="succeeded").data
+def _list_alike_jobs(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
+    """Return an iterator over similar jobs: they succeeded with the same network and dataset.
+
+    The newest comes first.
+    """
+    document = dump_spec(spec)
+    network = _identify_network(session, document)
+    dataset = _identify_dataset(document)
+    filters = jobs.JobFilter(status="succeeded")
+    newest = jobs.read_page(session, project, limit=JOBS_SEARCHED, cursor=None, filters=filters)
     alike = (
         row
-        for row in newest
-        if _dataset(row.spec) == dataset and _network(session, row.spec) == network
+        for row in newest.data
+        if _identify_dataset(row.spec) == dataset
+        and _identify_network(session, row.spec) == network
     )
-    return islice(alike, RECENT)
+    return islice(alike, REPORTS_READ)
 
 
-def _network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
-    """The architecture with its arguments; None where the model was deleted."""
+def _identify_network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the architecture and the JSON of its arguments; None if the model was deleted."""
     model = spec["model"]
     if model.get("id") is None:
         return str(model["architecture"]), json.dumps(model.get("kwargs", {}), sort_keys=True)
@@ -165,44 +186,51 @@ def _network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
     return None if row is None else (row.architecture, json.dumps(row.kwargs, sort_keys=True))
 
 
-def _dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
+def _identify_dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
     return spec["dataset"].get("id"), spec["dataset"].get("builtin")
 
 
-def _largest(session: Session, family: Job) -> dict[str, Any] | None:
-    """The spec of a member's job that had the most training images: the law answers for these."""
-    every = families.members(session, family.id)
-    return max(every, key=lambda one: one[0].member["fraction"])[1].spec if every else None
+def _find_largest_member_spec(session: Session, family: Job) -> dict[str, Any] | None:
+    """Return the spec of a member with the most training images: the law answers for these."""
+    members = families.list_members(session, family.id)
+    if not members:
+        return None
+    _, job = max(members, key=lambda pair: pair[0].member["fraction"])
+    return job.spec
 
 
-def _differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str:
-    """What else than targets and questions is not the same, in words; nothing where all is."""
+def _describe_differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str:
+    """Return what else than targets and questions differs between two jobs; empty if nothing."""
     if earlier is None:
         return f"{who} were deleted"
     try:
-        before = JobSpec.model_validate(earlier)
+        earlier_spec = JobSpec.model_validate(earlier)
     except ValidationError:
         return f"{who}: of an earlier version"
-    said = [f"{who} had other weights"] if before.model.id != spec.model.id else []
-    one, other = (_compared(each) for each in (before, spec))
-    fields = [name for name in other if one[name] != other[name]]
-    return "; ".join(said + ([f"{who} differed in {', '.join(fields)}"] if fields else []))
+    differences = []
+    if earlier_spec.model.id != spec.model.id:
+        differences.append(f"{who} had other weights")
+    earlier_fields = _dump_compared_fields(earlier_spec)
+    fields = _dump_compared_fields(spec)
+    names = [name for name in fields if earlier_fields[name] != fields[name]]
+    if names:
+        differences.append(f"{who} differed in {', '.join(names)}")
+    return "; ".join(differences)
 
 
-def _compared(spec: JobSpec) -> dict[str, Any]:
-    """What moves the error at a density; all images are all images, however they would be drawn."""
-    found = spec.recipe().model_dump(mode="json", exclude=ASKED)
-    if found["limit"]["train"] is None and found["limit"]["test"] is None:
-        found["limit"] = None
-    return found
+def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
+    """Return the fields of a recipe that move the error at a density.
+
+    Without limits every image is used, so it does not matter how they would be drawn.
+    """
+    fields = spec.recipe().model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    if fields["limit"]["train"] is None and fields["limit"]["test"] is None:
+        fields["limit"] = None
+    return fields
 
 
-def _report(session: Session, row: Job) -> ResultFile | None:
-    return next(
-        (
-            file
-            for file in jobs.result_files(session, row.id)
-            if (file.checkpoint, file.format) == REPORT
-        ),
-        None,
-    )
+def _find_report(session: Session, row: Job) -> ResultFile | None:
+    for file in jobs.list_result_files(session, row.id):
+        if (file.checkpoint, file.format) == REPORT:
+            return file
+    return None

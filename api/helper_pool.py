@@ -1,8 +1,7 @@
-"""Questions to the short-lived helper process that may import torch: few at a time, estimates
-remembered.
+"""Questions to the short-lived helper process that may import torch.
 
-Who waits, for a slot or for an answer, waits on the event loop: no thread is held but that of a
-running helper.
+Only a few helpers run at a time, and estimates are remembered. A request that waits for a free
+helper or for an answer waits on the event loop: only a running helper occupies a thread.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 import tasks.helper
-from api.errors import Fault, Problem, disk_full
+from api.errors import Fault, Problem, build_disk_full_problem
 
 UNRELATED = ("labels", "priority", "deadline_s", "seed", "device")
 """Fields of a job that change no estimate."""
 Answer = dict[str, Any]
 
 
-class Helpers:
-    """Runs at most `limit` helpers of a kind at a time and keeps the newest `size` estimates; for
-    one event loop.
+class HelperPool:
+    """Runs at most `limit` helpers of each verb at a time, and keeps the newest `size` estimates.
 
-    Kinds do not wait for each other: a large dataset that is being decoded holds up no estimate.
+    Verbs do not wait for each other: while a large dataset is decoded, estimates go on. A pool
+    belongs to one event loop.
     """
 
     def __init__(
@@ -40,7 +39,8 @@ class Helpers:
         size: int = 256,
     ) -> None:
         self._slots = {verb: asyncio.Semaphore(limit) for verb in ("model", "dataset", "estimate")}
-        self._timeout_s, self._wait_s = timeout_s, wait_s
+        self._timeout_s = timeout_s
+        self._wait_s = wait_s
         self._memory_limit_bytes = memory_limit_bytes
         self._size = size
         self._estimates: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
@@ -54,13 +54,11 @@ class Helpers:
         subject: str = "",
         timeout_s: float | None = None,
     ) -> Answer:
-        """The helper's answer; its refusal becomes a problem; 503 when no helper is free within
-        `wait_s`.
+        """Return the helper's answer; its refusal is raised as a problem.
 
-        A refusal that points nowhere is about `subject`.
-
-        A pointer that is a field's name (`hidden.0`) is one of the architecture's arguments, which
-        are at `base`.
+        Raises a 503 when no helper is free within `wait_s`. A refusal without a pointer is about
+        `subject`. A pointer that is a field's name (`hidden.0`) means one of the architecture's
+        arguments, which are at `base`.
         """
         try:
             async with asyncio.timeout(self._wait_s):
@@ -83,13 +81,14 @@ class Helpers:
                 )
             )
         except tasks.helper.HelperError as error:
-            raise _problem(error, base, subject) from None
+            raise _to_problem(error, base, subject) from None
         finally:
             self._slots[verb].release()
 
     async def estimate(self, payload: dict[str, Any]) -> Answer:
-        """What the job will cost; the same question is asked once, also while its answer is under
-        way.
+        """Return what the job will cost.
+
+        Equal questions share one helper, also while its answer is awaited.
         """
         spec = {name: value for name, value in payload["spec"].items() if name not in UNRELATED}
         key = json.dumps({**payload, "spec": spec}, sort_keys=True)
@@ -97,29 +96,28 @@ class Helpers:
         if task is None:
             task = asyncio.create_task(self.ask("estimate", payload, base="/model/kwargs"))
             self._estimates[key] = task
-            task.add_done_callback(partial(self._keep, key))
+            task.add_done_callback(partial(self._remember, key))
         elif task.done():
             self._estimates.move_to_end(key)
-        return await asyncio.shield(task)  # a caller that leaves takes the answer from nobody else
+        # A caller that leaves must not cancel the task that others wait for.
+        return await asyncio.shield(task)
 
-    def _keep(self, key: str, task: asyncio.Task[Answer]) -> None:
-        """Forget a failure, and the oldest answers above `size`; what is under way stays."""
+    def _remember(self, key: str, task: asyncio.Task[Answer]) -> None:
+        """Forget a failure, and the oldest answers above `size`; unfinished tasks stay."""
         if task.cancelled() or task.exception() is not None:
             del self._estimates[key]
             return
         self._estimates.move_to_end(key)
-        done = [name for name, other in self._estimates.items() if other.done()]
-        for name in done[: -self._size]:
-            del self._estimates[name]
+        done = [other for other, estimate in self._estimates.items() if estimate.done()]
+        for other in done[: -self._size]:
+            del self._estimates[other]
 
 
-def _problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:
-    """422 with the refusal's code and pointer; a fault of the service is no fault of the
-    request.
-    """
+def _to_problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:
+    """Return a 422 with the refusal's code and pointer, or a 5xx for a fault of the service."""
     match error.code:
         case "disk_full":
-            return disk_full()
+            return build_disk_full_problem()
         case "helper_crashed":
             return Problem(
                 500,
@@ -132,6 +130,5 @@ def _problem(error: tasks.helper.HelperError, base: str, subject: str) -> Proble
     pointer = error.pointer or subject
     if pointer and not pointer.startswith("/"):
         pointer = f"{base}/{pointer.replace('.', '/')}"
-    return Problem(
-        422, error.code, error.message, errors=[Fault(pointer, error.code, error.message)]
-    )
+    fault = Fault(pointer, error.code, error.message)
+    return Problem(422, error.code, error.message, errors=[fault])

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 import tasks.relay
 from api import errors, openapi
-from api.helper_pool import Helpers
+from api.helper_pool import HelperPool
 from api.http import envelope
 from api.metrics import Metrics
 from api.routes import (
@@ -35,20 +35,22 @@ from tasks.store import Store
 
 __all__ = ["create_app", "run"]
 
-DESCRIPTION = """Upload a network and a dataset, submit a job, poll it, download sparse checkpoints and a report.
-
-Every refusal is an `application/problem+json` document; decide by its `code`. Lists are pages: follow `next_cursor`.
-"""
+DESCRIPTION = (
+    "Upload a network and a dataset, submit a job, poll it, download sparse checkpoints and a "
+    "report.\n\n"
+    "Every refusal is an `application/problem+json` document; decide by its `code`. "
+    "Lists are pages: follow `next_cursor`.\n"
+)
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    """The HTTP side of the service; its connections open when it starts."""
+    """Return the HTTP side of the service; its connections open when it starts."""
     settings = settings or ApiSettings()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = await run_in_threadpool(_open, settings, metrics)
+        services = await run_in_threadpool(_open_services, settings, metrics)
         app.state.services = services
         stop = threading.Event()
         relay = threading.Thread(
@@ -77,27 +79,36 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (health, methods, models, datasets, jobs, events, results, predictions, keys, web):
-        app.include_router(part.router)
+    for module in (
+        health,
+        methods,
+        models,
+        datasets,
+        jobs,
+        events,
+        results,
+        predictions,
+        keys,
+        web,
+    ):
+        app.include_router(module.router)
     errors.install(app)
     envelope.wrap(app, metrics)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     return app
 
 
-def _open(settings: ApiSettings, metrics: Metrics) -> Services:
+def _open_services(settings: ApiSettings, metrics: Metrics) -> Services:
     store = Store(settings.database_url)
     store.create_tables()
     remove_abandoned(settings.work_dir)
+    artifacts = open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint)
+    helpers = HelperPool(
+        settings.helpers,
+        timeout_s=settings.helper_timeout_s,
+        wait_s=settings.helper_wait_s,
+        memory_limit_bytes=settings.memory_limit_bytes,
+    )
     return Services(
-        settings=settings,
-        store=store,
-        metrics=metrics,
-        artifacts=open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint),
-        helpers=Helpers(
-            settings.helpers,
-            timeout_s=settings.helper_timeout_s,
-            wait_s=settings.helper_wait_s,
-            memory_limit_bytes=settings.memory_limit_bytes,
-        ),
+        settings=settings, store=store, metrics=metrics, artifacts=artifacts, helpers=helpers
     )

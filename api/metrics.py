@@ -12,7 +12,7 @@ KNOWN = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Metrics:
-    """Requests by route, method and status; their latency; jobs by status."""
+    """The requests by route, method and status, their latency, and the jobs by status."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Metrics:
         self._seconds.labels(route, method).observe(seconds)
 
     def render(self, store: Store) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus reads."""
         with store.read() as session:
             counts = session.execute(select(Job.status, func.count()).group_by(Job.status)).all()
         self._jobs.clear()

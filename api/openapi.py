@@ -1,5 +1,6 @@
-"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy,
-`--check` compares it.
+"""The description of the API (OpenAPI 3.1).
+
+`python -m api.openapi` writes the committed copy; with `--check` it compares it instead.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HEADER = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The document, with the bodies that the routes parse themselves."""
+    """Return the document, with the schemas of the bodies that the routes parse themselves."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -41,7 +42,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     _, definitions = models_json_schema(
         [
-            *((one, "validation") for one in (JobSpec, FamilySpec, NewKey, Question)),
+            (JobSpec, "validation"),
+            (FamilySpec, "validation"),
+            (NewKey, "validation"),
+            (Question, "validation"),
             (ProblemDocument, "serialization"),
         ],
         ref_template="#/components/schemas/{model}",
@@ -61,15 +65,15 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def text(app: FastAPI) -> str:
-    """The committed form."""
+def render(app: FastAPI) -> str:
+    """Return the document as the committed text."""
     return json.dumps(describe(app), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     from api.main import create_app
 
-    current = text(create_app())
+    current = render(create_app())
     if "--check" not in sys.argv[1:]:
         COPY.parent.mkdir(parents=True, exist_ok=True)
         COPY.write_text(current, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Serving the application on one socket; without a key on loopback only."""
+"""Serving the application on a socket; without an API key on loopback only."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
-from api.access import loopback
+from api.access import is_loopback
 from api.settings import ApiSettings
 from tasks.store import Store, assets
 
-OK, FAILED, REFUSED = 0, 1, 2
+OK = 0
+FAILED = 1
+REFUSED = 2
 GRACE_S = 10
+HINT = "no API key is set: open to every program on this machine, and to this machine only"
 
 
 class Server(uvicorn.Server):
-    """Tells the application at once that it shall end, so that open streams close; then returns."""
+    """A server that tells the application at once that it shall end, so that open streams close."""
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called on SIGINT and SIGTERM."""
+        """Begin to end; called on SIGINT and SIGTERM."""
         services = getattr(self._app.state, "services", None)
         if services is not None:
             services.stopping.set()
@@ -36,19 +39,19 @@ class Server(uvicorn.Server):
 
 
 def run(host: str, port: int, sock: socket.socket | None = None) -> int:
-    """Serve until a signal; 0 after a clean end, 2 when the address or the settings forbid it."""
+    """Serve until a signal; return 0 after a clean end, 2 if the address or settings forbid it."""
     from api.main import create_app
 
     settings = ApiSettings()
     try:
-        closed = _closed(settings)
+        is_closed = _is_closed(settings)
     except OperationalError as error:
         return _refuse(
             f"cannot open the database {settings.database_url.partition('://')[0]}: {error.orig}"
         )
     if sock is not None:
         host, port = sock.getsockname()[:2]
-    if not closed and not loopback(host):
+    if not is_closed and not is_loopback(host):
         return _refuse(
             f"no API key is set, so {host} is refused: an open service binds to 127.0.0.1 only. "
             "Set SECATEUR_API_KEY to serve other machines."
@@ -58,16 +61,9 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
     except OSError as error:
         return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
     port = sock.getsockname()[1]
-    named = f"[{host}]" if ":" in host else host
-    _say(
-        f"listening on http://{named}:{port}"
-        + (
-            ""
-            if closed
-            else "; no API key is set: open to every program on this machine, and to this "
-            "machine only"
-        )
-    )
+    url_host = f"[{host}]" if ":" in host else host
+    message = f"listening on http://{url_host}:{port}"
+    _say(message if is_closed else f"{message}; {HINT}")
     app = create_app(settings)
     server = Server(
         app,
@@ -84,14 +80,15 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
     return OK if server.started else FAILED
 
 
-def _closed(settings: ApiSettings) -> bool:
+def _is_closed(settings: ApiSettings) -> bool:
+    """Return whether a key is set, in the settings or in the database."""
     if settings.api_key:
         return True
     store = Store(settings.database_url)
     try:
         store.create_tables()
         with store.read() as session:
-            return assets.any_key(session)
+            return assets.has_keys(session)
     finally:
         store.close()
 

@@ -1,4 +1,4 @@
-"""What the routes work with: one object on the application."""
+"""The connections that the routes work with: one object on the application."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.helper_pool import Helpers
+from api.helper_pool import HelperPool
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from tasks.artifacts import Artifacts
@@ -23,18 +23,18 @@ class Services:
     store: Store
     artifacts: Artifacts
     metrics: Metrics
-    helpers: Helpers
+    helpers: HelperPool
     wake: threading.Event = field(default_factory=threading.Event)
     """Set after a commit that left a message in the outbox."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to end: open streams close."""
 
 
-def services(request: Request) -> Services:
-    """The services of the application that serves this request."""
-    found = request.app.state.services
-    assert isinstance(found, Services)
-    return found
+def get_services(request: Request) -> Services:
+    """Return the services of the application that serves this request."""
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
 
 
-ServicesDep = Annotated[Services, Depends(services)]
+ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,4 +1,4 @@
-"""Checking and accepting a job: record, commit, then ring the doorbell."""
+"""Checking and accepting a job: record it, commit, then wake the relay."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from api.checks import (
     Spec,
     check_methods,
-    model_of,
+    find_inputs,
+    find_shifted_sets,
     read_catalogue,
-    referenced,
-    rewind_of,
-    shifted_sets,
+    read_model_id,
+    read_rewind_id,
 )
 from api.schemas.jobs import Estimate, JobView, Validation
 from api.services import Services
-from api.views import view
+from api.views import build_view
 from pruning.schemas.job import JobSpec
 from tasks.store import jobs
 from tasks.store.errors import NotFoundError
@@ -35,72 +35,70 @@ from tasks.store.tables import Dataset, Idempotency, Model
 POLL_S = 0.25
 
 
-def document(spec: Spec) -> dict[str, Any]:
-    """The job as submitted, normalised; what was left out stays out."""
+def dump_spec(spec: Spec) -> dict[str, Any]:
+    """Return the job as it was submitted, normalised; fields that were left out stay out."""
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
-async def check(services: Services, project: str, spec: Spec) -> Validation:
-    """Everything that can be known about a job before it runs; raises the problem that forbids
-    it.
-    """
-    estimate = await services.helpers.estimate(
-        await run_in_threadpool(_question, services, project, spec)
+async def check_job(services: Services, project: str, spec: Spec) -> Validation:
+    """Return what can be known about a job before it runs; raise the problem that forbids it."""
+    question = await run_in_threadpool(_build_question, services, project, spec)
+    estimate = await services.helpers.estimate(question)
+    recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
+    return Validation(
+        valid=True,
+        estimate=Estimate(**estimate),
+        recipe=recipe.model_dump(mode="json"),
+        spec=dump_spec(spec),
     )
-    recipe = (
-        spec.recipe().model_dump(mode="json")
-        if isinstance(spec, JobSpec)
-        else spec.model_dump(mode="json")
-    )
-    return Validation(valid=True, estimate=Estimate(**estimate), recipe=recipe, spec=document(spec))
 
 
-def _question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
-    """What the helper has to know for an estimate; raises what the catalogue and the store find
-    wrong.
+def _build_question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
+    """Return what the helper has to know for an estimate.
+
+    Raises a problem where the catalogue or the store contradicts the job.
     """
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
-        model, dataset = referenced(session, project, spec)
-        shifted = shifted_sets(session, project, spec)
+        model, dataset = find_inputs(session, project, spec)
+        shifted = find_shifted_sets(session, project, spec)
     return {
-        "spec": document(spec),
-        "model": None
-        if model is None
-        else {
-            "architecture": model.architecture,
-            "kwargs": model.kwargs,
-            "normalize": model.normalize,
-            "classes": model.classes,
-        },
-        "dataset": None
-        if dataset is None
-        else {
-            "shape": dataset.shape,
-            "classes": dataset.classes,
-            "counts": dataset.counts,
-            "task": dataset.task,
-        },
-        "shifted": [
-            {"shape": one.shape, "classes": one.classes, "counts": one.counts, "task": one.task}
-            for one in shifted
-        ],
+        "spec": dump_spec(spec),
+        "model": None if model is None else _describe_model(model),
+        "dataset": None if dataset is None else _describe_images(dataset),
+        "shifted": [_describe_images(row) for row in shifted],
     }
+
+
+def _describe_model(row: Model) -> dict[str, Any]:
+    return {
+        "architecture": row.architecture,
+        "kwargs": row.kwargs,
+        "normalize": row.normalize,
+        "classes": row.classes,
+    }
+
+
+def _describe_images(row: Dataset) -> dict[str, Any]:
+    return {"shape": row.shape, "classes": row.classes, "counts": row.counts, "task": row.task}
 
 
 async def submit(
     services: Services, project: str, spec: Spec, key: str | None
 ) -> tuple[JobView, bool]:
-    """Keep the job, or find the one this idempotency key made; the second value says which."""
-    body = document(spec)
+    """Store the job, or find the one that this idempotency key created.
+
+    Returns the job and whether it was created now.
+    """
+    body = dump_spec(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     new = jobs.NewJob(
         project=project,
         spec=body,
-        model_id=model_of(spec),
-        rewind_model_id=rewind_of(spec),
+        model_id=read_model_id(spec),
+        rewind_model_id=read_rewind_id(spec),
         dataset_id=spec.dataset.id,
-        shifted_ids=frozenset(jobs.shifted_ids(body)),
+        shifted_ids=frozenset(jobs.list_shifted_ids(body)),
         priority=spec.priority,
         deadline_s=spec.deadline_s,
         labels=dict(spec.labels),
@@ -109,24 +107,29 @@ async def submit(
     async def create(new: jobs.NewJob, *, checked: bool) -> tuple[JobView, bool] | None:
         return await run_in_threadpool(_create, services, new, key, sha256, checked=checked)
 
-    found = None if key is None else await create(new, checked=False)
-    if found is None:
-        new = replace(new, progress_total=(await check(services, project, spec)).estimate.units)
+    result = None
+    if key is not None:  # a job that exists already needs no estimate
+        result = await create(new, checked=False)
+    if result is None:
+        validation = await check_job(services, project, spec)
+        new = replace(new, progress_total=validation.estimate.units)
         try:
-            found = await create(new, checked=True)
+            result = await create(new, checked=True)
         except IntegrityError:  # another request with this key committed first
-            found = await create(new, checked=True)
-    assert found is not None
-    if found[1]:
+            result = await create(new, checked=True)
+    assert result is not None
+    _, created = result
+    if created:
         services.wake.set()
-    return found
+    return result
 
 
 def _create(
     services: Services, new: jobs.NewJob, key: str | None, sha256: str, *, checked: bool
 ) -> tuple[JobView, bool] | None:
-    """The job made now or by this key before; None when it would have to be made and is not checked
-    yet.
+    """Return the job of this key and whether it was created now.
+
+    None when the job does not exist yet and has not been checked, either.
     """
     with services.store.write() as session:
         if key is None or session.get(Idempotency, (new.project, key)) is None:
@@ -136,41 +139,41 @@ def _create(
                 session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids]
             )
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
-        return view(session, row), created
+        return build_view(session, row), created
 
 
 def keep_inputs(
     session: Session, models: Sequence[str | None], datasets: Sequence[str | None]
 ) -> None:
-    """Lock what the job uses until it is committed, so that no deletion slips between;
-    `NotFoundError` if one did.
+    """Lock the inputs of a job until it is committed, so that none is deleted in between.
+
+    Raises `NotFoundError` for an input that was deleted before.
     """
-    inputs: list[tuple[type[Model | Dataset], str | None]] = [(Model, id) for id in models]
-    inputs += [
-        (Dataset, id) for id in sorted(filter(None, datasets))
-    ]  # one order: two jobs never wait for each other
+    inputs: list[tuple[type[Model | Dataset], str]] = []
+    inputs += [(Model, id) for id in models if id is not None]
+    # In one order, so that two jobs never wait for each other's locks.
+    inputs += [(Dataset, id) for id in sorted(filter(None, datasets))]
     for kind, id in inputs:
-        if (
-            id is not None
-            and session.scalar(select(kind.id).where(kind.id == id).with_for_update(read=True))
-            is None
-        ):
+        query = select(kind.id).where(kind.id == id).with_for_update(read=True)
+        if session.scalar(query) is None:
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
 
 
-async def until_terminal(
-    services: Services, project: str, found: JobView, wait_s: float
+async def wait_until_ended(
+    services: Services, project: str, job: JobView, wait_s: float
 ) -> JobView:
-    """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction
-    meanwhile.
+    """Return the job as it is when it has ended, or when `wait_s` seconds have passed.
+
+    No transaction is open while it waits.
     """
 
-    def look() -> JobView:
+    def read() -> JobView:
         with services.store.read() as session:
-            return view(session, jobs.get(session, project, found.id))
+            return build_view(session, jobs.get(session, project, job.id))
 
+    latest = job
     until = time.monotonic() + wait_s
-    while not found.terminal and time.monotonic() < until and not services.stopping.is_set():
+    while not latest.terminal and time.monotonic() < until and not services.stopping.is_set():
         await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
-        found = await run_in_threadpool(look)
-    return found
+        latest = await run_in_threadpool(read)
+    return latest

@@ -1,4 +1,4 @@
-"""From a received form to a stored artifact and its row, or to nothing at all."""
+"""The way from a received form to a stored artifact and its row; a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastapi import Request
 from pydantic import TypeAdapter
 
 from api.access import Writer
-from api.errors import Fault, Problem, invalid
-from api.http.bodies import loads
+from api.errors import Fault, Problem, build_problem
+from api.http.bodies import parse_json
 from api.http.multipart import Upload, receive
 from api.http.pointers import parse_field
 from api.schemas.assets import Label, Normalize
@@ -31,12 +31,13 @@ NAME: TypeAdapter[str] = TypeAdapter(Label)
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 
 
-def form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
-    """The dependency that receives a form with these fields beside `file`; its folder goes with the
-    request.
+def receive_form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
+    """Return the dependency that receives a form with these fields beside `file`.
+
+    The form's folder is removed at the end of the request.
     """
 
-    async def received(
+    async def receive_into_folder(
         request: Request, services: ServicesDep, caller: Writer
     ) -> AsyncIterator[Upload]:
         settings = services.settings
@@ -48,27 +49,25 @@ def form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
             yield await receive(
                 request,
                 Path(folder),
-                frozenset(names),
-                settings.max_upload_bytes,
-                settings.max_json_bytes,
+                names=frozenset(names),
+                max_bytes=settings.max_upload_bytes,
+                max_field_bytes=settings.max_json_bytes,
             )
 
-    return received
+    return receive_into_folder
 
 
 def remove_abandoned(work_dir: Path | None) -> None:
-    """Remove the upload folders of processes that are gone: killed ones could not do it
-    themselves.
-    """
+    """Remove the upload folders of killed processes, which could not do so themselves."""
     for folder in Path(work_dir or tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        found = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
-        if found and _abandoned(folder, int(found[1])):
+        name = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
+        if name and _is_abandoned(folder, int(name[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _abandoned(folder: Path, pid: int) -> bool:
+def _is_abandoned(folder: Path, pid: int) -> bool:
     try:
-        if pid == os.getpid():  # in a container the API has the same number after every start
+        if pid == os.getpid():  # in a container the API has the same id after every start
             return folder.stat().st_mtime < STARTED
         os.kill(pid, 0)
     except (ProcessLookupError, FileNotFoundError):
@@ -79,70 +78,64 @@ def _abandoned(folder: Path, pid: int) -> bool:
 
 
 def check_digest(upload: Upload) -> None:
-    """422 when the client's `sha256` is not that of the bytes received."""
-    given = upload.fields.get("sha256")
-    if given is None:
+    """Raise a 422 when the client's `sha256` is not that of the bytes received."""
+    announced = upload.fields.get("sha256")
+    if announced is None:
         return
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", given):
-        raise invalid([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
-    if given.lower() != upload.sha256:
-        raise invalid(
-            [
-                Fault(
-                    "/sha256",
-                    "checksum_mismatch",
-                    f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}",
-                )
-            ]
-        )
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", announced):
+        raise build_problem([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
+    if announced.lower() != upload.sha256:
+        message = f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}"
+        raise build_problem([Fault("/sha256", "checksum_mismatch", message)])
 
 
-def name_of(upload: Upload) -> str:
-    """The name given, or the file's."""
+def read_name(upload: Upload) -> str:
+    """Return the name in the form, or else the file's."""
     name: str = parse_field(NAME, upload.fields.get("name", upload.filename), "name")
     return name
 
 
-def normalize_of(upload: Upload) -> dict[str, Any] | None:
-    """The constants of normalisation, validated."""
-    value = json_field(upload, "normalize")
+def read_normalize(upload: Upload) -> dict[str, Any] | None:
+    """Return the constants of normalisation, validated; None when the form has none."""
+    value = read_json_field(upload, "normalize")
     return None if value is None else parse_field(NORMALIZE, value, "normalize").model_dump()
 
 
-def json_field(upload: Upload, name: str) -> Any:
-    """A form field that holds JSON; None when it is absent."""
+def read_json_field(upload: Upload, name: str) -> Any:
+    """Return the value of a form field that holds JSON; None when it is absent."""
     text = upload.fields.get(name)
     if text is None:
         return None
     try:
-        return loads(text)
+        return parse_json(text)
     except Problem as problem:
         detail = problem.detail.replace("the body", f"the field {name!r}")
-        raise invalid([Fault(f"/{name}", "invalid_json", detail)]) from None
+        raise build_problem([Fault(f"/{name}", "invalid_json", detail)]) from None
 
 
-def keep(services: Services, row: assets.A, source: Path) -> None:
-    """Store the file and its row; take the file away again when the row cannot be written."""
+def store_upload(services: Services, row: assets.Asset, source: Path) -> None:
+    """Store the file and its row; remove the file again when the row cannot be written."""
     try:
         services.artifacts.put(row.artifact, source)
         with services.store.write() as session:
             assets.add(session, row)
     except BaseException:
-        services.artifacts.delete(_folder(row))
+        services.artifacts.delete(_find_folder(row))
         raise
 
 
-def remove(services: Services, kind: type[assets.A], project: str, id: str) -> None:
-    """Delete the row of this project, then its file; 404 when there is none, 409 while a live job
-    uses it.
+def remove(services: Services, kind: type[assets.Asset], project: str, id: str) -> None:
+    """Delete the row of this project, then its file.
+
+    Raises a 404 when there is no such row, and a 409 while a live job uses it.
     """
     with services.store.write() as session:
         row = session.get(kind, id, with_for_update=True)
         if row is None or row.project != project:
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
         assets.remove(session, row)
-    services.artifacts.delete(_folder(row))
+    services.artifacts.delete(_find_folder(row))
 
 
-def _folder(row: Model | Dataset) -> str:
+def _find_folder(row: Model | Dataset) -> str:
     return row.artifact.rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""Jobs as clients see them, with what their family or their members add."""
+"""Jobs as clients see them: the row of a job, with what its family or its members add."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from tasks.store import assets, families, jobs
 from tasks.store.tables import Job
 
 
-def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
-    """The wire form of the rows: a member says of which family, a family's progress is that of its
-    members together.
+def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
+    """Return the wire form of the rows.
+
+    A member names its family; the progress of a family is that of its members together.
     """
-    belonging = families.belonging(session, [row.id for row in rows])
-    grown = families.progress(session, [row.id for row in rows if jobs.is_family(row)])
-    now = assets.clock(session) if grown else 0.0
-    return [JobView.of(row, belonging.get(row.id), grown.get(row.id), now) for row in rows]
+    memberships = families.find_memberships(session, [row.id for row in rows])
+    family_ids = [row.id for row in rows if jobs.is_family(row)]
+    progress = families.sum_progress(session, family_ids)
+    now = assets.read_clock(session) if progress else 0.0
+    return [
+        JobView.from_row(row, memberships.get(row.id), progress.get(row.id), now) for row in rows
+    ]
 
 
-def view(session: Session, row: Job) -> JobView:
-    """The wire form of one row."""
-    return views(session, [row])[0]
+def build_view(session: Session, row: Job) -> JobView:
+    """Return the wire form of one row."""
+    return build_views(session, [row])[0]

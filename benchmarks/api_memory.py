@@ -89,10 +89,10 @@ def _upload(port: int, pid: int) -> tuple[int, float, int]:
         connection.endheaders()
         connection.send(head)
         chunk = os.urandom(CHUNK)
-        left = GIGABYTE
-        while left:
-            connection.send(chunk[:left])
-            left -= min(left, CHUNK)
+        remaining = GIGABYTE
+        while remaining:
+            connection.send(chunk[:remaining])
+            remaining -= min(remaining, CHUNK)
         connection.send(tail)
         status = connection.getresponse().status
     finally:

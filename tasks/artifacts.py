@@ -16,11 +16,14 @@ CHUNK = 2**20
 
 
 class MissingArtifactError(Exception):
-    """No bytes under this key."""
+    """There are no bytes under this key."""
 
 
 class Artifacts(Protocol):
-    """What both stores do. Keys are relative paths such as `models/mdl_.../state.safetensors`."""
+    """A store of bytes by key.
+
+    Keys are relative paths such as `models/mdl_.../state.safetensors`.
+    """
 
     def put(self, key: str, source: Path) -> None:
         """Store the file under `key`; readers see all of it or nothing."""
@@ -29,23 +32,23 @@ class Artifacts(Protocol):
         """Copy the bytes to the file `target`."""
 
     def size(self, key: str) -> int:
-        """Size in bytes; `MissingArtifactError` when there is none."""
+        """Return the size in bytes; raise `MissingArtifactError` if the key is not there."""
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start`, in chunks."""
+        """Yield the bytes from `start`, in chunks."""
 
     def delete(self, prefix: str) -> None:
         """Remove the key, or every key below it."""
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Every key below the folder `prefix`."""
+        """Yield every key below the folder `prefix`."""
 
     def ping(self) -> None:
         """Raise when the store cannot be written."""
 
 
 def open_artifacts(url: str, *, s3_endpoint: str | None = None) -> Artifacts:
-    """The store at `file:PATH` or `s3://bucket/prefix`."""
+    """Return the store at `file:PATH` or `s3://bucket/prefix`."""
     if url.startswith("file:"):
         return LocalArtifacts(Path(url.removeprefix("file:").removeprefix("//")))
     if url.startswith("s3://"):
@@ -53,14 +56,16 @@ def open_artifacts(url: str, *, s3_endpoint: str | None = None) -> Artifacts:
     raise ValueError(f"artifact URL {url!r}: give file:PATH or s3://bucket/prefix")
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file (hex)."""
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file (hex)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_durably(source: IO[bytes], target: Path) -> None:
-    """Write aside, flush to disk, rename: the target is whole or absent, also after a power cut."""
+    """Write to another name, flush to disk, rename: the target is whole or absent, even after a
+    power cut.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -81,12 +86,12 @@ def copy_durably(source: IO[bytes], target: Path) -> None:
 
 @dataclass(frozen=True)
 class LocalArtifacts:
-    """A folder."""
+    """A store in a local folder."""
 
     root: Path
 
     def path(self, key: str) -> Path:
-        """The file of a key; keys cannot leave the folder."""
+        """Return the file of a key; a key that leaves the folder is refused."""
         path = (self.root / key).resolve()
         if self.root.resolve() not in path.parents:
             raise ValueError(f"key {key!r} leaves the artifact folder, or is the folder itself")
@@ -98,31 +103,35 @@ class LocalArtifacts:
             copy_durably(file, self.path(key))
 
     def fetch(self, key: str, target: Path) -> None:
-        """Put the bytes at `target`: a hard link on the same file system (nobody writes into a
-        finished file).
+        """Put the bytes at `target`, as a hard link on the same file system.
+
+        A link is safe, since a finished file is never written to.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.path(key), target)
-        except OSError:  # another file system, missing, or replaced at this very moment (which a link takes for missing)
+        except OSError:
+            # The file is on another file system, or missing, or is being replaced at this very
+            # moment, which looks to a link like a missing file.
             with self._open(key) as file:
                 copy_durably(file, target)
 
     def size(self, key: str) -> int:
-        """Size in bytes."""
+        """Return the size in bytes."""
         with self._open(key) as file:
             return os.fstat(file.fileno()).st_size
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start`, in chunks."""
+        """Yield the bytes from `start`, in chunks."""
         with self._open(key) as file:
             file.seek(start)
-            left = length
-            while left is None or left > 0:
-                chunk = file.read(CHUNK if left is None else min(CHUNK, left))
+            remaining = length
+            while remaining is None or remaining > 0:
+                chunk = file.read(CHUNK if remaining is None else min(CHUNK, remaining))
                 if not chunk:
                     return
-                left = None if left is None else left - len(chunk)
+                if remaining is not None:
+                    remaining -= len(chunk)
                 yield chunk
 
     def delete(self, prefix: str) -> None:
@@ -134,7 +143,7 @@ class LocalArtifacts:
             path.unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Every key below the folder, what an interrupted `put` left aside included."""
+        """Yield every key below the folder, with those that an interrupted `put` left behind."""
         root = self.root.resolve()
         for path in self.path(prefix).rglob("*"):
             if path.is_file():
@@ -155,8 +164,9 @@ class LocalArtifacts:
 
 
 class S3Artifacts:
-    """A bucket of S3 or of a server that speaks it; an object is replaced whole. What S3 refuses is
-    an `OSError`.
+    """A store in a bucket of S3, or of a server with the same interface.
+
+    An object is replaced as a whole. A refusal of the server is an `OSError`.
     """
 
     def __init__(self, url: str, endpoint: str | None) -> None:
@@ -175,7 +185,7 @@ class S3Artifacts:
         """Store the file under `key`, in parts."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             obstore.put(self._store, key, source)
 
     def fetch(self, key: str, target: Path) -> None:
@@ -191,20 +201,20 @@ class S3Artifacts:
             aside.unlink(missing_ok=True)
 
     def size(self, key: str) -> int:
-        """Size in bytes."""
+        """Return the size in bytes."""
         import obstore
 
-        with _as_os_error(key):
+        with _translate_errors(key):
             return int(obstore.head(self._store, key)["size"])
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start`, in chunks."""
+        """Yield the bytes from `start`, in chunks."""
         import obstore
 
         end = self.size(key) if length is None else start + length
         if start >= end:
             return
-        with _as_os_error(key):
+        with _translate_errors(key):
             reply = obstore.get(self._store, key, options={"range": (start, end)})
             for chunk in reply.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
@@ -213,7 +223,7 @@ class S3Artifacts:
         """Remove the key and every key below it."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             for key in {prefix, *self.keys(prefix)}:
                 try:
                     obstore.delete(self._store, key)
@@ -221,25 +231,25 @@ class S3Artifacts:
                     continue
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Every key below the folder."""
+        """Yield every key below the folder."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             for batch in obstore.list(self._store, prefix=prefix):
                 for item in batch:
                     yield item["path"]
 
     def ping(self) -> None:
-        """Raise when the bucket does not answer; asks once."""
+        """Raise when the bucket does not answer; it is tried only once."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             next(iter(obstore.list(self._impatient, prefix="probe", chunk_size=50)), None)
 
 
 @contextmanager
-def _as_os_error(key: str | None = None) -> Iterator[None]:
-    """S3's errors as callers know errors; with `key`, what is not found is a missing artifact."""
+def _translate_errors(key: str | None = None) -> Iterator[None]:
+    """Raise S3's errors as `OSError`; with `key`, one not found as `MissingArtifactError`."""
     from obstore.exceptions import BaseError
 
     try:
@@ -249,4 +259,5 @@ def _as_os_error(key: str | None = None) -> Iterator[None]:
             raise
         raise MissingArtifactError(key) from None
     except BaseError as error:
-        raise OSError(f"S3: {str(error).partition(chr(10))[0]}") from error
+        first_line = str(error).partition("\n")[0]
+        raise OSError(f"S3: {first_line}") from error

@@ -1,7 +1,7 @@
-"""A short-lived helper process for what needs torch or reads a stranger's file: `run_helper(verb,
-payload)`.
+"""A short-lived helper process for work that needs torch or reads an uploaded file.
 
-The caller stays free of torch, and a file that crashes its reader crashes the helper alone.
+`run_helper(verb, payload)` runs it. The caller stays free of torch, and a file that crashes its
+reader crashes the helper alone.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ PASSED_ON = (
 )
 """The environment of helper and job processes: no credentials, no URLs."""
 SPIN = {"GOMP_SPINCOUNT": "30000"}
-"""How long an OpenMP thread spins before it sleeps: ten times shorter than the default. Alone on
-its cores, training loses about 5 % of its speed; beside other processes the default halves it, as
-threads that wait keep those off that work.
+"""The number of turns that an OpenMP thread waits busily before it sleeps, a tenth of the default.
+
+Training that has its cores to itself loses about 5 % of its speed by this. Beside other processes
+the default halves the speed, since waiting threads keep working ones off the cores.
 """
 
 
 class HelperError(Exception):
-    """What the helper refuses, with a stable code and a pointer to the field."""
+    """A refusal of the helper, with a stable code and a pointer to the field."""
 
     def __init__(self, code: str, message: str, pointer: str | None = None) -> None:
         super().__init__(message)
-        self.code, self.message, self.pointer = code, message, pointer
+        self.code = code
+        self.message = message
+        self.pointer = pointer
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without settings and secrets."""
+    """Return the environment without settings and secrets."""
     return SPIN | {name: os.environ[name] for name in (*PASSED_ON, *SPIN) if name in os.environ}
 
 
@@ -59,12 +62,13 @@ def run_helper(
     timeout_s: float = 600.0,
     memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Run `verb` (`model`, `dataset`, `estimate`, `catalogue`) on the payload; `HelperError` when
-    it is refused.
+    """Run `verb` (`model`, `dataset`, `estimate`, `catalogue`) on the payload.
+
+    Raises `HelperError` when the helper refuses it, takes too long or crashes.
     """
     request = json.dumps({"payload": payload, "memory_limit_bytes": memory_limit_bytes})
     try:
-        done = subprocess.run(
+        helper = subprocess.run(
             [sys.executable, "-m", "tasks.processes.helper", verb],
             input=request,
             capture_output=True,
@@ -79,15 +83,14 @@ def run_helper(
             "helper_timeout", f"reading this took more than {timeout_s:g} s"
         ) from None
     try:
-        reply = json.loads(done.stdout.splitlines()[-1])
+        reply = json.loads(helper.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        reason = describe_exit(done.returncode)
-        logger.error("the helper for %r ended with %s: %s", verb, reason, done.stderr[-2000:])
+        reason = describe_exit(helper.returncode)
+        logger.error("the helper for %r ended with %s: %s", verb, reason, helper.stderr[-2000:])
         raise HelperError(
             "helper_crashed", f"the process that reads this ended with {reason}"
         ) from None
     if "error" in reply:
-        raise HelperError(
-            reply["error"]["code"], reply["error"]["message"], reply["error"]["pointer"]
-        )
+        error = reply["error"]
+        raise HelperError(error["code"], error["message"], error["pointer"])
     return dict(reply["result"])

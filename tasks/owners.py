@@ -1,4 +1,4 @@
-"""Who holds a job: a process on a host, in words that tell later whether it still lives."""
+"""The owner of a job: the process that holds it, named so that its death can be noticed later."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from functools import cache
 from pathlib import Path
 
 
-def owner() -> str:
-    """This process: `host/boot/pid/start`."""
-    return f"{_host()}/{os.getpid()}/{_start(os.getpid())}"
+def identify_process() -> str:
+    """Return the name of this process: `host/boot:namespace/pid/start`."""
+    return f"{_identify_host()}/{os.getpid()}/{_read_start_time(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
-    """Whether an owner on this host has ended; False for other hosts, of which nothing is known
-    here.
-    """
+    """Return whether an owner on this host has ended; False for owners on other hosts."""
     parts = owner.rsplit("/", 2)
-    if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit():
+    if len(parts) != 3:
         return False
-    return _start(int(parts[1])) != parts[2]
+    host, pid, start_time = parts
+    if host != _identify_host() or not pid.isdigit():
+        return False
+    return _read_start_time(int(pid)) != start_time
+
+
+def never_gone(owner: str) -> bool:
+    """Return False: no owner is known to have ended."""
+    return False
 
 
 def describe_exit(returncode: int) -> str:
-    """How a process ended: `SIGKILL`, or `exit status 1`."""
+    """Return how a process ended: `SIGKILL`, or `exit status 1`."""
     if returncode >= 0:
         return f"exit status {returncode}"
     try:
@@ -35,7 +41,7 @@ def describe_exit(returncode: int) -> str:
 
 
 @cache
-def _host() -> str:
+def _identify_host() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
@@ -43,18 +49,20 @@ def _host() -> str:
     return f"{socket.gethostname()}/unknown"
 
 
-def _start(pid: int) -> str:
-    """The start time of a process in clock ticks since boot; empty when there is none (or it is a
-    zombie).
-    """
+def _read_start_time(pid: int) -> str:
+    """Return the start time of a process in clock ticks since boot; empty when it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return "" if Path("/proc/self/stat").exists() else _start_without_proc(pid)
-    return "" if fields[0] == "Z" else fields[19]
+        return "" if Path("/proc/self/stat").exists() else _look_for_process(pid)
+    # The name of the process, in brackets, may hold spaces: the fields are counted after it.
+    fields = line.rpartition(")")[2].split()
+    is_zombie = fields[0] == "Z"
+    return "" if is_zombie else fields[19]
 
 
-def _start_without_proc(pid: int) -> str:
+def _look_for_process(pid: int) -> str:
+    """Return `alive` or an empty text, on a system without `/proc`."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -17,7 +17,7 @@ PRIORITIES = 10
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery app: late acknowledgement, one message at a time, JSON only, priorities."""
+    """Return the Celery app: late acknowledgement, one message at a time, JSON only, priorities."""
     app = Celery("secateur", broker=settings.broker_url)
     app.conf.update(
         task_acks_late=True,
@@ -49,9 +49,11 @@ def make_app(settings: Settings) -> Celery:
 
 
 def enqueue(app: Celery, job_id: str, priority: int) -> None:
-    """Publish a job's id; 9 is the most urgent priority. Raises kombu's `OperationalError` when the
-    broker is away.
+    """Publish a job's id; 9 is the most urgent priority.
+
+    Raises kombu's `OperationalError` when the broker does not answer.
     """
+    # The most urgent priority of the Redis transport is 0.
     app.send_task(RUN_JOB, args=[job_id], priority=PRIORITIES - 1 - priority, retry=False)
 
 

@@ -1,6 +1,4 @@
-"""The reaper: jobs whose worker has died are queued again, and what is left of ended ones is
-removed.
-"""
+"""The reaper: it queues the jobs of dead workers again, and removes what ended jobs left behind."""
 
 from __future__ import annotations
 
@@ -8,25 +6,27 @@ import logging
 
 from tasks import owners, workspace
 from tasks.run_job import Runner
-from tasks.store import claims, families
+from tasks.store import claims, families, leaders
 
 logger = logging.getLogger(__name__)
 
 
 def reap_forever(runner: Runner) -> None:
-    """Sweep every `reaper_s` seconds while this process leads; at once after a start.
+    """Sweep at once, then every `reaper_s` seconds, while this process leads.
 
-    A sweep that came through touches `alive_file`, for a health check from outside.
+    A sweep that succeeds touches `alive_file`, for a health check from outside.
     """
     settings = runner.settings
+    owner = owners.identify_process()
+    lease_s = 2 * settings.reaper_s
     while not runner.stopping.is_set():
         try:
             with runner.store.write() as session:
-                leads = claims.lead(
-                    session, "reaper", owners.owner(), 2 * settings.reaper_s, owners.is_gone
-                )
+                leads = leaders.lead(session, "reaper", owner, lease_s, owners.is_gone)
                 if leads:
-                    claims.sweep(session, max_attempts=settings.max_attempts, gone=owners.is_gone)
+                    claims.sweep(
+                        session, max_attempts=settings.max_attempts, is_gone=owners.is_gone
+                    )
             if leads:
                 with runner.store.write() as session:
                     families.cancel_stragglers(session)

@@ -1,4 +1,4 @@
-"""The one task: claim, run the job process, settle."""
+"""The one task of the queue: claim a job, run its process, settle it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Runner:
-    """What a worker needs to run jobs; `stopping` is set when it shuts down."""
+    """The connections that a worker needs to run jobs; `stopping` is set when it shuts down."""
 
     store: Store
     artifacts: Artifacts
@@ -25,8 +25,9 @@ class Runner:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, job_id: str) -> bool:
-        """Run the job if it is to be had; False leaves it to whoever holds it, or to nobody when it
-        has ended.
+        """Run the job if it can be claimed, and return whether it was.
+
+        A job that cannot be claimed is held by another worker, is not due, or has ended.
         """
         if self.stopping.is_set():
             return False
@@ -34,10 +35,10 @@ class Runner:
             claim = claims.claim(
                 session,
                 job_id,
-                owners.owner(),
+                owners.identify_process(),
                 self.settings.lease_s,
                 max_attempts=self.settings.max_attempts,
-                gone=owners.is_gone,
+                is_gone=owners.is_gone,
             )
         if claim is None:
             return False

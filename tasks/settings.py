@@ -21,30 +21,37 @@ class Settings(BaseSettings):
     broker_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey: `redis://host:port/db` or `redis+socket:///path`."""
     s3_endpoint: str | None = None
-    """Endpoint of an S3 server other than AWS, e.g. MinIO; credentials come from AWS_ACCESS_KEY_ID
-    and so on.
+    """Endpoint of an S3 server other than AWS, e.g. MinIO.
+
+    Credentials come from AWS_ACCESS_KEY_ID and so on.
     """
     work_dir: Path | None = None
-    """Folder for the working folders of job processes; the system's temporary folder by default."""
+    """Folder for the working folders of job processes; default: the system's temporary folder."""
     cache_dir: Path | None = None
-    """Folder of corrupted test images, kept for later jobs; `secateur-cache` in the system's
-    temporary folder.
+    """Folder of corrupted test images, kept for later jobs.
+
+    Default: `secateur-cache` in the system's temporary folder.
     """
     cache_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
-    """What they may take on disk; 0 keeps none."""
+    """Bytes that the corrupted test images may take on disk; 0 keeps none."""
     alive_file: Path | None = None
-    """A file that a worker touches every `reaper_s` seconds while its database answers; for health
-    checks.
+    """A file that a worker touches every `reaper_s` seconds while its database answers.
+
+    It is meant for health checks.
     """
     plugin_path: str = ""
     """Folders (separated like PATH) whose `.py` files add methods."""
 
     lease_s: Annotated[float, Field(gt=0)] = 90.0
+    """Seconds without a heartbeat after which another worker may take a job."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds between two heartbeats."""
     reaper_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between two sweeps of the reaper."""
     relay_s: Annotated[float, Field(gt=0)] = 0.5
+    """Seconds between two looks at the outbox."""
     stuck_s: Annotated[float, Field(gt=0)] = 1800.0
-    """A job process that reports nothing for so long counts as crashed."""
+    """Seconds without a message after which a job process counts as crashed."""
     max_attempts: Annotated[int, Field(ge=1)] = 5
     checkpoint_steps: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two saved states inside a training."""
@@ -54,8 +61,9 @@ class Settings(BaseSettings):
     """Address-space limit of the helper that reads uploads; none by default."""
 
     api_key: str | None = None
-    """The administrator's key. Without it (and without keys in the database) the service is open,
-    on loopback only.
+    """The administrator's key.
+
+    Without it, and without keys in the database, the service is open, on loopback only.
     """
     max_json_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30

@@ -1,5 +1,6 @@
-"""The worker: a Celery consumer whose threads each supervise one job process. Torch never enters
-this process.
+"""The worker: a Celery consumer whose threads each supervise one job process.
+
+Torch is never imported in this process.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def run(concurrency: int) -> int:
-    """Publish the catalogue, then work until SIGTERM or SIGINT; running jobs are handed back and
-    resumed elsewhere.
+    """Publish the catalogue, then work until SIGTERM or SIGINT; return the exit status.
+
+    Running jobs are then handed back, and another worker resumes them.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -36,9 +38,8 @@ def run(concurrency: int) -> int:
         os.environ["SECATEUR_PLUGIN_PATH"] = settings.plugin_path
     store = Store(settings.database_url)
     store.create_tables()
-    runner = Runner(
-        store, open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint), settings
-    )
+    artifacts = open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint)
+    runner = Runner(store, artifacts, settings)
     catalogue = run_helper("catalogue", {})
     with store.write() as session:
         publish_catalogue(session, catalogue)
@@ -53,14 +54,12 @@ def run(concurrency: int) -> int:
 
     signals.worker_shutting_down.connect(stop, weak=False)
     wake = threading.Event()
-    threads = [
-        threading.Thread(target=reap_forever, args=(runner,), daemon=True),
-        threading.Thread(
-            target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True
-        ),
-    ]
-    for thread in threads:
-        thread.start()
+    reaper = threading.Thread(target=reap_forever, args=(runner,), daemon=True)
+    relay = threading.Thread(
+        target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True
+    )
+    reaper.start()
+    relay.start()
     worker = app.Worker(
         pool="threads",
         concurrency=concurrency,
@@ -74,7 +73,7 @@ def run(concurrency: int) -> int:
     finally:
         runner.stopping.set()
         wake.set()
-        for thread in threads:
-            thread.join(timeout=5)
+        reaper.join(timeout=5)
+        relay.join(timeout=5)
         store.close()
     return int(worker.exitcode or 0)

@@ -1,4 +1,4 @@
-"""The working folder of a claim: what a job process needs, and nothing that it cannot lose."""
+"""The working folder of a claim: the inputs of a job process, and nothing that may not get lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,28 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import owners
-from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
+from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
 from tasks.store import Store, claims, families, jobs
 from tasks.store.claims import Claim
-from tasks.store.tables import Dataset, Job, Model, StageFile
+from tasks.store.tables import Dataset, FamilyMember, Job, Model, StageFile
 
 logger = logging.getLogger(__name__)
 
+LINK_ATTEMPTS = 20
+
 
 class DeletedError(Exception):
-    """A model or dataset that the job needs is in the database no more."""
+    """A model or dataset that the job needs is no longer in the database."""
 
 
 def make(store: Store, settings: Settings, claim: Claim) -> Path:
-    """A fresh working folder; those of earlier claims, whose workers were killed, are removed."""
+    """Make an empty working folder, and remove those that killed workers left of this job."""
     parent = settings.work_dir or Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     prefix = f"secateur-{store.identity}-{claim.job_id}-"
-    for left in parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for abandoned in parent.glob(f"{prefix}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{prefix}{claim.fence}-", dir=parent))
 
 
@@ -43,7 +46,7 @@ def fill(
 ) -> None:
     """Fetch the inputs and every saved stage, and write `job.json`.
 
-    Raises `DeletedError` for an input that is in the database no more, `MissingArtifactError` or
+    Raises `DeletedError` for an input that is no longer in the database, `MissingArtifactError` or
     `OSError` for one that cannot be read. A stage that is missing or damaged is left out: it will
     be computed again.
     """
@@ -54,22 +57,21 @@ def fill(
         model = session.get(Model, claim.model_id) if claim.model_id else None
         rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-        shifted = [(id, session.get(Dataset, id)) for id in jobs.shifted_ids(claim.spec)]
-        stages = jobs.stage_files(session, claim.job_id)
-    sets = [(f"shifted-{number}", id, one) for number, (id, one) in enumerate(shifted)]
-    for name, id, row in (
+        shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
+        stages = jobs.list_stage_files(session, claim.job_id)
+    inputs: list[tuple[str, str | None, Model | Dataset | None]] = [
         ("model", claim.model_id, model),
         ("rewind", claim.rewind_model_id, rewind),
         ("data", claim.dataset_id, dataset),
-        *sets,
-    ):
-        if id is not None and row is None:
-            raise DeletedError(id)
+    ]
+    for number, (id, shifted_row) in enumerate(shifted):
+        inputs.append((f"shifted-{number}", id, shifted_row))
+    for name, input_id, row in inputs:
+        if input_id is not None and row is None:
+            raise DeletedError(input_id)
         if row is not None:
             artifacts.fetch(row.artifact, folder / f"{name}.safetensors")
-    (folder / "stages").mkdir()
-    for stage in stages:
-        _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
+    _fetch_stages(folder, artifacts, claim, stages)
     cache = settings.cache_dir or Path(tempfile.gettempdir()) / "secateur-cache"
     job = {
         "id": claim.job_id,
@@ -84,79 +86,88 @@ def fill(
 
 
 def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim) -> None:
-    """What a turn of a family looks at: its members' jobs as they stand, and its dataset's shape;
-    no images.
+    """Write the `job.json` of a family's turn: its members' jobs as they stand, and the dataset's
+    shape without its images.
     """
     with store.read() as session:
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-        stages = jobs.stage_files(session, claim.job_id)
+        stages = jobs.list_stage_files(session, claim.job_id)
         runs = [
-            {
-                "job": job.id,
-                "member": row.member,
-                "status": job.status,
-                "error": (job.error or {}).get("message", ""),
-                "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None,
-            }
-            for row, job in families.members(session, claim.job_id)
+            _describe_run(member, job)
+            for member, job in families.list_members(session, claim.job_id)
         ]
     if claim.dataset_id is not None and dataset is None:
         raise DeletedError(claim.dataset_id)
-    (folder / "stages").mkdir()
-    for stage in stages:
-        _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
-    described = (
-        None
-        if dataset is None
-        else {
-            "shape": dataset.shape,
-            "classes": dataset.classes,
-            "counts": dataset.counts,
-            "task": dataset.task,
-        }
-    )
+    _fetch_stages(folder, artifacts, claim, stages)
     job = {
         "id": claim.job_id,
         "spec": claim.spec,
         "runs": runs,
-        "data": described,
+        "data": None if dataset is None else _describe_images(dataset),
         "dataset": _describe_dataset(claim.spec, dataset),
     }
     (folder / "job.json").write_text(json.dumps(job))
 
 
 def sweep(store: Store, settings: Settings) -> None:
-    """Remove the working folders that killed workers of this database left: those of no claim that
-    still holds.
+    """Remove the working folders that killed workers of this database left.
+
+    The folder of a claim that a living worker still holds stays.
     """
     parent = settings.work_dir or Path(tempfile.gettempdir())
-    for left in parent.glob(f"secateur-{store.identity}-*"):
-        named = re.fullmatch(rf"secateur-{store.identity}-(job_[0-9a-z]+)-(\d+)-.*", left.name)
-        if named is None:
+    for folder in parent.glob(f"secateur-{store.identity}-*"):
+        name = re.fullmatch(rf"secateur-{store.identity}-(job_[0-9a-z]+)-(\d+)-.*", folder.name)
+        if name is None:
             continue
+        job_id, fence = name.groups()
         with store.read() as session:
-            job = session.get(Job, named[1])
-            held = job is not None and job.status in claims.HELD and str(job.fence) == named[2]
-            if held and job is not None and not owners.is_gone(job.owner or ""):
-                continue
-        shutil.rmtree(left, ignore_errors=True)
+            job = session.get(Job, job_id)
+        is_held = job is not None and job.status in claims.HELD and str(job.fence) == fence
+        if is_held and job is not None and not owners.is_gone(job.owner or ""):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tidy(store: Store, artifacts: Artifacts, claim: Claim) -> None:
     """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a
     crash left.
 
-    Those of a later claim are let be: they may be about to be pointed at.
+    The artifacts of a later claim are left alone: it may be about to point at them.
     """
-    id, mine = claim.job_id, range(claim.fence + 1)
+    id = claim.job_id
     with suppress(OSError, SQLAlchemyError):
+        # The keys are listed before the rows are read: a file stored in between is not in the list.
         stored = list(artifacts.keys(f"jobs/{id}/attempts"))
         with store.read() as session:
-            used = {row.artifact for row in jobs.result_files(session, id)}
-            used |= {row.artifact for row in jobs.stage_files(session, id)}
+            used = {row.artifact for row in jobs.list_result_files(session, id)}
+            used |= {row.artifact for row in jobs.list_stage_files(session, id)}
         for key in stored:
-            if key not in used and int(key.split("/")[3]) in mine:
+            fence = int(key.split("/")[3])
+            if key not in used and fence <= claim.fence:
                 artifacts.delete(key)
+
+
+def link_file(path: Path, target: Path) -> None:
+    """Give the file a second name, `target`.
+
+    A file that is being replaced just now may have no name for an instant, and linking fails
+    although the file that replaces it is there: so it is tried again.
+    """
+    for _ in range(LINK_ATTEMPTS):
+        try:
+            return os.link(path, target)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+    return os.link(path, target)
+
+
+def _fetch_stages(
+    folder: Path, artifacts: Artifacts, claim: Claim, stages: Sequence[StageFile]
+) -> None:
+    (folder / "stages").mkdir()
+    for stage in stages:
+        _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
 
 
 def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFile) -> None:
@@ -167,7 +178,7 @@ def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFil
             "job %s: stage %s is missing and will be computed again", claim.job_id, stage.name
         )
         return
-    if sha256_of(path) != stage.sha256:
+    if hash_file(path) != stage.sha256:
         logger.error(
             "job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name
         )
@@ -190,6 +201,20 @@ def _describe_model(reference: dict[str, Any], row: Model | None) -> dict[str, A
         "classes": row.classes,
         "sha256": row.sha256,
     }
+
+
+def _describe_run(member: FamilyMember, job: Job) -> dict[str, Any]:
+    return {
+        "job": job.id,
+        "member": member.member,
+        "status": job.status,
+        "error": (job.error or {}).get("message", ""),
+        "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None,
+    }
+
+
+def _describe_images(row: Dataset) -> dict[str, Any]:
+    return {"shape": row.shape, "classes": row.classes, "counts": row.counts, "task": row.task}
 
 
 def _describe_dataset(spec: dict[str, Any], row: Dataset | None) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""HTTP as such: bodies, forms, files, pointers into documents, the envelope of every request."""
+"""The HTTP layer: bodies, forms, files, pointers into documents, the envelope of every request."""

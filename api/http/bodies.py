@@ -1,4 +1,4 @@
-"""JSON bodies: limited while they arrive, then parsed strictly."""
+"""JSON bodies: limited in size while they arrive, then parsed strictly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from api.services import Services, ServicesDep
 MAX_DEPTH = 32
 
 
-async def json_body(request: Request, services: ServicesDep, caller: Writer) -> Any:
-    """The parsed body of a caller who may write."""
+async def receive_json(request: Request, services: ServicesDep, caller: Writer) -> Any:
+    """Return the parsed body of a caller who may write."""
     return await read_json(request, services)
 
 
 async def read_json(request: Request, services: Services) -> Any:
-    """The parsed body: 413 above the limit, 415 for another type, 400 for what is not JSON."""
+    """Return the parsed body: 413 above the limit, 415 for another type, 400 for invalid JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(
@@ -32,73 +32,79 @@ async def read_json(request: Request, services: Services) -> Any:
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > limit:
-            raise too_large(limit)
+            raise build_too_large_problem(limit)
         body += chunk
-    return loads(bytes(body))
+    return parse_json(bytes(body))
 
 
-JsonBody = Annotated[Any, Depends(json_body)]
+JsonBody = Annotated[Any, Depends(receive_json)]
 
 
 def refuse_length(request: Request, limit: int) -> None:
-    """413 when the announced length is above the limit already."""
+    """Raise a 413 when the announced length is above the limit already."""
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limit:
-        raise too_large(limit)
+        raise build_too_large_problem(limit)
 
 
-def too_large(limit: int) -> Problem:
-    """The refusal of a body above the limit."""
+def build_too_large_problem(limit: int) -> Problem:
+    """Return the refusal of a body above the limit."""
     return Problem(413, "payload_too_large", f"the body is larger than {limit} bytes")
 
 
-def loads(text: bytes | str) -> Any:
-    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key
-    twice, no deep nesting.
+def parse_json(text: bytes | str) -> Any:
+    """Parse strict JSON.
+
+    It has no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key twice in
+    one object, and no deep nesting.
     """
     try:
         value = json.loads(
-            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_finite,
+            object_pairs_hook=_build_object,
         )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Problem(400, "invalid_json", f"the body is not JSON: {reason}") from None
-    _storable(value, 0)
+    _check_storable(value, 0)
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in document:
             raise Problem(
                 400, "invalid_json", f"the body has the key {name[:100]!r} twice in one object"
             )
-        found[name] = value
-    return found
+        document[name] = value
+    return document
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"number out of range: {text[:40]}")
     return value
 
 
-def _storable(value: Any, depth: int) -> None:
+def _check_storable(value: Any, depth: int) -> None:
+    """Refuse what JSON allows and the database cannot hold."""
     if depth > MAX_DEPTH:
         raise Problem(400, "invalid_json", f"the body is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise Problem(400, "invalid_json", "a string holds U+0000 or half of a surrogate pair")
     elif isinstance(value, list):
         for item in value:
-            _storable(item, depth + 1)
+            _check_storable(item, depth + 1)
     elif isinstance(value, dict):
         for name, item in value.items():
-            _storable(name, depth + 1)
-            _storable(item, depth + 1)
+            _check_storable(name, depth + 1)
+            _check_storable(item, depth + 1)

@@ -1,4 +1,4 @@
-"""Around every request: its id, its time, and an answer when nothing else gave one."""
+"""The envelope of every request: its id, its time, and an answer when no route gave one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from api.errors import answer
 from api.metrics import Metrics
 
 log = logging.getLogger("secateur.api")
-SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""The ids of clients that are taken over."""
 DRAIN_BYTES = 64 * 2**20
+"""The largest part of a refused body that is read and thrown away."""
 DRAIN_S = 10.0
-"""How much of a refused body is read and thrown away, and for how long."""
+"""The longest time that this may take."""
 
 
 class Body:
-    """The request's body as it is received, so that what is left of it can be thrown away.
+    """The request's body as it is received, so that the rest of it can be thrown away.
 
     A server that answers and closes while the client still sends resets the connection, and many
-    clients then never see the answer. A client that waits for `100 Continue` is told at once and
-    sends nothing.
+    clients then never see the answer. A client that waits for `100 Continue` gets the answer at
+    once and sends nothing.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -43,24 +43,26 @@ class Body:
         )
 
     async def receive(self) -> Message:
-        """The next part, for the application."""
+        """Return the next part, for the application."""
         self._waits = False
         message = await self._receive()
         self._ended = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     async def drain(self) -> None:
-        """Read what is left, within `DRAIN_BYTES` and `DRAIN_S`."""
-        left = DRAIN_BYTES
+        """Read the rest, within `DRAIN_BYTES` and `DRAIN_S`."""
+        remaining = DRAIN_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while not (self._ended or self._waits) and left > 0:
-                    left -= len((await self.receive()).get("body", b""))
+                while not (self._ended or self._waits) and remaining > 0:
+                    message = await self.receive()
+                    remaining -= len(message.get("body", b""))
 
 
 class Envelope:
-    """ASGI middleware: `X-Request-Id`, `nosniff`, metrics, refusals that arrive, and a 500 that
-    leaks nothing.
+    """ASGI middleware that adds `X-Request-Id`, `nosniff` and metrics to every request.
+
+    It also makes sure that refusals reach the client, and that a 500 leaks nothing.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -72,14 +74,15 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if SANE.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         body = Body(scope, receive)
         began = time.perf_counter()
 
-        async def outward(message: Message) -> None:
+        async def send_enveloped(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -96,12 +99,13 @@ class Envelope:
             await send(message)
 
         try:
-            await self._app(scope, body.receive, outward)
+            await self._app(scope, body.receive, send_enveloped)
         except Exception as error:
             log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
-            if status:
+            if status:  # the answer has begun, and no other one can be sent
                 raise
-            await (await answer(Request(scope), error))(scope, body.receive, outward)
+            response = await answer(Request(scope), error)
+            await response(scope, body.receive, send_enveloped)
         finally:
             route: Any = scope.get("route")
             self._metrics.observe(

@@ -1,4 +1,4 @@
-"""Stored files over HTTP: streamed, conditional, resumable by range."""
+"""Stored files over HTTP: streamed, conditional and resumable by range."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ PRIVATE = "private, no-cache"
 
 
 def matches(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names this entity tag (weak comparison)."""
+    """Return whether an If-None-Match header names this entity tag (weak comparison)."""
     if header is None:
         return False
-    return header.strip() == "*" or etag in {
-        tag.strip().removeprefix("W/") for tag in header.split(",")
-    }
+    if header.strip() == "*":
+        return True
+    return etag in {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
-def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First and last byte of a single range; None for the whole file.
+def parse_byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first and the last byte of a single range; None for the whole file.
 
-    >>> byte_range("bytes=0-9", 100), byte_range("bytes=90-", 100), byte_range("bytes=-10", 100)
-    ((0, 9), (90, 99), (90, 99))
+    Raises a 416 for a range that begins beyond the end.
+
+    >>> parse_byte_range("bytes=0-9", 100), parse_byte_range("bytes=90-", 100)
+    ((0, 9), (90, 99))
+    >>> parse_byte_range("bytes=-10", 100)
+    (90, 99)
     """
-    found = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header or "")
-    if found is None or not any(found.groups()):
+    match = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header or "")
+    if match is None or not any(match.groups()):
         return None
-    first, last = found.groups()
-    if not first:
+    first, last = match.groups()
+    if not first:  # the last bytes, as many as the number says
         start, end = max(0, size - int(last)), size - 1
+    elif not last:
+        start, end = int(first), size - 1
+    elif int(last) < int(first):
+        return None
     else:
-        start, end = int(first), min(int(last), size - 1) if last else size - 1
-        if last and int(last) < int(first):
-            return None
+        start, end = int(first), min(int(last), size - 1)
     if start > end:
         raise Problem(
             416,
@@ -57,8 +63,10 @@ def send_file(
     media_type: str,
     headers: Mapping[str, str],
 ) -> Response:
-    """The file of a result: 200, 206 for a range, 304 for what the client has; 410 when its bytes
-    are gone.
+    """Answer with the file of a result.
+
+    The status is 200, 206 for a range, 304 for a file that the client has; 410 is raised when its
+    bytes are gone.
     """
     etag = f'"{row.sha256}"'
     common = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": PRIVATE, **headers}
@@ -67,23 +75,23 @@ def send_file(
     if artifacts.size(row.artifact) != row.size_bytes:
         raise MissingArtifactError(row.artifact)
     condition = request.headers.get("if-range")
-    wanted = None
+    requested_range = None
     if request.method == "GET" and (condition is None or condition.strip() == etag):
-        wanted = byte_range(request.headers.get("range"), row.size_bytes)
-    start, end = wanted or (0, row.size_bytes - 1)
+        requested_range = parse_byte_range(request.headers.get("range"), row.size_bytes)
+    start, end = requested_range or (0, row.size_bytes - 1)
     common["Content-Length"] = str(end - start + 1)
     if request.method == "HEAD":
         return Response(headers=common, media_type=media_type)
-    if wanted is not None:
+    if requested_range is not None:
         common["Content-Range"] = f"bytes {start}-{end}/{row.size_bytes}"
     return StreamingResponse(
         artifacts.stream(row.artifact, start, end - start + 1),
-        206 if wanted else 200,
+        206 if requested_range else 200,
         headers=common,
         media_type=media_type,
     )
 
 
 def read_file(artifacts: Artifacts, row: ResultFile) -> bytes:
-    """All of a small file."""
+    """Return the bytes of a small file."""
     return b"".join(artifacts.stream(row.artifact))

@@ -14,8 +14,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from api.errors import Fault, Problem, invalid
-from api.http.bodies import refuse_length, too_large
+from api.errors import Fault, Problem, build_problem
+from api.http.bodies import build_too_large_problem, refuse_length
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -25,7 +25,7 @@ BUFFER = 2**20
 
 @dataclass
 class Upload:
-    """One received form: the file on disk and the other fields as text."""
+    """A received form: the file on disk and the other fields as text."""
 
     path: Path
     filename: str = ""
@@ -35,23 +35,31 @@ class Upload:
 
 
 async def receive(
-    request: Request, folder: Path, names: frozenset[str], max_bytes: int, max_field: int
+    request: Request,
+    folder: Path,
+    *,
+    names: frozenset[str],
+    max_bytes: int,
+    max_field_bytes: int,
 ) -> Upload:
-    """Read the whole form into `folder`; 413 as soon as it is too large."""
+    """Read the whole form into `folder`; 413 as soon as it is too large.
+
+    `names` are the fields that it may have beside `file`.
+    """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise Problem(415, "unsupported_media_type", "send the file as multipart/form-data")
     refuse_length(request, max_bytes)
     upload = Upload(folder / "upload")
     with upload.path.open("wb") as target:
-        form = _Form(upload, target, names, max_field)
+        form = _Form(upload, target, names, max_field_bytes)
         received = 0
         try:
-            parser = MultipartParser(options[b"boundary"], form.callbacks())
+            parser = MultipartParser(options[b"boundary"], form.list_callbacks())
             async for chunk in request.stream():
                 received += len(chunk)
                 if received > max_bytes:
-                    raise too_large(max_bytes)
+                    raise build_too_large_problem(max_bytes)
                 parser.write(chunk)
                 if len(form.pending) >= BUFFER:
                     await run_in_threadpool(form.flush)
@@ -63,32 +71,38 @@ async def receive(
 
 
 class _Form:
-    """What the parser calls."""
+    """The state of a form while the parser reads it; the parser calls its hooks."""
 
     def __init__(
-        self, upload: Upload, target: IO[bytes], names: frozenset[str], max_field: int
+        self, upload: Upload, target: IO[bytes], names: frozenset[str], max_field_bytes: int
     ) -> None:
         self.pending = bytearray()
-        self._upload, self._target, self._names, self._max_field = upload, target, names, max_field
+        """The bytes of the file that are not written yet."""
+        self._upload = upload
+        self._target = target
+        self._names = names
+        self._max_field_bytes = max_field_bytes
         self._digest = hashlib.sha256()
-        self._header, self._value = b"", b""
+        self._header = b""
+        self._value = b""
         self._disposition = b""
-        self._part: bytearray | None = None
+        self._field: bytearray | None = None
+        """The field that is being read; None while it is the file."""
         self._name = ""
         self._files = 0
         self._ended = False
 
-    def callbacks(self) -> MultipartCallbacks:
-        """The parser's hooks."""
+    def list_callbacks(self) -> MultipartCallbacks:
+        """Return the parser's hooks."""
         return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._on_field,
-            "on_header_value": self._on_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers,
-            "on_part_data": self._data,
-            "on_part_end": self._part_end,
-            "on_end": self._end,
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._add_to_header,
+            "on_header_value": self._add_to_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._begin_content,
+            "on_part_data": self._add_content,
+            "on_part_end": self._end_part,
+            "on_end": self._end_form,
         }
 
     def flush(self) -> None:
@@ -102,75 +116,69 @@ class _Form:
         if not self._ended:
             raise Problem(400, "invalid_multipart", "the form ends before its last boundary")
         if not self._files:
-            raise invalid(
-                [
-                    Fault(
-                        "/file",
-                        "missing",
-                        "the form has no file: send a part named 'file' with a filename",
-                    )
-                ]
-            )
+            message = "the form has no file: send a part named 'file' with a filename"
+            raise build_problem([Fault("/file", "missing", message)])
         self._upload.sha256 = self._digest.hexdigest()
 
-    def _begin(self) -> None:
+    def _begin_part(self) -> None:
         self._disposition = b""
 
-    def _on_field(self, data: bytes, start: int, end: int) -> None:
+    def _add_to_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
 
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
+    def _add_to_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
-    def _header_end(self) -> None:
+    def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
             self._disposition = self._value
-        self._header, self._value = b"", b""
+        self._header = b""
+        self._value = b""
 
-    def _headers(self) -> None:
+    def _begin_content(self) -> None:
+        """Decide by its headers what a part is: the file or a field."""
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._name == "file" and b"filename" in options:
             self._files += 1
             if self._files > 1:
-                raise invalid([Fault("/file", "duplicate", "the form has more than one file")])
-            self._part = None
-            self._upload.filename = _plain(options[b"filename"].decode("utf-8", "replace"))
+                message = "the form has more than one file"
+                raise build_problem([Fault("/file", "duplicate", message)])
+            self._field = None
+            self._upload.filename = _clean_filename(options[b"filename"].decode("utf-8", "replace"))
         elif self._name not in self._names:
             known = ", ".join(sorted(self._names | {"file"}))
-            raise invalid(
-                [Fault("", "unknown_field", f"unknown form field {self._name!r}; known: {known}")]
-            )
+            message = f"unknown form field {self._name!r}; known: {known}"
+            raise build_problem([Fault("", "unknown_field", message)])
         elif self._name in self._upload.fields:
-            raise invalid(
-                [Fault(f"/{self._name}", "duplicate", f"the form has {self._name!r} twice")]
-            )
+            message = f"the form has {self._name!r} twice"
+            raise build_problem([Fault(f"/{self._name}", "duplicate", message)])
         else:
-            self._part = bytearray()
+            self._field = bytearray()
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._part is None:
+    def _add_content(self, data: bytes, start: int, end: int) -> None:
+        if self._field is None:
             self.pending += memoryview(data)[start:end]
             self._upload.size_bytes += end - start
-        elif len(self._part) + end - start > self._max_field:
-            raise too_large(self._max_field)
+        elif len(self._field) + end - start > self._max_field_bytes:
+            raise build_too_large_problem(self._max_field_bytes)
         else:
-            self._part += data[start:end]
+            self._field += data[start:end]
 
-    def _part_end(self) -> None:
-        if self._part is not None:
+    def _end_part(self) -> None:
+        if self._field is not None:
             try:
-                self._upload.fields[self._name] = self._part.decode()
+                self._upload.fields[self._name] = self._field.decode()
             except UnicodeDecodeError:
                 raise Problem(
                     400, "invalid_multipart", f"the field {self._name!r} is not UTF-8"
                 ) from None
 
-    def _end(self) -> None:
+    def _end_form(self) -> None:
         self._ended = True
 
 
-def _plain(filename: str) -> str:
-    """The last part of a client's path, without control characters."""
+def _clean_filename(filename: str) -> str:
+    """Return the last part of a client's path, without control characters."""
     last = re.split(r"[/\\]", filename)[-1]
-    return "".join(char for char in last if char.isprintable())[:255]
+    return "".join(character for character in last if character.isprintable())[:255]

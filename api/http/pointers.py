@@ -10,122 +10,133 @@ import jsonschema
 from jsonschema.exceptions import best_match
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 
-M = TypeVar("M", bound=BaseModel)
+Document = TypeVar("Document", bound=BaseModel)
 KIND_ERRORS = ("tuple_type", "list_type", "dict_type", "model_type", "model_attributes_type")
+"""The errors of a value that is of another kind than a branch of a union expects."""
 
 
-def pointer(*parts: str | int) -> str:
-    """RFC 6901.
+def build_pointer(*parts: str | int) -> str:
+    """Return the JSON pointer (RFC 6901) of a place.
 
-    >>> pointer("targets", "sparsity", 0)
+    >>> build_pointer("targets", "sparsity", 0)
     '/targets/sparsity/0'
-    >>> pointer("a/b", "~")
+    >>> build_pointer("a/b", "~")
     '/a~1b/~0'
     """
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def parse(model: type[M], body: Any) -> M:
-    """The document, or a 422 that points at every fault."""
+def parse(model: type[Document], body: Any) -> Document:
+    """Return the document, or raise a 422 that points at every fault."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise _problem(faults(error, body)) from None
+        raise _to_problem(list_faults(error, body)) from None
 
 
 def parse_field(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
-    """The value of one form field, or a 422 that points below `/name`."""
+    """Return the value of a form field, or raise a 422 that points below `/name`."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _problem(faults(error, value, pointer(name))) from None
+        raise _to_problem(list_faults(error, value, build_pointer(name))) from None
 
 
-def _problem(found: list[Fault]) -> Problem:
-    problem = invalid(found)
+def _to_problem(faults: list[Fault]) -> Problem:
+    problem = build_problem(faults)
     problem.code = "invalid_request"
     return problem
 
 
-def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
-    """Every fault once: of a union, the branch that matches the kind of value the client sent.
+def list_faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
+    """Return every fault once.
 
-    A list whose items are at fault counts as too short as well, since pydantic counts the valid
-    ones: that says nothing.
+    Of a union, only the branch is reported that matches the kind of value that the client sent.
+    pydantic counts the valid items of a list, so a list whose items are at fault may also count as
+    too short; that is left out.
     """
-    found: list[tuple[Fault, bool]] = []
+    faults: list[tuple[Fault, bool]] = []
     for item in error.errors(include_url=False, include_input=False):
-        parts, tagged = _locate(item["loc"], body, missing=item["type"] == "missing")
-        here = prefix + pointer(*parts)
+        parts, in_union = _locate(item["loc"], body, missing=item["type"] == "missing")
+        place = prefix + build_pointer(*parts)
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ValidationError):
-            found += [(fault, False) for fault in faults(cause, body, here)]
+            faults += [(fault, False) for fault in list_faults(cause, body, place)]
             continue
         message = item["msg"].removeprefix("Value error, ")
-        named = re.match(r"([a-z_]+): ", message)
-        if (
-            item["type"] == "value_error"
-            and not parts
-            and named
-            and isinstance(body, dict)
-            and named[1] in body
-        ):
-            here += pointer(named[1])
-        found.append((Fault(here, item["type"], message), tagged and item["type"] in KIND_ERRORS))
-    deeper = [fault.pointer for fault, kind in found if not kind]
-    kept = [
-        fault
-        for fault, kind in found
-        if not (kind and any(other.startswith(fault.pointer) for other in deeper))
-        and not (
-            fault.code == "too_short"
-            and any(other.pointer.startswith(f"{fault.pointer}/") for other, _ in found)
-        )
-    ]
+        if item["type"] == "value_error" and not parts:
+            place += _find_named_field(message, body)
+        is_other_branch = in_union and item["type"] in KIND_ERRORS
+        faults.append((Fault(place, item["type"], message), is_other_branch))
+    return _drop_consequences(faults)
+
+
+def _find_named_field(message: str, body: Any) -> str:
+    """Return the pointer to the field that a message begins with (`name: ...`), if it does."""
+    name = re.match(r"([a-z_]+): ", message)
+    if name is not None and isinstance(body, dict) and name[1] in body:
+        return build_pointer(name[1])
+    return ""
+
+
+def _drop_consequences(faults: list[tuple[Fault, bool]]) -> list[Fault]:
+    """Return the faults, each once, without those that only follow from a fault deeper inside.
+
+    The second value says whether a fault is that of another branch of a union.
+    """
+    places = [fault.pointer for fault, _ in faults]
+    real_places = [fault.pointer for fault, is_other_branch in faults if not is_other_branch]
+    kept = []
+    for fault, is_other_branch in faults:
+        if is_other_branch and any(place.startswith(fault.pointer) for place in real_places):
+            continue
+        inner = f"{fault.pointer}/"
+        if fault.code == "too_short" and any(place.startswith(inner) for place in places):
+            continue
+        kept.append(fault)
     return list(dict.fromkeys(kept))
 
 
 def _locate(
     loc: tuple[str | int, ...], body: Any, *, missing: bool
 ) -> tuple[list[str | int], bool]:
-    """The parts of a pydantic location that exist in the body, and whether it named a union's
-    branch.
+    """Return the parts of a pydantic location that exist in the body, and whether it named the
+    branch of a union.
     """
     parts: list[str | int] = []
-    tagged = False
-    here = body
+    in_union = False
+    value = body
     for index, part in enumerate(loc):
-        inside = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)
-        )
-        if inside:
-            here = here[part]
+        is_key = isinstance(value, dict) and part in value
+        is_index = isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value)
+        if is_key or is_index:
+            value = value[part]
             parts.append(part)
         elif missing and index == len(loc) - 1:
             parts.append(part)
-        else:
-            tagged = True
-    return parts, tagged
+        else:  # pydantic inserts the name of the branch of a union
+            in_union = True
+    return parts, in_union
 
 
-def schema_faults(
+def list_schema_faults(
     schema: dict[str, Any], value: Any, prefix: str, code: str, *, complete: bool = True
 ) -> Iterable[Fault]:
-    """Where the value departs from a JSON schema; without `complete`, missing properties are left
-    to others.
+    """Yield the faults of a value under a JSON schema.
+
+    Without `complete`, missing properties are left out: other checks report them.
     """
-    for found in jsonschema.Draft202012Validator(schema).iter_errors(value):
-        error = best_match([found]) or found  # of alternatives, what is wrong in the nearest
-        here = prefix + pointer(*error.absolute_path)
+    for violation in jsonschema.Draft202012Validator(schema).iter_errors(value):
+        # Where a schema has alternatives, the nearest of them says best what is wrong.
+        error = best_match([violation]) or violation
+        place = prefix + build_pointer(*error.absolute_path)
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
             known = sorted(error.schema.get("properties", {}))
             hint = f"known: {', '.join(known)}" if known else "there are none"
             for name in sorted(set(error.instance) - set(known)):
-                yield Fault(here + pointer(name), code, f"unknown parameter {name!r}; {hint}")
-        elif error.validator == "required":
-            if complete:
-                yield Fault(here, code, error.message)
-        else:
-            yield Fault(here, code, error.message)
+                message = f"unknown parameter {name!r}; {hint}"
+                yield Fault(place + build_pointer(name), code, message)
+        elif complete or error.validator != "required":
+            yield Fault(place, code, error.message)

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
-from api.errors import Fault, invalid
+from api.errors import Fault, build_problem
 from api.http.multipart import Upload
 from api.schemas.assets import DatasetPage, DatasetView
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.uploads import check_digest, form, keep, name_of, normalize_of, remove
+from api.uploads import check_digest, read_name, read_normalize, receive_form, remove, store_upload
 from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
@@ -50,7 +50,7 @@ FORM = {
         },
     }
 }
-DatasetForm = Annotated[Upload, Depends(form("name", "sha256", "normalize"))]
+DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normalize"))]
 
 
 @router.post(
@@ -59,16 +59,17 @@ DatasetForm = Annotated[Upload, Depends(form("name", "sha256", "normalize"))]
     summary="Upload a dataset",
     status_code=201,
     openapi_extra=FORM,
-    responses=problems(400, 413, 415, 422, 500, 503, 507),
+    responses=describe_problems(400, 413, 415, 422, 500, 503, 507),
 )
 async def create_dataset(
     response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm
 ) -> DatasetView:
-    """Decode images once and keep the tensors; what cannot be read leaves nothing behind."""
+    """Decode images once and store the tensors; an unreadable file leaves nothing behind."""
     check_digest(upload)
-    name, normalize = name_of(upload), normalize_of(upload)
+    name = read_name(upload)
+    normalize = read_normalize(upload)
     decoded = upload.path.with_name("data.safetensors")
-    found = await services.helpers.ask(
+    contents = await services.helpers.ask(
         "dataset",
         {
             "path": str(upload.path),
@@ -79,7 +80,7 @@ async def create_dataset(
         subject="/file",
         timeout_s=services.settings.decode_timeout_s,
     )
-    _check_channels(normalize, found["shape"][0])
+    _check_channels(normalize, contents["shape"][0])
     id = new_id("dst")
     row = Dataset(
         id=id,
@@ -87,54 +88,51 @@ async def create_dataset(
         name=name,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
-        classes=found["classes"],
-        shape=found["shape"],
-        counts=found["counts"],
+        classes=contents["classes"],
+        shape=contents["shape"],
+        counts=contents["counts"],
         normalize=normalize,
-        task=found["task"],
-        notes=found["notes"],
+        task=contents["task"],
+        notes=contents["notes"],
         artifact=f"datasets/{id}/data.safetensors",
     )
-    await run_in_threadpool(keep, services, row, decoded)
+    await run_in_threadpool(store_upload, services, row, decoded)
     response.headers["Location"] = f"/v1/datasets/{id}"
-    return DatasetView.of(row)
+    return DatasetView.from_row(row)
 
 
 def _check_channels(normalize: dict[str, Any] | None, channels: int) -> None:
     if normalize is not None and len(normalize["mean"]) != channels:
-        raise invalid(
-            [
-                Fault(
-                    "/normalize/mean",
-                    "wrong_length",
-                    f"{len(normalize['mean'])} values for images of {channels} channels",
-                )
-            ]
-        )
+        message = f"{len(normalize['mean'])} values for images of {channels} channels"
+        raise build_problem([Fault("/normalize/mean", "wrong_length", message)])
 
 
-@router.get("", operation_id="list_datasets", summary="List datasets", responses=problems(400, 422))
+@router.get(
+    "", operation_id="list_datasets", summary="List datasets", responses=describe_problems(400, 422)
+)
 def list_datasets(
     services: ServicesDep,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> DatasetPage:
-    """Newest first."""
+    """List the datasets, newest first."""
     with services.store.read() as session:
-        page = assets.page(session, Dataset, caller.project, limit=limit, cursor=cursor)
+        page = assets.read_page(session, Dataset, caller.project, limit=limit, cursor=cursor)
         return DatasetPage(
-            data=[DatasetView.of(row) for row in page.data],
+            data=[DatasetView.from_row(row) for row in page.data],
             has_more=page.next_cursor is not None,
             next_cursor=page.next_cursor,
         )
 
 
-@router.get("/{id}", operation_id="get_dataset", summary="Show a dataset", responses=problems(404))
+@router.get(
+    "/{id}", operation_id="get_dataset", summary="Show a dataset", responses=describe_problems(404)
+)
 def get_dataset(id: Id, services: ServicesDep, caller: Reader) -> DatasetView:
-    """What is known of it."""
+    """Show what is known of a dataset."""
     with services.store.read() as session:
-        return DatasetView.of(assets.get(session, Dataset, caller.project, id))
+        return DatasetView.from_row(assets.get(session, Dataset, caller.project, id))
 
 
 @router.delete(
@@ -142,7 +140,7 @@ def get_dataset(id: Id, services: ServicesDep, caller: Reader) -> DatasetView:
     operation_id="delete_dataset",
     summary="Delete a dataset",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_dataset(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the dataset and its tensors; 409 while a live job uses it."""

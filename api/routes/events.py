@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 from api.access import Id, Reader
 from api.schemas.jobs import EventPage, EventView
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from pruning.schemas.job import TERMINAL
 from tasks.store import jobs
@@ -38,13 +38,13 @@ LAST_SEQ = 2**62
                 "text/event-stream": {
                     "schema": {
                         "type": "string",
-                        "description": "`id: seq`, `event: type`, `data:` the row as JSON; a comment "
-                        "every 15 s; ends after the last event.",
+                        "description": "`id: seq`, `event: type`, `data:` the row as JSON; a "
+                        "comment every 15 s; ends after the last event.",
                     }
                 }
             }
         },
-        **problems(404, 422),
+        **describe_problems(404, 422),
     },
 )
 def list_events(
@@ -57,8 +57,11 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     last_event_id: Annotated[int | None, Header(ge=0, le=LAST_SEQ)] = None,
 ) -> Response:
-    """Rows after `seq`; with `Accept: text/event-stream` a stream that `Last-Event-ID` resumes."""
-    read = _reader(services, caller.project, id)
+    """List the rows after `after`.
+
+    With `Accept: text/event-stream` they come as a stream, which `Last-Event-ID` resumes.
+    """
+    read = _make_reader(services, caller.project, id)
     if "text/event-stream" in request.headers.get("accept", ""):
         read(0, 1)  # 404 before the stream begins
         start = after if last_event_id is None else last_event_id
@@ -75,16 +78,16 @@ def list_events(
 Read = Callable[[int, int], tuple[list[EventView], bool]]
 
 
-def _reader(services: Services, project: str, id: str) -> Read:
+def _make_reader(services: Services, project: str, id: str) -> Read:
     def read(after: int, limit: int) -> tuple[list[EventView], bool]:
-        """Rows, and whether the job has ended; the status is read first, so its event cannot be
-        missed.
+        """Return rows, and whether the job has ended.
+
+        The status is read before the rows, so that the last event cannot be missed.
         """
         with services.store.read() as session:
             ended = jobs.get(session, project, id).status in TERMINAL
-            return [
-                EventView.of(row) for row in jobs.events(session, id, after=after, limit=limit)
-            ], ended
+            rows = jobs.list_events(session, id, after=after, limit=limit)
+            return [EventView.from_row(row) for row in rows], ended
 
     return read
 
@@ -92,8 +95,9 @@ def _reader(services: Services, project: str, id: str) -> Read:
 async def _stream(
     request: Request, services: Services, read: Read, after: int
 ) -> AsyncIterator[str]:
-    """Poll the database in a thread until the job has ended, the client has left, or the server
-    stops.
+    """Yield the events until the job has ended, the client has left, or the server stops.
+
+    The database is polled in a thread.
     """
     sent_at = time.monotonic()
     while not services.stopping.is_set() and not await request.is_disconnected():
@@ -103,7 +107,8 @@ async def _stream(
             return
         for row in rows:
             yield f"id: {row.seq}\nevent: {row.type}\ndata: {row.model_dump_json()}\n\n"
-            after, sent_at = row.seq, time.monotonic()
+            after = row.seq
+            sent_at = time.monotonic()
         if len(rows) == BATCH:
             continue
         if ended:

@@ -1,4 +1,4 @@
-"""Is it up, can it work, which version, how many requests."""
+"""The state of the service: whether it answers and can accept jobs, its version, its metrics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 import tasks.queue
-from api.access import bearer, caller, local
+from api.access import bearer, identify_caller, is_local
 from api.errors import Problem
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store import assets
 
@@ -29,7 +29,7 @@ class State(BaseModel):
 
 
 class Version(BaseModel):
-    """Which software answers."""
+    """The software that answers."""
 
     name: str
     version: str
@@ -38,8 +38,8 @@ class Version(BaseModel):
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="healthz", summary="Whether the process answers")
-async def healthz() -> State:
-    """200 while the process runs; looks at nothing else and needs no thread."""
+async def check_health() -> State:
+    """Answer with 200 while the process runs; nothing else is checked."""
     return State(status="ok")
 
 
@@ -48,11 +48,13 @@ async def healthz() -> State:
     "/readyz",
     operation_id="readyz",
     summary="Whether jobs can be accepted",
-    responses=problems(503),
+    responses=describe_problems(503),
 )
-def readyz(services: ServicesDep) -> State:
-    """503 with the reason while the database, the artifact store or the broker does not answer, and
-    until a worker has published the catalogue; whether a worker runs now is not looked at.
+def check_ready(services: ServicesDep) -> State:
+    """Answer with 200 when jobs can be accepted, and with 503 and the reason when not.
+
+    The database, the artifact store and the broker must answer, and a worker must have published
+    the catalogue. It is not checked whether a worker runs now.
     """
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("database", services.store.ping),
@@ -63,24 +65,26 @@ def readyz(services: ServicesDep) -> State:
         try:
             check()
         except Exception as error:
-            raise _unready(f"the {name} does not answer ({type(error).__name__})") from error
-    if not _published(services):
-        raise _unready("no worker has published its catalogue yet")
+            raise _build_unready_problem(
+                f"the {name} does not answer ({type(error).__name__})"
+            ) from error
+    if not _is_catalogue_published(services):
+        raise _build_unready_problem("no worker has published its catalogue yet")
     return State(status="ready")
 
 
-def _unready(reason: str) -> Problem:
+def _build_unready_problem(reason: str) -> Problem:
     return Problem(503, "not_ready", reason, headers={"Retry-After": "5"})
 
 
-def _published(services: Services) -> bool:
+def _is_catalogue_published(services: Services) -> bool:
     with services.store.read() as session:
         return assets.read_catalogue(session) is not None
 
 
 @router.get("/version", operation_id="version", summary="The version of the service")
 async def show_version() -> Version:
-    """The distribution's version and the API's."""
+    """Show the version of the distribution and that of the API."""
     return Version(name="secateur", version=VERSION, api="v1")
 
 
@@ -89,14 +93,17 @@ async def show_version() -> Version:
     operation_id="metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **describe_problems(),
+    },
 )
-def metrics(
+def show_metrics(
     request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Response:
-    """Open to this machine; elsewhere behind the scope `admin`."""
-    if not local(request) and not caller(request, services, credentials).may("admin"):
+    """Show the metrics: to clients on this machine, and to keys with the scope `admin`."""
+    if not is_local(request) and not identify_caller(request, services, credentials).may("admin"):
         raise Problem(403, "forbidden", "this API key lacks the scope 'admin'")
     return Response(services.metrics.render(services.store), media_type=CONTENT_TYPE_LATEST)

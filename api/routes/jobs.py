@@ -1,10 +1,10 @@
-"""Jobs: submit, look, list, and change their course."""
+"""Jobs: submit them, show them, list them, and change their course."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,15 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
 from api.checks import parse_spec
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 from api.forecasts import foresee
 from api.http.bodies import JsonBody
 from api.http.files import PRIVATE, matches
 from api.schemas.jobs import JobPage, JobView, Validation
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.submission import check, keep_inputs, submit, until_terminal
-from api.views import view, views
+from api.submission import check_job, keep_inputs, submit, wait_until_ended
+from api.views import build_view, build_views
 from pruning.schemas.job import JobSpec, Status
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
@@ -29,6 +29,8 @@ from tasks.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LONGEST_WAIT_S = 60
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+"""The preference `wait=N` of a `Prefer` header."""
 SPEC = {
     "requestBody": {
         "required": True,
@@ -101,7 +103,7 @@ ACCEPTED = {
             "description": "With validate_only: an estimate; nothing is stored",
         },
         202: ACCEPTED,
-        **problems(400, 404, 413, 415, 422, 500, 503, 507),
+        **describe_problems(400, 404, 413, 415, 422, 500, 503, 507),
     },
 )
 async def create_job(
@@ -111,31 +113,32 @@ async def create_job(
     validate_only: bool = False,
     idempotency_key: Annotated[str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$")] = None,
     prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer after N seconds or at the end")
+        str | None,
+        Header(description="`wait=N`: answer after N seconds, or when the job has ended"),
     ] = None,
 ) -> Response:
-    """Check the job and queue it; the same Idempotency-Key makes one job however often it is
-    sent.
-    """
+    """Check the job and queue it; requests with the same Idempotency-Key create one job."""
     spec = parse_spec(body)
     if validate_only:
-        found = await check(services, caller.project, spec)
+        validation = await check_job(services, caller.project, spec)
         if isinstance(spec, JobSpec):
-            found.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
-        return JSONResponse(found.model_dump(mode="json"))
-    view, created = await submit(services, caller.project, spec, idempotency_key)
-    headers = {"Location": view.links.self, "Retry-After": "2"}
+            validation.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
+        return JSONResponse(validation.model_dump(mode="json"))
+    job, created = await submit(services, caller.project, spec, idempotency_key)
+    headers = {"Location": job.links.self, "Retry-After": "2"}
     if not created:
         headers["Idempotent-Replayed"] = "true"
-    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    wait = WAIT.search(prefer or "")
     if wait is not None:
         wait_s = min(int(wait[1]), LONGEST_WAIT_S)
         headers["Preference-Applied"] = f"wait={wait_s}"
-        view = await until_terminal(services, caller.project, view, wait_s)
-    return JSONResponse(view.model_dump(mode="json"), 202, headers)
+        job = await wait_until_ended(services, caller.project, job, wait_s)
+    return JSONResponse(job.model_dump(mode="json"), 202, headers)
 
 
-@router.get("", operation_id="list_jobs", summary="List jobs", responses=problems(400, 422))
+@router.get(
+    "", operation_id="list_jobs", summary="List jobs", responses=describe_problems(400, 422)
+)
 def list_jobs(
     services: ServicesDep,
     caller: Reader,
@@ -146,30 +149,29 @@ def list_jobs(
         str | None,
         Query(
             pattern=r"^(none|[a-z]{3}_[0-9a-z]{8,40})$",
-            description="a family, for its members; none: no family's",
+            description="a family, to list its members; none: jobs that are no members",
         ),
     ] = None,
     type: Literal["prune", "family"] | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> JobPage:
-    """Newest first, members of families among them unless `parent=none`."""
+    """List the jobs, newest first, with the members of families unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
     if label is not None and not (equals and key):
-        raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
-    with services.store.read() as session:
-        page = jobs.page(
-            session,
-            caller.project,
-            limit=limit,
-            cursor=cursor,
-            status=status,
-            label=(key, value) if label is not None else None,
-            parent=parent,
-            kind=type,
+        raise build_problem(
+            [Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")]
         )
+    filters = jobs.JobFilter(
+        status=status,
+        label=None if label is None else (key, value),
+        parent=parent,
+        kind=type,
+    )
+    with services.store.read() as session:
+        page = jobs.read_page(session, caller.project, limit=limit, cursor=cursor, filters=filters)
         return JobPage(
-            data=views(session, page.data),
+            data=build_views(session, page.data),
             has_more=page.next_cursor is not None,
             next_cursor=page.next_cursor,
         )
@@ -180,18 +182,16 @@ def list_jobs(
     operation_id="get_job",
     summary="Show a job",
     response_model=JobView,
-    responses={304: {"description": "Not Modified"}, **problems(404)},
+    responses={304: {"description": "Not Modified"}, **describe_problems(404)},
 )
 def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Response:
-    """Always 200, also for a failed job; 304 when nothing changed."""
+    """Show a job: 200, also for a failed one; 304 when nothing changed."""
     with services.store.read() as session:
-        found = view(session, jobs.get(session, caller.project, id))
-    body = found.model_dump_json()
-    headers = {
-        "ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"',
-        "Cache-Control": PRIVATE,
-    }
-    if not found.terminal:
+        job = build_view(session, jobs.get(session, caller.project, id))
+    body = job.model_dump_json()
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    headers = {"ETag": f'"{digest[:32]}"', "Cache-Control": PRIVATE}
+    if not job.terminal:
         headers["Retry-After"] = "2"
     if matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -203,79 +203,87 @@ def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> 
     operation_id="delete_job",
     summary="Delete a job",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
-    """Delete the job, its history and its files, a family's members with it; 409 while any of them
-    is live.
+    """Delete the job with its history, its files and the members of a family.
+
+    409 while any of these jobs is live.
     """
     with services.store.write() as session:
-        gone = jobs.remove(session, caller.project, id)
-    for one in gone:
-        services.artifacts.delete(f"jobs/{one}")
+        deleted = jobs.remove(session, caller.project, id)
+    for job_id in deleted:
+        services.artifacts.delete(f"jobs/{job_id}")
 
 
-def _transition(
-    verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str
-) -> None:
-    """Add the route of one verb: 202 when something is under way now, 200 when the job is where it
-    was asked to be.
+Verb = Literal["cancel", "pause", "resume", "retry"]
+
+
+def _add_transition(verb: Verb, summary: str, description: str) -> None:
+    """Add the route of a verb.
+
+    It answers with 202 when the job is now on its way, and with 200 when it has arrived already.
     """
 
     def act(id: Id, services: ServicesDep, caller: Writer) -> Response:
         with services.store.write() as session:
             row = jobs.get(session, caller.project, id)
-            before = row.status
+            previous = row.status
             if verb == "retry":
-                _inputs_remain(session, row)
+                _require_inputs(session, row)
             row = jobs.request(session, caller.project, id, verb)
-            pending = row.status != before and row.status in jobs.UNDER_WAY
+            is_under_way = row.status != previous and row.status in jobs.UNDER_WAY
             if jobs.is_family(row):
-                pending = families.follow(session, caller.project, id, verb) > 0 or pending
-            found = view(session, row)
+                members = families.follow(session, caller.project, id, verb)
+                is_under_way = is_under_way or members > 0
+            job = build_view(session, row)
         if row.status == "queued":
             services.wake.set()
-        return JSONResponse(found.model_dump(mode="json"), 202 if pending else 200)
+        return JSONResponse(job.model_dump(mode="json"), 202 if is_under_way else 200)
 
-    ok: dict[int | str, dict[str, Any]] = {202: {"model": JobView, "description": "Under way"}}
     router.post(
         f"/{{id}}/{verb}",
         operation_id=f"{verb}_job",
         summary=summary,
-        description=doc,
+        description=description,
         response_model=JobView,
-        responses={**ok, **problems(404, 409)},
+        responses={
+            202: {"model": JobView, "description": "Under way"},
+            **describe_problems(404, 409),
+        },
     )(act)
 
 
-def _inputs_remain(session: Session, row: Job) -> None:
-    """A job whose model or dataset was deleted cannot be tried again."""
+def _require_inputs(session: Session, row: Job) -> None:
+    """Refuse to run a job again whose model or dataset was deleted."""
     try:
         keep_inputs(
             session,
             [row.model_id, row.rewind_model_id],
-            [row.dataset_id, *jobs.shifted_ids(row.spec)],
+            [row.dataset_id, *jobs.list_shifted_ids(row.spec)],
         )
     except NotFoundError as error:
         raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None
 
 
-_transition(
+_add_transition(
     "cancel",
     "Cancel a job",
     "Queued and paused jobs end at once, a running one soon; repeating is harmless.",
 )
-_transition(
+_add_transition(
     "pause",
     "Pause a job",
     "A running job's process is ended at once, which frees its device; resumed, "
     "the job goes on from its last saved step.",
 )
-_transition("resume", "Resume a paused job", "Queue it again; it goes on from its last saved step.")
-_transition(
+_add_transition(
+    "resume", "Resume a paused job", "Queue it again; it goes on from its last saved step."
+)
+_add_transition(
     "retry",
     "Retry a job that failed or was cancelled",
-    "Queue it again; saved stages are used. A family that "
-    "succeeded runs again, and reports anew, when a member that did not is retried, or the "
-    "family for all of them.",
+    "Queue it again; saved stages are used. A family that succeeded runs again and writes a new "
+    "report when a member that did not succeed is retried, or when the family itself is retried, "
+    "which retries all of those members.",
 )

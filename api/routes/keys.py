@@ -1,4 +1,4 @@
-"""API keys: made by an administrator, shown once."""
+"""API keys: an administrator creates them, and their secret is shown once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.errors import Problem
 from api.http.bodies import JsonBody
 from api.http.pointers import parse
 from api.schemas.assets import KeyList, KeyView, MadeKey, NewKey
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store import assets, new_id
 from tasks.store.tables import ApiKey
@@ -38,12 +38,12 @@ BODY = {
     summary="Make an API key",
     status_code=201,
     openapi_extra=BODY,
-    responses=problems(400, 409, 413, 415, 422),
+    responses=describe_problems(400, 409, 413, 415, 422),
 )
 def create_key(response: Response, services: ServicesDep, caller: Admin, body: JsonBody) -> MadeKey:
-    """The answer holds the secret; afterwards only its digest is kept."""
-    wanted = parse(NewKey, body)
-    project = wanted.project or caller.project
+    """Make a key; the answer holds its secret, of which only the digest is stored."""
+    new_key = parse(NewKey, body)
+    project = new_key.project or caller.project
     if project != caller.project and not caller.root:
         raise Problem(
             403, "forbidden", f"this API key administers the project {caller.project!r} only"
@@ -54,22 +54,22 @@ def create_key(response: Response, services: ServicesDep, caller: Admin, body: J
             session,
             id=new_id("key"),
             project=project,
-            name=wanted.name,
+            name=new_key.name,
             secret=secret,
-            scopes=list(wanted.scopes),
+            scopes=list(new_key.scopes),
         )
         _refuse_lockout(services, session)
     response.headers["Location"] = f"/v1/keys/{row.id}"
     response.headers["Cache-Control"] = "no-store"
-    return MadeKey(**KeyView.of(row).model_dump(), secret=secret)
+    return MadeKey(**KeyView.from_row(row).model_dump(), secret=secret)
 
 
-@router.get("", operation_id="list_keys", summary="List API keys", responses=problems())
+@router.get("", operation_id="list_keys", summary="List API keys", responses=describe_problems())
 def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
-    """Without their secrets."""
+    """List the keys without their secrets."""
     with services.store.read() as session:
         rows = session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
-        return KeyList(data=[KeyView.of(row) for row in rows if _administers(caller, row)])
+        return KeyList(data=[KeyView.from_row(row) for row in rows if _administers(caller, row)])
 
 
 @router.delete(
@@ -77,10 +77,10 @@ def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
     operation_id="delete_key",
     summary="Revoke an API key",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_key(id: Id, services: ServicesDep, caller: Admin) -> None:
-    """The key ends at once."""
+    """Revoke a key; it is refused from now on."""
     with services.store.write() as session:
         row = session.get(ApiKey, id)
         if row is None or not _administers(caller, row):
@@ -95,7 +95,10 @@ def _administers(caller: Caller, row: ApiKey) -> bool:
 
 
 def _refuse_lockout(services: Services, session: Session) -> None:
-    """Keys close the service; one of them, or the bootstrap key, must be able to administer it."""
+    """Refuse a change after which no key can administer the service.
+
+    As soon as there is a key, the service is closed to callers without one.
+    """
     if services.settings.api_key:
         return
     scopes = [row.scopes for row in session.scalars(select(ApiKey))]

@@ -11,25 +11,25 @@ from pydantic import BaseModel, ConfigDict
 from api.access import Reader
 from api.checks import read_catalogue
 from api.http.files import PRIVATE, matches
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
 
 class Entry(BaseModel):
-    """One method."""
+    """A method of the catalogue."""
 
     name: str
     summary: str
     params: dict[str, Any]
-    """JSON Schema of its parameters."""
+    """The JSON Schema of the method's parameters."""
     family: str | None = None
-    """Of an architecture that has families: what depth and width of a member are."""
+    """The meaning of a member's depth and width, for an architecture that has families."""
 
 
 class Catalogue(BaseModel):
-    """What the workers can do."""
+    """The methods that the workers know, by kind."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -49,11 +49,11 @@ class Catalogue(BaseModel):
     operation_id="list_methods",
     summary="The catalogue of methods",
     response_model=Catalogue,
-    responses={304: {"description": "Not Modified"}, **problems(503)},
+    responses={304: {"description": "Not Modified"}, **describe_problems(503)},
 )
 def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Response:
-    """Criteria, allocations, granularities, sparsifiers, schedules, evaluations, architectures,
-    datasets and corruptions.
+    """List the methods of every kind: criteria, allocations, granularities, sparsifiers, schedules,
+    evaluations, architectures, datasets and corruptions.
     """
     with services.store.read() as session:
         document, sha256 = read_catalogue(session)

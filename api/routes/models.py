@@ -9,14 +9,22 @@ from pydantic import Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
-from api.checks import architecture_faults
-from api.errors import Fault, invalid
+from api.checks import check_architecture
+from api.errors import Fault, build_problem
 from api.http.multipart import Upload
 from api.http.pointers import parse_field
 from api.schemas.assets import Label, ModelPage, ModelView
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
-from api.uploads import check_digest, form, json_field, keep, name_of, normalize_of, remove
+from api.uploads import (
+    check_digest,
+    read_json_field,
+    read_name,
+    read_normalize,
+    receive_form,
+    remove,
+    store_upload,
+)
 from tasks.store import assets, new_id
 from tasks.store.tables import Model
 
@@ -69,7 +77,8 @@ FORM = {
     }
 }
 ModelForm = Annotated[
-    Upload, Depends(form("architecture", "kwargs", "name", "sha256", "normalize", "classes"))
+    Upload,
+    Depends(receive_form("architecture", "kwargs", "name", "sha256", "normalize", "classes")),
 ]
 
 
@@ -79,27 +88,30 @@ ModelForm = Annotated[
     summary="Upload a network",
     status_code=201,
     openapi_extra=FORM,
-    responses=problems(400, 413, 415, 422, 500, 503, 507),
+    responses=describe_problems(400, 413, 415, 422, 500, 503, 507),
 )
 async def create_model(
     response: Response, services: ServicesDep, caller: Writer, upload: ModelForm
 ) -> ModelView:
-    """Check a state dict against its architecture and keep it; what does not fit leaves nothing
-    behind.
+    """Check a state dict against its architecture and store it; one that does not fit leaves
+    nothing behind.
     """
     check_digest(upload)
     architecture = upload.fields.get("architecture", "")
     if not architecture:
-        raise invalid([Fault("/architecture", "missing", "the form has no field 'architecture'")])
-    kwargs = parse_field(KWARGS, json_field(upload, "kwargs") or {}, "kwargs")
-    name, normalize = name_of(upload), normalize_of(upload)
-    classes = json_field(upload, "classes")
+        raise build_problem(
+            [Fault("/architecture", "missing", "the form has no field 'architecture'")]
+        )
+    kwargs = parse_field(KWARGS, read_json_field(upload, "kwargs") or {}, "kwargs")
+    name = read_name(upload)
+    normalize = read_normalize(upload)
+    classes = read_json_field(upload, "classes")
     if classes is not None:
         classes = parse_field(CLASSES, classes, "classes")
         if len(set(classes)) != len(classes):
-            raise invalid([Fault("/classes", "duplicate", "a class is listed twice")])
+            raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
     await run_in_threadpool(_check_architecture, services, architecture, kwargs)
-    found = await services.helpers.ask(
+    network = await services.helpers.ask(
         "model",
         {
             "path": str(upload.path),
@@ -112,72 +124,80 @@ async def create_model(
         base="/kwargs",
         subject="/file",
     )
-    _check_sizes(found, normalize, classes)
+    _check_sizes(network, normalize, classes)
     id = new_id("mdl")
     row = Model(
         id=id,
         project=caller.project,
         name=name,
         architecture=architecture,
-        kwargs=found["kwargs"],
+        kwargs=network["kwargs"],
         normalize=normalize,
         classes=classes,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
-        parameters=found["parameters"],
-        prunable=found["prunable"],
+        parameters=network["parameters"],
+        prunable=network["prunable"],
         artifact=f"models/{id}/state.safetensors",
     )
-    await run_in_threadpool(keep, services, row, upload.path)
+    await run_in_threadpool(store_upload, services, row, upload.path)
     response.headers["Location"] = f"/v1/models/{id}"
-    return ModelView.of(row)
+    return ModelView.from_row(row)
 
 
 def _check_sizes(
-    found: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None
+    network: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None
 ) -> None:
-    """The constants must fit the input channels, the classes the outputs."""
-    for place, given, needed in (
-        ("/normalize/mean", normalize and normalize["mean"], "channels"),
+    """Check that the constants fit the input channels, and the classes the outputs."""
+    means = None if normalize is None else normalize["mean"]
+    for place, values, size in (
+        ("/normalize/mean", means, "channels"),
         ("/classes", classes, "outputs"),
     ):
-        if given is not None and found[needed] is not None and len(given) != found[needed]:
-            raise invalid(
-                [Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")]
-            )
+        needed = network[size]
+        if values is not None and needed is not None and len(values) != needed:
+            message = f"{len(values)} values for {needed} {size}"
+            raise build_problem([Fault(place, "wrong_length", message)])
 
 
 def _check_architecture(services: Services, architecture: str, kwargs: dict[str, Any]) -> None:
-    """By the catalogue when there is one: the nearest name, without starting a helper."""
+    """Check the architecture by the catalogue, if there is one, without starting a helper."""
     with services.store.read() as session:
-        found = assets.read_catalogue(session)
-    faults = architecture_faults(found[0], architecture, kwargs) if found else []
+        catalogue = assets.read_catalogue(session)
+    if catalogue is None:
+        return
+    document, _ = catalogue
+    faults = check_architecture(document, architecture, kwargs)
     if faults:
-        raise invalid(faults)
+        raise build_problem(faults)
 
 
-@router.get("", operation_id="list_models", summary="List networks", responses=problems(400, 422))
+@router.get(
+    "", operation_id="list_models", summary="List networks", responses=describe_problems(400, 422)
+)
 def list_models(
     services: ServicesDep,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> ModelPage:
-    """Newest first."""
+    """List the networks, newest first."""
     with services.store.read() as session:
-        page = assets.page(session, Model, caller.project, limit=limit, cursor=cursor)
+        page = assets.read_page(session, Model, caller.project, limit=limit, cursor=cursor)
         return ModelPage(
-            data=[ModelView.of(row) for row in page.data],
+            data=[ModelView.from_row(row) for row in page.data],
             has_more=page.next_cursor is not None,
             next_cursor=page.next_cursor,
         )
 
 
-@router.get("/{id}", operation_id="get_model", summary="Show a network", responses=problems(404))
+@router.get(
+    "/{id}", operation_id="get_model", summary="Show a network", responses=describe_problems(404)
+)
 def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
-    """What is known of it."""
+    """Show what is known of a network."""
     with services.store.read() as session:
-        return ModelView.of(assets.get(session, Model, caller.project, id))
+        return ModelView.from_row(assets.get(session, Model, caller.project, id))
 
 
 @router.delete(
@@ -185,7 +205,7 @@ def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
     operation_id="delete_model",
     summary="Delete a network",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_model(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the network and its file; 409 while a live job uses it."""

@@ -1,4 +1,4 @@
-"""What a job's scaling law says of densities that nobody ran."""
+"""Predictions of a job's scaling law for densities that nobody ran."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 from api.http.bodies import read_json
 from api.http.files import read_file
 from api.http.pointers import parse
-from api.routes.results import REPORT, ended, files_of
+from api.routes.results import REPORT, find_file, read_files, require_ended
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store.jobs import is_family
 from tasks.store.tables import ResultFile
@@ -40,21 +40,21 @@ BODY = {
     operation_id="predict",
     summary="Ask the scaling law of a finished job",
     openapi_extra=BODY,
-    responses=problems(400, 404, 409, 410, 413, 415, 422),
+    responses=describe_problems(400, 404, 409, 410, 413, 415, 422),
 )
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
-    """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
+    """Predict the errors at `densities`, or the smallest density with at most `max_error`.
 
-    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest
-    parameters first. Its law can be asked while members run, too.
+    A family answers for each of its networks, or for those of `depth` and `width`; to `max_error`
+    the network with the fewest parameters comes first. Its law can be asked while members run.
 
     The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error`
-    below the error without pruning is answered by 422 `unreachable`, one beyond what the job's
-    points can tell by 422 `insufficient_points`.
+    below the error without pruning is answered by 422 `unreachable`, one beyond the range of the
+    job's points by 422 `insufficient_points`.
     """
-    job, files = await run_in_threadpool(files_of, services, caller.project, id)
+    job, files = await run_in_threadpool(read_files, services, caller.project, id)
     if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
-        ended(job)
+        require_ended(job)
     question = parse(Question, await read_json(request, services))
     return await run_in_threadpool(_answer, id, question, files, services)
 
@@ -66,23 +66,12 @@ def _answer(
     from pruning.laws.density import DensityLaw
     from pruning.laws.queries import find_smallest_density, forecast_error
 
-    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
+    row = find_file(files, REPORT, "json")
     report = {} if row is None else json.loads(read_file(services.artifacts, row))
     if report.get("type") == "family":
-        return _family(id, question, report)
-    foreign = [name for name in ("depth", "width") if getattr(question, name) is not None]
-    if foreign:
-        raise invalid(
-            [
-                Fault(
-                    f"/{name}",
-                    "invalid_parameter",
-                    f"{name} is asked of families; this job has one network",
-                )
-                for name in foreign
-            ]
-        )
-    label, document = _law(id, report, question.criterion)
+        return _answer_family(id, question, report)
+    _refuse_family_fields(question)
+    label, document = _find_law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
         rows = [
@@ -93,12 +82,11 @@ def _answer(
         try:
             rows = [find_smallest_density(law, question.max_error, question.confidence)]
         except SecateurError as error:
-            raise invalid([Fault("/max_error", error.code, error.message)]) from None
-    found = [Prediction(**row) for row in rows]
+            raise build_problem([Fault("/max_error", error.code, error.message)]) from None
     return Predictions(
         criterion=label,
         confidence=question.confidence,
-        predictions=found,
+        predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=law.unpruned_error,
             gamma=law.gamma,
@@ -112,7 +100,17 @@ def _answer(
     )
 
 
-def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
+def _refuse_family_fields(question: Question) -> None:
+    faults = []
+    for name in ("depth", "width"):
+        if getattr(question, name) is not None:
+            message = f"{name} is asked of families; this job has one network"
+            faults.append(Fault(f"/{name}", "invalid_parameter", message))
+    if faults:
+        raise build_problem(faults)
+
+
+def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     from pruning.errors import ParameterError, SecateurError
     from pruning.laws.family_queries import (
         answer_error,
@@ -128,15 +126,8 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
             409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}"
         )
     if question.criterion is not None:
-        raise invalid(
-            [
-                Fault(
-                    "/criterion",
-                    "unknown_criterion",
-                    "a family has one law, of all its networks; leave it out",
-                )
-            ]
-        )
+        message = "a family has one law, of all its networks; leave it out"
+        raise build_problem([Fault("/criterion", "unknown_criterion", message)])
     try:
         networks = list_family_candidates(report, question.depth, question.width)
         if question.max_error is None:
@@ -144,14 +135,13 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
         else:
             rows = answer_error(law, networks, question.max_error, question.confidence)
     except ParameterError as error:
-        raise invalid([Fault(error.pointer or "", error.code, error.message)]) from None
+        raise build_problem([Fault(error.pointer or "", error.code, error.message)]) from None
     except SecateurError as error:
-        raise invalid([Fault("/max_error", error.code, error.message)]) from None
-    ends = law.fit_range["density"]
+        raise build_problem([Fault("/max_error", error.code, error.message)]) from None
     return Predictions(
         criterion="family",
         confidence=question.confidence,
-        predictions=[Prediction(**one) for one in rows],
+        predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=None,
             gamma=law.gamma,
@@ -162,45 +152,36 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
             points=len(law.points),
             networks=len(law.networks),
             sigma=law.sigma,
-            fit_range=ends,
+            fit_range=law.fit_range["density"],
             warnings=list(law.warnings),
         ),
     )
 
 
-def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
-    """The label and the law that was asked for, beside its criterion; 409 where there is none, 422
-    where it is not clear.
+def _find_law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the label and the law of a criterion.
+
+    Raises a 409 when the report has no law, and a 422 when it is not clear which law is meant.
     """
     section = report.get("sections", {}).get(SECTION, {})
     laws: dict[str, Any] = section.get("details", {}).get("raw_laws", {})
     if not laws:
-        reasons = [
-            failure["message"]
-            for failure in report.get("failures", ())
-            if failure["name"] == SECTION
-        ]
-        reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
-        raise Problem(
-            409,
-            "no_scaling_law",
-            f"job {id} has no scaling law: "
-            + (
-                "; ".join(reasons)
-                or "it has too few rounds, or its evaluations leave scaling_law out"
-            ),
-        )
+        reasons = _list_reasons(report, section)
+        detail = f"job {id} has no scaling law: {'; '.join(reasons)}"
+        raise Problem(409, "no_scaling_law", detail)
     if criterion is None and len(laws) == 1:
         criterion = next(iter(laws))
     if criterion not in laws:
-        said = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
-        raise invalid(
-            [
-                Fault(
-                    "/criterion",
-                    "unknown_criterion",
-                    f"{said}; there are {', '.join(sorted(laws))}",
-                )
-            ]
-        )
+        problem = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
+        message = f"{problem}; there are {', '.join(sorted(laws))}"
+        raise build_problem([Fault("/criterion", "unknown_criterion", message)])
     return criterion, laws[criterion]
+
+
+def _list_reasons(report: dict[str, Any], section: dict[str, Any]) -> list[str]:
+    """Return why a report has no law."""
+    reasons = [
+        failure["message"] for failure in report.get("failures", ()) if failure["name"] == SECTION
+    ]
+    reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
+    return reasons or ["it has too few rounds, or its evaluations leave scaling_law out"]

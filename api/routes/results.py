@@ -1,4 +1,4 @@
-"""What a job found: results, report, checkpoints."""
+"""The results of a job: summary, report, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path, Request, Response
 from api.access import Id, Reader
 from api.errors import Problem
 from api.http.files import read_file, send_file
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.schemas.results import CheckpointView, Results
 from api.services import Services, ServicesDep
-from api.views import view
+from api.views import build_view
 from pruning.schemas.job import TERMINAL
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
@@ -51,14 +51,22 @@ PARTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def files_of(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
-    """The job of this project and its downloadable files, or `NotFoundError`."""
+def read_files(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
+    """Return the job of this project and its downloadable files; raise `NotFoundError` if none."""
     with services.store.read() as session:
-        return jobs.get(session, project, id), jobs.result_files(session, id)
+        return jobs.get(session, project, id), jobs.list_result_files(session, id)
 
 
-def ended(row: Job) -> None:
-    """409 while the job has not ended."""
+def find_file(files: list[ResultFile], checkpoint: str, format: str) -> ResultFile | None:
+    """Return the file of a checkpoint, or of the report, in a format."""
+    for file in files:
+        if (file.checkpoint, file.format) == (checkpoint, format):
+            return file
+    return None
+
+
+def require_ended(row: Job) -> None:
+    """Raise a 409 while the job has not ended."""
     if row.status not in TERMINAL:
         raise Problem(
             409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"}
@@ -69,30 +77,30 @@ def ended(row: Job) -> None:
     "/results",
     operation_id="get_results",
     summary="The results of a finished job",
-    responses=problems(404, 409, 410),
+    responses=describe_problems(404, 409, 410),
 )
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
-    """Report, checkpoints with their links, recommendation and gates; of a failed job what it
-    finished.
+    """Show the report, the checkpoints with their links, the recommendation and the gates.
 
-    The checkpoints of a family are those of the networks that its law chose and that were trained
-    for real.
+    A failed job shows what it finished. The checkpoints of a family are those of the networks that
+    its law chose and that were then trained.
     """
-    job, files = files_of(services, caller.project, id)
-    ended(job)
-    report = _report(services, files)
+    job, files = read_files(services, caller.project, id)
+    require_ended(job)
+    report = _read_report(services, files)
     with services.store.read() as session:
-        found = view(session, job)
+        job_view = build_view(session, job)
         answers = [
-            (row.job_id, jobs.result_files(session, row.job_id))
-            for row, _ in families.members(session, id)
+            (row.job_id, jobs.list_result_files(session, row.job_id))
+            for row, _ in families.list_members(session, id)
             if row.member["role"] == "answer"
         ]
-    checkpoints = _checkpoints(id, report, files)
-    for answer, own in answers:
-        checkpoints += _checkpoints(answer, _report(services, own), own)
+    checkpoints = _list_checkpoints(id, report, files)
+    for answer_id, answer_files in answers:
+        answer_report = _read_report(services, answer_files)
+        checkpoints += _list_checkpoints(answer_id, answer_report, answer_files)
     return Results(
-        job=found,
+        job=job_view,
         report=report,
         checkpoints=checkpoints,
         recommendation=(report or {}).get("recommendation"),
@@ -100,31 +108,30 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     )
 
 
-def _report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
-    found = next(
-        (file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None
-    )
-    return None if found is None else json.loads(read_file(services.artifacts, found))
+def _read_report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
+    file = find_file(files, REPORT, "json")
+    return None if file is None else json.loads(read_file(services.artifacts, file))
 
 
-def _checkpoints(
+def _list_checkpoints(
     job_id: str, report: dict[str, Any] | None, files: list[ResultFile]
 ) -> list[CheckpointView]:
-    """The checkpoints of a job: those of its report, and those that have files."""
+    """Return the checkpoints of a job: those of its report, and those that have files."""
     measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
     stored: dict[str, list[ResultFile]] = {name: [] for name in measured}
     for file in files:
         if file.checkpoint != REPORT:
             stored.setdefault(file.checkpoint, []).append(file)
     return [
-        _checkpoint(job_id, name, measured.get(name, {}), rows) for name, rows in stored.items()
+        _build_checkpoint(job_id, name, measured.get(name, {}), rows)
+        for name, rows in stored.items()
     ]
 
 
-def _checkpoint(
+def _build_checkpoint(
     job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]
 ) -> CheckpointView:
-    """One checkpoint: its numbers from the report, its files from the store."""
+    """Return a checkpoint, with its numbers from the report and its files from the store."""
     fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
     return CheckpointView(
         id=name,
@@ -148,44 +155,38 @@ def _checkpoint(
     response_class=Response,
     responses={
         200: {"content": {media: {} for media in MEDIA.values()}},
-        **problems(404, 406, 409, 410),
+        **describe_problems(404, 406, 409, 410),
     },
 )
 def get_report(
     id: Id, request: Request, services: ServicesDep, caller: Reader, format: str | None = None
 ) -> Response:
-    """`?format=` json, html (self-contained), md or junit; without it, by the Accept header.
+    """Send the report as json, html (self-contained), md or junit: `?format=` or the Accept header.
 
-    A family's report is there, as a partial one, while its members run.
+    A family has a partial report while its members run.
     """
-    chosen = (
-        format
-        if format in MEDIA
-        else None
-        if format
-        else _accepted(request.headers.get("accept", "*/*"))
-    )
+    accepted = request.headers.get("accept")
+    if format:
+        chosen = format if format in MEDIA else None
+    else:
+        chosen = _choose_format("*/*" if accepted is None else accepted)
     if chosen is None:
-        asked = format or request.headers.get("accept")
-        raise Problem(
-            406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}"
-        )
-    job, files = files_of(services, caller.project, id)
-    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
+        detail = f"no report in {format or accepted!r}; there are {', '.join(MEDIA)}"
+        raise Problem(406, "not_acceptable", detail)
+    job, files = read_files(services, caller.project, id)
+    row = find_file(files, REPORT, chosen)
     if row is None or not jobs.is_family(job):
-        ended(job)
+        require_ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
-    headers = (
-        {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS}
-        if chosen == "html"
-        else {"Vary": "Accept"}
-    )
+    headers = {"Vary": "Accept"}
+    if chosen == "html":
+        headers["Content-Security-Policy"] = NO_SCRIPTS
     return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
 
 
-def _accepted(header: str) -> str | None:
-    """The format a client likes best among those there are."""
+def _choose_format(header: str) -> str | None:
+    """Return the format of the report that a client prefers; None if it accepts none."""
     liked: list[tuple[float, str]] = []
     for item in header.lower().split(","):
         media, *options = (part.strip() for part in item.split(";"))
@@ -196,7 +197,10 @@ def _accepted(header: str) -> str | None:
             weight = 0.0
         if media in ACCEPTS and weight > 0:
             liked.append((weight, ACCEPTS[media]))
-    return max(liked, key=lambda pair: pair[0])[1] if liked else None
+    if not liked:
+        return None
+    _, best = max(liked, key=lambda pair: pair[0])
+    return best
 
 
 @router.head("/checkpoints/{cid}", include_in_schema=False)
@@ -205,7 +209,7 @@ def _accepted(header: str) -> str | None:
     operation_id="get_checkpoint",
     summary="Download a checkpoint",
     response_class=Response,
-    responses={**PARTS, **problems(404, 410, 416, 422)},
+    responses={**PARTS, **describe_problems(404, 410, 416, 422)},
 )
 def get_checkpoint(
     id: Id,
@@ -216,32 +220,20 @@ def get_checkpoint(
     caller: Reader,
     format: Literal["sparse", "dense", "masks", "arch"] = "sparse",
 ) -> Response:
-    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are
-    honoured.
+    """Send a finished checkpoint, also of a job that runs still.
 
-    `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have
-    none.
+    `Range`, `If-Range` and `If-None-Match` are honoured. `arch` is the JSON that rebuilds a network
+    whose channels were removed; other checkpoints have none.
     """
-    _, files = files_of(services, caller.project, id)
-    row = next(
-        (
-            file
-            for file in files
-            if (file.checkpoint, file.format) == (cid, format) and cid != REPORT
-        ),
-        None,
-    )
+    _, files = read_files(services, caller.project, id)
+    row = None if cid == REPORT else find_file(files, cid, format)
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")
-    name, media = (
-        (f"{id}-{cid}.arch.json", ARCH)
-        if format == "arch"
-        else (f"{id}-{cid}.{format}.safetensors", SAFETENSORS)
-    )
-    return send_file(
-        request,
-        services.artifacts,
-        row,
-        media,
-        {"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+    if format == "arch":
+        name = f"{id}-{cid}.arch.json"
+        media = ARCH
+    else:
+        name = f"{id}-{cid}.{format}.safetensors"
+        media = SAFETENSORS
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return send_file(request, services.artifacts, row, media, headers)

@@ -1,4 +1,4 @@
-"""The dashboard: one page and its files, from this origin only."""
+"""The dashboard: a page and its files, from this origin only."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ HEADERS = {
 
 
 @router.get("/")
-def index() -> FileResponse:
-    """The page."""
-    return _file("index.html")
+def show_index() -> FileResponse:
+    """Send the page."""
+    return _send_file("index.html")
 
 
 @router.get("/assets/{name:path}")
-def asset(name: str) -> FileResponse:
-    """A file of the page."""
-    return _file(name)
+def show_asset(name: str) -> FileResponse:
+    """Send a file of the page."""
+    return _send_file(name)
 
 
-def _file(name: str) -> FileResponse:
+def _send_file(name: str) -> FileResponse:
     path = FOLDER / name
     if (
         "\x00" in name

@@ -14,17 +14,17 @@ from pydantic import (
     model_validator,
 )
 
-from api.schemas.times import iso
+from api.schemas.times import to_iso
 from tasks.store.tables import ApiKey, Dataset, Model
 
 
-def _printable(text: str) -> str:
+def _check_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("a name holds printable characters only")
     return text
 
 
-Label = Annotated[str, StringConstraints(max_length=255), AfterValidator(_printable)]
+Label = Annotated[str, StringConstraints(max_length=255), AfterValidator(_check_printable)]
 Constants = Annotated[
     list[Annotated[float, Field(strict=True)]], Field(min_length=1, max_length=64)
 ]
@@ -32,7 +32,7 @@ Scope = Literal["read", "write", "admin"]
 
 
 class Normalize(BaseModel):
-    """Per channel: images are scaled to [0, 1], then `(x - mean) / std`."""
+    """Constants of each channel: images are scaled to [0, 1], then `(x - mean) / std`."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -40,7 +40,7 @@ class Normalize(BaseModel):
     std: Constants
 
     @model_validator(mode="after")
-    def _channels_agree(self) -> Normalize:
+    def _check_channels(self) -> Normalize:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values, std has {len(self.std)}")
         if any(not (math.isfinite(value) and value > 0) for value in self.std):
@@ -60,18 +60,18 @@ class ModelView(BaseModel):
     size_bytes: int
     architecture: str
     kwargs: dict[str, Any]
-    """Every default written in."""
+    """The arguments of the architecture, with every default written in."""
     parameters: int
     """Numbers that the network learns."""
     prunable: int
-    """Those of them that pruning may remove."""
+    """The number of parameters that pruning may remove."""
     normalize: Normalize | None
     classes: list[str] | None
     created_at: str
 
     @classmethod
-    def of(cls, row: Model) -> ModelView:
-        """The wire form of a row."""
+    def from_row(cls, row: Model) -> ModelView:
+        """Return the wire form of a row."""
         return cls(
             id=row.id,
             name=row.name,
@@ -83,7 +83,7 @@ class ModelView(BaseModel):
             prunable=row.prunable,
             normalize=None if row.normalize is None else Normalize(**row.normalize),
             classes=row.classes,
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
         )
 
 
@@ -94,7 +94,7 @@ class DatasetView(BaseModel):
     state: Literal["ready"] = "ready"
     name: str
     sha256: str
-    """Of the uploaded file."""
+    """The digest of the uploaded file."""
     size_bytes: int
     classes: list[str]
     shape: list[int]
@@ -102,15 +102,15 @@ class DatasetView(BaseModel):
     counts: dict[str, int]
     """Images by split."""
     task: Literal["classification", "segmentation"]
-    """What the labels tell: a class of each image, or of each pixel."""
+    """The meaning of the labels: a class of each image, or of each pixel."""
     notes: list[str]
-    """What there is to know of how the dataset was read."""
+    """Remarks on how the dataset was read."""
     normalize: Normalize | None
     created_at: str
 
     @classmethod
-    def of(cls, row: Dataset) -> DatasetView:
-        """The wire form of a row."""
+    def from_row(cls, row: Dataset) -> DatasetView:
+        """Return the wire form of a row."""
         return cls(
             id=row.id,
             name=row.name,
@@ -121,7 +121,7 @@ class DatasetView(BaseModel):
             counts=row.counts,
             notes=row.notes,
             task="segmentation" if row.task == "segmentation" else "classification",
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
             normalize=None if row.normalize is None else Normalize(**row.normalize),
         )
 
@@ -143,13 +143,13 @@ class DatasetPage(BaseModel):
 
 
 class NewKey(BaseModel):
-    """The key to make."""
+    """The key to create."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Label = ""
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
-    """Each of `read`, `write`, `admin` includes those before it."""
+    """Each of `read`, `write`, `admin` includes the ones before it."""
     project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
     """Default: the caller's project."""
 
@@ -164,19 +164,19 @@ class KeyView(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, row: ApiKey) -> KeyView:
-        """The wire form of a row."""
+    def from_row(cls, row: ApiKey) -> KeyView:
+        """Return the wire form of a row."""
         return cls(
             id=row.id,
             name=row.name,
             project=row.project,
             scopes=row.scopes,
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
         )
 
 
 class MadeKey(KeyView):
-    """A new API key; its secret is shown this once."""
+    """A new API key; its secret is shown only now."""
 
     secret: str
 

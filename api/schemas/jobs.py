@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas.predictions import Foreseen
-from api.schemas.times import iso, iso_or_none
+from api.schemas.times import to_iso, to_iso_or_none
 from pruning.schemas.job import TERMINAL, Status
-from tasks.store.families import Grown
+from tasks.store.families import MemberProgress
 from tasks.store.tables import Event, FamilyMember, Job
 
 
 class MemberCount(BaseModel):
-    """How far the members of a family are."""
+    """The numbers of a family's members that have ended, are paused, and exist."""
 
     ended: int
     paused: int
@@ -22,17 +22,17 @@ class MemberCount(BaseModel):
 
 
 class Progress(BaseModel):
-    """Work done of all work, in units that pass at about the same speed."""
+    """The work done and all work, in units that take about the same time."""
 
     done: float
     total: float
     eta_s: float | None
     members: MemberCount | None = None
-    """Of a family."""
+    """The members of a family; `null` for other jobs."""
 
 
 class JobError(BaseModel):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str
     message: str
@@ -42,7 +42,7 @@ class JobError(BaseModel):
 
 
 class JobLinks(BaseModel):
-    """Where to go from a job."""
+    """The addresses of a job and of what belongs to it."""
 
     self: str
     events: str
@@ -50,9 +50,9 @@ class JobLinks(BaseModel):
     report: str
     cancel: str
     members: str | None = None
-    """Of a family: the list of its members' jobs."""
+    """The list of the jobs of a family's members; `null` for other jobs."""
     parent: str | None = None
-    """Of a member: its family."""
+    """The family of a member; `null` for other jobs."""
 
 
 class JobView(BaseModel):
@@ -63,7 +63,7 @@ class JobView(BaseModel):
     status: Status
     stage: str | None
     terminal: bool
-    """Whether the status is final; pollers decide by it."""
+    """Whether the status is final; clients that poll decide by it."""
     progress: Progress
     attempt: int
     created_at: str
@@ -72,54 +72,28 @@ class JobView(BaseModel):
     parent: str | None = None
     """The family that the job is a member of."""
     member: dict[str, Any] | None = None
-    """Which member: role (`member`, or `answer` for a network that the law chose), depth, width,
-    fraction, seed, rounds.
+    """The member's role (`member`, or `answer` for a network that the law chose), depth, width,
+    fraction, seed and rounds.
     """
     spec: dict[str, Any]
-    """As submitted."""
+    """The job as it was submitted."""
     error: JobError | None
     links: JobLinks
 
     @classmethod
-    def of(
+    def from_row(
         cls,
         row: Job,
         member: FamilyMember | None = None,
-        grown: Grown | None = None,
+        family_progress: MemberProgress | None = None,
         now: float = 0.0,
     ) -> JobView:
-        """The wire form of a row; its spec was validated when it came and is shown whatever it
-        holds now.
+        """Return the wire form of a row.
 
-        `grown`: of a family, how far its members are. `now` is by the database's clock.
+        The spec was validated when the job came, and is shown whatever it holds now.
+        `family_progress` is that of a family's members, `now` the time by the database's clock.
         """
         spec = row.spec if isinstance(row.spec, dict) else {}
-        here = f"/v1/jobs/{row.id}"
-        links = {
-            "self": here,
-            **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")},
-        }
-        if spec.get("type") == "family":
-            links["members"] = f"/v1/jobs?parent={row.id}"
-        if member is not None:
-            links["parent"] = f"/v1/jobs/{member.family_id}"
-        progress: dict[str, Any] = {
-            "done": row.progress_done,
-            "total": row.progress_total,
-            "eta_s": row.eta_s,
-        }
-        if grown is not None:
-            done, total = (
-                grown.done,
-                grown.total if row.status in TERMINAL else max(grown.total, row.progress_total),
-            )
-            since = now - (row.started_at or now) if row.status == "running" else 0.0
-            progress = {
-                "done": done,
-                "total": total,
-                "members": {"ended": grown.ended, "paused": grown.paused, "total": grown.members},
-                "eta_s": round(since * (total - done) / done) if since and done else None,
-            }
         return cls.model_validate(
             {
                 "id": row.id,
@@ -130,15 +104,47 @@ class JobView(BaseModel):
                 "attempt": row.attempt,
                 "spec": spec,
                 "error": row.error,
-                "progress": progress,
+                "progress": _build_progress(row, family_progress, now),
                 "parent": None if member is None else member.family_id,
                 "member": None if member is None else member.member,
-                "created_at": iso(row.created_at),
-                "started_at": iso_or_none(row.started_at),
-                "finished_at": iso_or_none(row.finished_at),
-                "links": links,
+                "created_at": to_iso(row.created_at),
+                "started_at": to_iso_or_none(row.started_at),
+                "finished_at": to_iso_or_none(row.finished_at),
+                "links": _build_links(row.id, str(spec.get("type")), member),
             }
         )
+
+
+def _build_links(id: str, kind: str, member: FamilyMember | None) -> dict[str, str]:
+    path = f"/v1/jobs/{id}"
+    links = {"self": path}
+    for name in ("events", "results", "report", "cancel"):
+        links[name] = f"{path}/{name}"
+    if kind == "family":
+        links["members"] = f"/v1/jobs?parent={id}"
+    if member is not None:
+        links["parent"] = f"/v1/jobs/{member.family_id}"
+    return links
+
+
+def _build_progress(row: Job, family_progress: MemberProgress | None, now: float) -> dict[str, Any]:
+    if family_progress is None:
+        return {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s}
+    done = family_progress.done
+    total = family_progress.total
+    if row.status not in TERMINAL:  # more members may still be started
+        total = max(total, row.progress_total)
+    elapsed_s = now - (row.started_at or now) if row.status == "running" else 0.0
+    return {
+        "done": done,
+        "total": total,
+        "members": {
+            "ended": family_progress.ended,
+            "paused": family_progress.paused,
+            "total": family_progress.members,
+        },
+        "eta_s": round(elapsed_s * (total - done) / done) if elapsed_s and done else None,
+    }
 
 
 class JobPage(BaseModel):
@@ -150,7 +156,7 @@ class JobPage(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a job will cost."""
+    """The cost of a job."""
 
     rounds: int
     steps: int
@@ -159,8 +165,8 @@ class Estimate(BaseModel):
     units: float
     """The total of the job's progress, in forward passes of one image."""
     evaluations: dict[str, float] = {}
-    """By evaluation, its part of the units; 0 where it only reads what is measured anyway. Those
-    that share what they measure are counted as if each were alone.
+    """The part of the units that each evaluation takes; 0 for one that only reads what is measured
+    anyway. Evaluations that share a measurement are counted as if each were alone.
     """
     warnings: list[str] = []
 
@@ -171,11 +177,12 @@ class Validation(BaseModel):
     valid: bool
     estimate: Estimate
     recipe: dict[str, Any]
-    """Every default written in."""
+    """The job with every default written in."""
     spec: dict[str, Any]
-    """The job as it would be kept: what a preset fills in is written out."""
+    """The job as it would be stored, with the fields that a preset fills in."""
     foreseen: list[Foreseen] = []
-    """What the laws of the project's earlier jobs of this network and dataset say of the targets.
+    """The forecasts of the targets, by the laws of the project's earlier jobs of this network and
+    dataset.
     """
 
 
@@ -188,13 +195,13 @@ class EventView(BaseModel):
     data: dict[str, Any]
 
     @classmethod
-    def of(cls, row: Event) -> EventView:
-        """The wire form of a row."""
-        return cls(seq=row.seq, at=iso(row.at), type=row.type, data=row.data)
+    def from_row(cls, row: Event) -> EventView:
+        """Return the wire form of a row."""
+        return cls(seq=row.seq, at=to_iso(row.at), type=row.type, data=row.data)
 
 
 class EventPage(BaseModel):
-    """Rows in order; go on with `after` = the last `seq`."""
+    """Rows in order; the next page begins with `after` = the last `seq`."""
 
     data: list[EventView]
     has_more: bool

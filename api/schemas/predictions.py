@@ -17,9 +17,7 @@ class Predicted(BaseModel):
 
 
 class Question(BaseModel):
-    """Either densities, whose errors are wanted, or the largest error, whose smallest density
-    is.
-    """
+    """A question to a law: either the errors at densities, or the smallest density of an error."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,16 +29,16 @@ class Question(BaseModel):
     max_error: Annotated[float, Field(gt=0, le=1)] | None = None
     """The test error that is tolerated."""
     depth: Annotated[float, Field(gt=0)] | None = None
-    """Of a family: only its networks of this depth."""
+    """Answer for a family's networks of this depth only."""
     width: Annotated[float, Field(gt=0)] | None = None
-    """Of a family: only its networks of this width."""
+    """Answer for a family's networks of this width only."""
     criterion: str | None = None
-    """Of a job with several criteria, whose law is asked, by its label in the report."""
+    """The criterion whose law answers, by its label in the report; needed if there are several."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
-    """With which the bands cover the law's curve."""
+    """The confidence with which the bands cover the law's curve."""
 
     @model_validator(mode="after")
-    def _one_question(self) -> Question:
+    def _check_question(self) -> Question:
         if (self.densities is None) == (self.max_error is None):
             raise ValueError("give either 'densities' or 'max_error'")
         return self
@@ -55,43 +53,45 @@ class FittedLaw(BaseModel):
     p: float
     plateau: float
     phi: float | None = None
-    """Of a family: the exponent of depth in the invariant depth^phi width^psi density, of which p
-    is a value.
+    """The exponent of depth in a family's invariant depth^phi width^psi density.
+
+    `p` is a value of the invariant.
     """
     psi: float | None = None
-    """Of a family: the exponent of width."""
+    """The exponent of width in a family's invariant."""
     networks: int | None = None
-    """Of a family: how many the law was fitted to."""
+    """The number of networks that the law of a family was fitted to."""
     points: int
     sigma: float
-    """Relative standard deviation of one run about the law, on endlessly many test images."""
+    """Relative standard deviation of one run about the law, with infinitely many test images."""
     fit_range: tuple[float, float]
     """The sparsest and the densest density that was run."""
     warnings: list[str]
 
 
 class Prediction(BaseModel):
-    """One density, and what the law says of it."""
+    """A density, and what the law says of it."""
 
     density: float
     sparsity: float
     error: Predicted | None
-    """With its band, of one more run in a family's answer to `max_error`; `null` where the law does
-    not tell.
+    """The error with its band; `null` where the law does not tell.
+
+    In a family's answer to `max_error` the band is that of one more run.
     """
     depth: float | None = None
     width: float | None = None
     unpruned_error: float | None = None
-    """Of a family: the network's own, or what those of the others say of one that was not run."""
+    """The unpruned error of a family's network; predicted from the others where it was not run."""
     parameters: float | None = None
-    """Of a family: those that remain."""
+    """The number of parameters that remain of a family's network."""
     extrapolated: bool | None
     remark: str
-    """What to know, or why the law does not tell."""
+    """What there is to know, or why the law does not tell."""
 
 
 class Foreseen(Prediction):
-    """What the law of an earlier job says of a target, before anything is computed."""
+    """A forecast of a target by the law of an earlier job, before anything is computed."""
 
     criterion: str
     job: str
@@ -99,8 +99,9 @@ class Foreseen(Prediction):
 
 
 class Predictions(BaseModel):
-    """The answers, in the order of the densities; to `max_error` a single one, of a family one a
-    network, best first.
+    """The answers, in the order of the densities.
+
+    To `max_error` there is a single answer, or one for each network of a family, best first.
     """
 
     criterion: str

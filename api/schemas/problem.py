@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from api.errors import disk_full
+from api.errors import build_disk_full_problem
 
 
 class FaultDocument(BaseModel):
-    """One thing that is wrong with the request."""
+    """A fault of the request."""
 
     pointer: str
     """JSON pointer (RFC 6901) into the body as sent; empty for the whole body or a parameter."""
@@ -22,7 +22,7 @@ class FaultDocument(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     model_config = ConfigDict(title="Problem", use_attribute_docstrings=True)
 
@@ -56,13 +56,16 @@ EXAMPLES: dict[int, tuple[str, str, str | None]] = {
     ),
     500: ("internal", "an error of the service; quote the request_id when you report it", None),
     503: ("catalogue_unpublished", "no worker has published its catalogue yet", None),
-    507: ("disk_full", disk_full().detail, None),
+    507: ("disk_full", build_disk_full_problem().detail, None),
 }
 
 
-def example(status: int) -> dict[str, Any]:
-    """A problem of this status."""
+def build_example(status: int) -> dict[str, Any]:
+    """Return an example of a problem of this status."""
     code, detail, pointer = EXAMPLES[status]
+    errors = []
+    if pointer is not None:
+        errors.append({"pointer": pointer, "code": code, "message": detail})
     return {
         "type": f"urn:secateur:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -71,21 +74,19 @@ def example(status: int) -> dict[str, Any]:
         "instance": "/v1/jobs",
         "code": code,
         "request_id": "req_8f3c2a6d1b0e4f5a9c7d6e21",
-        "errors": []
-        if pointer is None
-        else [{"pointer": pointer, "code": code, "message": detail}],
+        "errors": errors,
     }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may refuse with these statuses."""
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that may refuse with these statuses."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {
                 "application/problem+json": {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": example(status),
+                    "example": build_example(status),
                 }
             },
         }

@@ -10,13 +10,14 @@ from api.schemas.jobs import JobView
 
 
 class CheckpointView(BaseModel):
-    """A pruned network to download; what was measured is null when the job ended before its
-    report.
+    """A pruned network to download.
+
+    Its measurements are `null` when the job ended before its report.
     """
 
     id: str
     job: str
-    """The job whose checkpoint it is: of a family, one of its members."""
+    """The job whose checkpoint it is; for a family, one of its members."""
     criterion: dict[str, Any] | None
     requested_sparsity: float | None
     sparsity: float | None
@@ -32,11 +33,11 @@ class CheckpointView(BaseModel):
 
 
 class Results(BaseModel):
-    """Everything a finished job has to show."""
+    """The results of a finished job."""
 
     job: JobView
     report: dict[str, Any] | None
-    """The JSON report; null when the job ended before one was written."""
+    """The JSON report; `null` when the job ended before it was written."""
     checkpoints: list[CheckpointView]
     recommendation: dict[str, Any] | None
     gates: list[dict[str, Any]]

@@ -5,19 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
-def iso(seconds: float) -> str:
-    """Seconds since the epoch as text.
+def to_iso(seconds: float) -> str:
+    """Return seconds since the epoch as text.
 
-    >>> iso(0.25)
+    >>> to_iso(0.25)
     '1970-01-01T00:00:00.250Z'
     """
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
-def iso_or_none(seconds: float | None) -> str | None:
-    """As `iso`; nothing stays nothing."""
-    return None if seconds is None else iso(seconds)
+def to_iso_or_none(seconds: float | None) -> str | None:
+    """Return seconds since the epoch as text; None stays None."""
+    return None if seconds is None else to_iso(seconds)

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tasks import owners
-from tasks.embedded.valkey import server_command, socket_url
+from tasks.embedded.valkey import build_server_command, build_socket_url
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ if _missing := [
     for name in ("celery", "fastapi", "sqlalchemy", "torch", "uvicorn")
     if find_spec(name) is None
 ]:
-    raise ImportError(f"the service needs {', '.join(_missing)}")  # its processes would, one by one
+    # Without this check each of the processes would fail for itself, in its own log.
+    raise ImportError(f"the service needs {', '.join(_missing)}")
 
 PR_SET_PDEATHSIG = 1
 READY_S = 120.0
@@ -42,7 +43,7 @@ USAGE = 2
 
 @dataclass(kw_only=True)
 class Child:
-    """A process of the tree; restarted when it ends without having been asked to."""
+    """A process of the tree; it is restarted when it ends unasked."""
 
     name: str
     command: list[str]
@@ -54,8 +55,9 @@ class Child:
     next_start: float = 0.0
 
     def start(self) -> None:
-        """Start it in a session of its own (Ctrl-C reaches the parent alone), to die with the
-        parent.
+        """Start the process in a session of its own, so that Ctrl-C reaches the parent alone.
+
+        It dies with the parent.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -65,11 +67,11 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(self.death_signal),
+                preexec_fn=_prepare_death_with_parent(self.death_signal),
             )
 
     def stop(self) -> None:
-        """Ask it to end, and insist after `GRACE_S`."""
+        """Ask the process to end, and kill it after `GRACE_S` seconds."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -84,31 +86,32 @@ class Child:
 
 @dataclass
 class Tree:
-    """The children in the order they start; they stop in the opposite order."""
+    """The children in the order in which they start; they stop in the opposite order."""
 
     children: list[Child]
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> int:
-        """Keep the children running until asked to stop; the exit status of the whole."""
+        """Keep the children running until asked to stop; return the exit status of the tree."""
         while not self.stopping.wait(0.2):
             for child in self.children:
-                if child.process is not None and child.process.poll() is None:
+                if child.process is None:
+                    if time.monotonic() >= child.next_start:
+                        child.start()
                     continue
-                if child.process is not None:
-                    status = child.process.returncode
-                    child.process = None
-                    if child.name == "api" and status == USAGE:
-                        _say(_last_lines(child.log))
-                        return USAGE
-                    child.failures += 1
-                    child.next_start = time.monotonic() + min(10.0, 0.2 * 2**child.failures)
-                    _say(
-                        f"{child.name} ended ({owners.describe_exit(status)}); it is started "
-                        f"again. Log: {child.log}"
-                    )
-                elif time.monotonic() >= child.next_start:
-                    child.start()
+                status = child.process.poll()
+                if status is None:
+                    continue
+                child.process = None
+                if child.name == "api" and status == USAGE:
+                    _say(_read_last_lines(child.log))
+                    return USAGE
+                child.failures += 1
+                child.next_start = time.monotonic() + min(10.0, 0.2 * 2**child.failures)
+                _say(
+                    f"{child.name} ended ({owners.describe_exit(status)}); it is started "
+                    f"again. Log: {child.log}"
+                )
         return 0
 
     def stop(self) -> None:
@@ -118,7 +121,7 @@ class Tree:
 
 
 def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
-    """Run the service until Ctrl-C or SIGTERM. 2 when the port or the data folder is in use."""
+    """Run the service until Ctrl-C or SIGTERM; return 2 when the port or the folder is in use."""
     data_dir = data_dir.resolve()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
     with (data_dir / "lock").open("w") as lock:
@@ -130,19 +133,21 @@ def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
                 "--data-dir"
             )
             return USAGE
-        if (reason := _port_taken(host, port)) is not None:
+        reason = _explain_taken_port(host, port)
+        if reason is not None:
             _say(f"error: cannot listen on {host}:{port}: {reason}; give another --port")
             return USAGE
-        sockets = _socket_folder(data_dir / "socket-folder")
+        sockets = _make_socket_folder(data_dir / "socket-folder")
         try:
             return _run(host, port, data_dir, sockets / "valkey.sock", workers)
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _socket_folder(note: Path) -> Path:
-    """A folder with a short path, as sockets need; that of a service which was killed is
-    removed.
+def _make_socket_folder(note: Path) -> Path:
+    """Make a folder with a short path, which a socket needs, and write that path to `note`.
+
+    The folder of a service that was killed is removed.
     """
     prefix = Path(tempfile.gettempdir()) / "secateur-socket-"
     if note.exists() and note.read_text().startswith(str(prefix)):
@@ -153,7 +158,7 @@ def _socket_folder(note: Path) -> Path:
 
 
 def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> int:
-    tree = Tree(_children(host, port, data_dir, broker, workers))
+    tree = Tree(_build_children(host, port, data_dir, broker, workers))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())
     announce = threading.Thread(
@@ -167,7 +172,9 @@ def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> in
         tree.stop()
 
 
-def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> list[Child]:
+def _build_children(
+    host: str, port: int, data_dir: Path, broker: Path, workers: int
+) -> list[Child]:
     environment = dict(os.environ)
     defaults = {
         "SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
@@ -178,11 +185,11 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
     logs = data_dir / "logs"
     children = []
     if "SECATEUR_BROKER_URL" not in environment:
-        defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
+        defaults["SECATEUR_BROKER_URL"] = build_socket_url(broker)
         children.append(
             Child(
                 name="valkey",
-                command=server_command(data_dir / "valkey", broker),
+                command=build_server_command(data_dir / "valkey", broker),
                 environment=environment,
                 log=logs / "valkey.log",
                 death_signal=signal.SIGTERM,
@@ -194,11 +201,18 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
     Path(environment["SECATEUR_WORK_DIR"]).mkdir(parents=True, exist_ok=True)
     cli = [sys.executable, "-m", "secateur.cli"]
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    theirs = {"SECATEUR_THREADS": str(threads)} | environment if workers > 1 else environment
+    worker_environment = environment
+    if workers > 1:  # together they use each core once
+        worker_environment = {"SECATEUR_THREADS": str(threads)} | environment
     for number in range(1, workers + 1):
         name = "worker" if number == 1 else f"worker-{number}"
         children.append(
-            Child(name=name, command=[*cli, "worker"], environment=theirs, log=logs / f"{name}.log")
+            Child(
+                name=name,
+                command=[*cli, "worker"],
+                environment=worker_environment,
+                log=logs / f"{name}.log",
+            )
         )
     children.append(
         Child(
@@ -212,13 +226,15 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
 
 
 def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -> None:
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    local = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-    until = time.monotonic() + READY_S
+    """Wait until the service is ready, and print where it is."""
+    url_host = f"[{host}]" if ":" in host else host
+    url = f"http://{url_host}:{port}"
+    local_url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    give_up_at = time.monotonic() + READY_S
     reason = ""
-    while time.monotonic() < until and not stopping.is_set():
+    while time.monotonic() < give_up_at and not stopping.is_set():
         try:
-            with urllib.request.urlopen(f"{local}/readyz", timeout=2):
+            with urllib.request.urlopen(f"{local_url}/readyz", timeout=2):
                 _say(f"ready at {url} (data in {data_dir}; Ctrl-C stops everything)")
                 return
         except urllib.error.HTTPError as error:
@@ -231,7 +247,8 @@ def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -
         _say(f"not ready after {READY_S:g} s: {reason}; see {data_dir / 'logs'}")
 
 
-def _port_taken(host: str, port: int) -> str | None:
+def _explain_taken_port(host: str, port: int) -> str | None:
+    """Return why the port cannot be listened on; None if it can."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -242,7 +259,10 @@ def _port_taken(host: str, port: int) -> str | None:
     return None
 
 
-def _dies_with_parent(number: int) -> Callable[[], None] | None:
+def _prepare_death_with_parent(number: int) -> Callable[[], None] | None:
+    """Return what a child runs before its program, so that it gets signal `number` when this
+    process dies; None on systems that cannot do this.
+    """
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
@@ -250,13 +270,13 @@ def _dies_with_parent(number: int) -> Callable[[], None] | None:
 
     def prepare() -> None:
         libc.prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # the parent died before the signal was arranged
             os._exit(1)
 
     return prepare
 
 
-def _last_lines(path: Path, count: int = 5) -> str:
+def _read_last_lines(path: Path, count: int = 5) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
 
 

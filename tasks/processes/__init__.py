@@ -1,3 +1,1 @@
-"""The processes that a worker starts: a job, one turn of a family, a helper for what needs
-torch.
-"""
+"""The processes that a worker starts: a job, one turn of a family, and the helper."""

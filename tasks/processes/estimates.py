@@ -1,5 +1,6 @@
-"""What a family will cost, and whether every member of it can be run: asked before it is accepted,
-and at its first turn.
+"""The cost of a family, and the check that every member can be run.
+
+Both are computed before the family is accepted; the check is repeated at its first turn.
 """
 
 from __future__ import annotations
@@ -17,62 +18,75 @@ from pruning.schemas.job import JobSpec
 SUMMED = ("rounds", "steps", "units", "flops")
 
 
-def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]:
-    """Every network of the family; raises for what cannot be built or does not fit the data."""
+def size_networks(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]:
+    """Return the size of every network of the family.
+
+    `known` describes the uploaded dataset. Raises a `SecateurError` for a network that cannot be
+    built, or a family that does not fit its data.
+    """
     data = describe_dataset(spec.dataset.builtin, known)
+    _check_task(data)
+    _check_max_error(spec, len(data["classes"]))
+    _check_train_limit(spec, data["counts"]["train"])
+    return build_sizes(spec, data["shape"], data["classes"], data["task"])
+
+
+def _check_task(data: dict[str, Any]) -> None:
     if data["task"] != "classification":
         raise DataError(
             f"families are for classification, the dataset is for {data['task']}",
             pointer="/dataset/id",
         )
-    chance = 1 - 1 / len(data["classes"])
+
+
+def _check_max_error(spec: FamilySpec, classes: int) -> None:
+    """Refuse a tolerated error that guessing would meet."""
+    chance = 1 - 1 / classes
     if spec.max_error and max(spec.max_error) >= chance:
         raise ParameterError(
-            f"max_error {max(spec.max_error):g}: guessing among {len(data['classes'])} classes "
-            "has an "
-            f"error of {chance:g}; tolerate less",
+            f"max_error {max(spec.max_error):g}: guessing among {classes} classes has an error of "
+            f"{chance:g}; tolerate less",
             pointer="/max_error",
         )
-    limit, images = spec.dataset.limit.train, data["counts"]["train"]
+
+
+def _check_train_limit(spec: FamilySpec, images: int) -> None:
+    """Refuse a limit above the number of images, of which a fraction would mean something else."""
+    limit = spec.dataset.limit.train
     if isinstance(limit, int) and limit > images and min(spec.members.fractions) < 1:
         raise ParameterError(
-            f"train {limit}: of {images} training images, fractions of {limit} are not what "
-            "members would "
-            "get; leave it out",
+            f"train {limit}: there are {images} training images, and members train on fractions "
+            f"of these, not of {limit}; leave it out",
             pointer="/dataset/limit/train",
         )
-    return build_sizes(spec, data["shape"], data["classes"], data["task"])
 
 
-def member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
-    """The work of one member's job, in forward passes of one image."""
+def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
+    """Return the work of one member's job, in forward passes of one image."""
     from pruning.rounds.costs import Costs, count_split_images
 
     spec = JobSpec.model_validate(document)
     recipe = spec.recipe()
     data = describe_dataset(spec.dataset.builtin, known)
-    return float(
-        Costs(recipe, count_split_images(recipe, data["counts"]), len(data["classes"])).total
-    )
+    images = count_split_images(recipe, data["counts"])
+    return float(Costs(recipe, images, len(data["classes"])).total)
 
 
 def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
-    """The sum over all members (an adaptive family may run fewer), without the answers; the memory
-    of the largest.
+    """Return the sums over all members, and the memory of the largest.
 
-    Every kind of member is planned and rehearsed as its own job would be. Its refusal points at
-    what the family can change.
+    An adaptive family may run fewer members; the networks that answer its questions are not
+    counted. Every kind of member is planned and rehearsed as its own job would be; the refusal of
+    a kind points at the field of the family that can be changed.
     """
     spec = FamilySpec.model_validate(payload["spec"])
-    networks = {(one.depth, one.width): one for one in outlines(spec, payload["dataset"])}
-    classes = len(describe_dataset(spec.dataset.builtin, payload["dataset"])["classes"])
-    kinds = Counter((one.depth, one.width, one.fraction) for one in list_members(spec))
-    total: dict[str, Any] = {
-        **dict.fromkeys(SUMMED, 0),
-        "checkpoints": 0,
-        "memory_bytes": 0,
-        "warnings": [],
-    }
+    dataset = payload["dataset"]
+    sizes = {(size.depth, size.width): size for size in size_networks(spec, dataset)}
+    classes = len(describe_dataset(spec.dataset.builtin, dataset)["classes"])
+    members = list_members(spec)
+    kinds = Counter((member.depth, member.width, member.fraction) for member in members)
+    total: dict[str, Any] = dict.fromkeys(SUMMED, 0)
+    total |= {"checkpoints": 0, "memory_bytes": 0, "warnings": []}
     for (depth, width, fraction), count in kinds.items():
         member = Member(
             depth=depth,
@@ -82,38 +96,43 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
             rounds=spec.rounds,
             density=spec.keep**spec.rounds,
         )
-        found = _estimate_member(spec, member, networks[depth, width], payload["dataset"])
+        estimate = _estimate_member(spec, member, sizes[depth, width], dataset)
         for name in SUMMED:
-            total[name] += count * found[name]
-        total["memory_bytes"] = max(total["memory_bytes"], found["memory_bytes"])
-        total |= {"images": found["images"], "decoded_images": found["decoded_images"]}
-        told = [*found["warnings"], *_scarce(spec, fraction, found["images"]["fit"], classes)]
-        total["warnings"] += [one for one in told if one not in total["warnings"]]
-    most = spec.adaptive.max_members if spec.adaptive is not None else None
+            total[name] += count * estimate[name]
+        total["memory_bytes"] = max(total["memory_bytes"], estimate["memory_bytes"])
+        total["images"] = estimate["images"]
+        total["decoded_images"] = estimate["decoded_images"]
+        warnings = [
+            *estimate["warnings"],
+            *_warn_of_scarce_images(spec, fraction, estimate["images"]["fit"], classes),
+        ]
+        total["warnings"] += [text for text in warnings if text not in total["warnings"]]
     if spec.adaptive is not None:
+        most = min(spec.adaptive.max_members or len(members), len(members))
         total["warnings"].append(
-            f"adaptive: at most {min(most or len(list_members(spec)), len(list_members(spec)))} of "
-            f"{len(list_members(spec))} members are run; this is the cost of all"
+            f"adaptive: at most {most} of {len(members)} members are run; this is the cost of all"
         )
     return total | {"evaluations": {}}
 
 
-def _scarce(spec: FamilySpec, fraction: float, images: int, classes: int) -> list[str]:
-    """What is to be said of a fraction that leaves so few images to train on; refused where it
-    leaves none.
+def _warn_of_scarce_images(
+    spec: FamilySpec, fraction: float, images: int, classes: int
+) -> list[str]:
+    """Return a warning where a fraction leaves fewer training images than there are classes.
+
+    Raises `ParameterError` where it leaves none.
     """
     if images < 1:
         raise ParameterError(
             f"fraction {fraction:g}: no image is left to train on once one is set aside for "
-            "validation; "
-            "train on more",
+            "validation; train on more",
             pointer="/members/fractions" if fraction < 1 else "/dataset/limit/train",
         )
     if images >= classes:
         return []
-    left = "1 image is" if images == 1 else f"{images} images are"
+    remaining = "1 image is" if images == 1 else f"{images} images are"
     return [
-        f"fraction {fraction:g}: {left} left to train on, of {classes} classes: members never "
+        f"fraction {fraction:g}: {remaining} left to train on, of {classes} classes: members never "
         "see some of them"
     ]
 
@@ -126,13 +145,14 @@ def _estimate_member(
     try:
         return estimate_job(build_member_job(spec, member, size.kwargs), None, known, [])
     except SecateurError as error:
-        pointer = (
-            "/floor_density"
-            if isinstance(error, BudgetError)
-            else error.pointer
-            if error.pointer is not None and error.pointer.startswith(("/dataset", "/model"))
-            else "/members"
-        )
-        raise type(error)(
-            f"depth {member.depth:g}, width {member.width:g}: {error.message}", pointer=pointer
-        ) from None
+        message = f"depth {member.depth:g}, width {member.width:g}: {error.message}"
+        raise type(error)(message, pointer=_find_family_pointer(error)) from None
+
+
+def _find_family_pointer(error: SecateurError) -> str:
+    """Return the field of the family that a refusal of a member's job is about."""
+    if isinstance(error, BudgetError):
+        return "/floor_density"
+    if error.pointer is not None and error.pointer.startswith(("/dataset", "/model")):
+        return error.pointer
+    return "/members"

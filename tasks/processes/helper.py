@@ -1,5 +1,6 @@
-"""The helper process: checks uploads, estimates jobs, lists the methods. One request on stdin, one
-answer on stdout.
+"""The helper process: it checks uploads, estimates jobs and lists the methods.
+
+It reads one request from stdin and writes one answer to stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pruning.errors import SecateurError
 
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
-    """Whether a state dict fits its architecture; counts its parameters."""
+    """Check that a state dict fits its architecture, and count its parameters."""
     from pruning.masks import count_parameters, find_prunable
     from pruning.networks.loading import (
         build_outline,
@@ -31,7 +32,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     check_state(model.state_dict(), read_state(Path(payload["path"])))
     return {
         "parameters": count_parameters(model),
-        "prunable": sum(w.numel() for w in find_prunable(model).values()),
+        "prunable": sum(weight.numel() for weight in find_prunable(model).values()),
         "kwargs": read_parameters(architecture),
         "outputs": architecture.outputs,
         "channels": architecture.input_shape[0],
@@ -54,7 +55,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
-    """What a job or a family will do, and whether model, data and targets fit each other."""
+    """Return what a job or a family will cost; check that model, data and targets fit together."""
     if payload["spec"]["type"] == "family":
         from tasks.processes.estimates import estimate_family
 
@@ -64,9 +65,10 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     return estimate_job(payload["spec"], payload["model"], payload["dataset"], payload["shifted"])
 
 
-def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
-    """Every registered method, by kind; an architecture that has families says what depth and width
-    are.
+def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return every registered method, by kind.
+
+    An architecture that has families says under `family` what depth and width mean.
     """
     from pruning.allocations import allocations
     from pruning.architectures import architectures
@@ -74,7 +76,6 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.data.builtin import datasets
     from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
-    from pruning.family.sizes import find_member_method
     from pruning.granularities import granularities
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
@@ -86,25 +87,27 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
         "sparsifiers": sparsifiers.catalogue(),
         "schedules": schedules.catalogue(),
         "evaluations": evaluations.catalogue(),
-        "architectures": [
-            entry
-            | (
-                {"family": inspect.getdoc(scaled)}
-                if (scaled := find_member_method(entry["name"])) is not None
-                else {}
-            )
-            for entry in architectures.catalogue()
-        ],
+        "architectures": [_add_family(entry) for entry in architectures.catalogue()],
         "datasets": datasets.catalogue(),
         "corruptions": corruptions.catalogue(),
     }
+
+
+def _add_family(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an architecture's entry with what depth and width of a family mean, if it has any."""
+    from pruning.family.sizes import find_member_method
+
+    method = find_member_method(entry["name"])
+    if method is None:
+        return entry
+    return entry | {"family": inspect.getdoc(method)}
 
 
 VERBS = {
     "model": check_model,
     "dataset": check_dataset,
     "estimate": estimate,
-    "catalogue": catalogue,
+    "catalogue": build_catalogue,
 }
 
 
@@ -117,17 +120,18 @@ def main() -> None:
     try:
         reply = {"result": VERBS[sys.argv[1]](request["payload"])}
     except SecateurError as error:
-        reply = {"error": {"code": error.code, "message": error.message, "pointer": error.pointer}}
-    except (MemoryError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        reply = _refuse(error.code, error.message, error.pointer)
+    except MemoryError:
+        reply = _refuse("too_large", "reading this takes more memory than allowed")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        code, message = (
-            ("too_large", "reading this takes more memory than allowed")
-            if isinstance(error, MemoryError)
-            else ("disk_full", "no space is left to decode this")
-        )
-        reply = {"error": {"code": code, "message": message, "pointer": None}}
+        reply = _refuse("disk_full", "no space is left to decode this")
     sys.stdout.write(json.dumps(reply) + "\n")
+
+
+def _refuse(code: str, message: str, pointer: str | None = None) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "pointer": pointer}}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The job process: a working folder and a pipe, no settings, no credentials, and no network where
-the kernel allows it.
+"""The job process: it has a working folder and a pipe, but no settings, no credentials and, where
+the kernel allows that, no network.
 
-`python -m tasks.processes.job FOLDER FD`: reads `job.json`, runs the pipeline, and tells the
-supervisor of every saved file as one JSON line on the file descriptor. It ends itself when the
+`python -m tasks.processes.job FOLDER FD` reads `job.json`, runs the pipeline, and reports every
+saved file to the supervisor as one JSON line on the file descriptor FD. It ends itself when the
 supervisor dies.
 """
 
@@ -26,8 +26,9 @@ CLONE_NEWNET = 0x40000000
 
 
 def main() -> int:
-    """Run the job of the folder; the exit status says nothing that a message did not."""
-    folder, pipe = Path(sys.argv[1]), Pipe(int(sys.argv[2]))
+    """Run the job of the folder; the exit status adds nothing to the messages."""
+    folder = Path(sys.argv[1])
+    pipe = Pipe(int(sys.argv[2]))
     _die_with_supervisor()
     _leave_network()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -43,16 +44,16 @@ def main() -> int:
             run_job(folder, job, pipe)
             pipe.send("done")
     except Exception as error:
-        from pruning.errors import SecateurError
-
         logging.exception("the job failed")
-        pipe.send("error", **_describe(error, SecateurError))
+        pipe.send("error", **_describe_error(error))
         return 1
     return 0
 
 
-def _describe(error: Exception, known: type[Any]) -> dict[str, Any]:
-    if isinstance(error, known):
+def _describe_error(error: Exception) -> dict[str, Any]:
+    from pruning.errors import SecateurError
+
+    if isinstance(error, SecateurError):
         return {"code": error.code, "message": str(error), "retryable": error.retryable}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return {
@@ -60,17 +61,19 @@ def _describe(error: Exception, known: type[Any]) -> dict[str, Any]:
             "message": f"no space left for the job's files: {error}",
             "retryable": True,
         }
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate memory" in str(error)
-    ):
-        return {"code": "out_of_memory", "message": str(error), "retryable": True}
+    # torch reports a lack of memory as a RuntimeError, so the text decides.
+    text = str(error)
+    is_out_of_memory = "out of memory" in text or "can't allocate memory" in text
+    if isinstance(error, MemoryError) or is_out_of_memory:
+        return {"code": "out_of_memory", "message": text, "retryable": True}
     return {"code": "internal", "message": f"{type(error).__name__}: {error}", "retryable": False}
 
 
 def _die_with_supervisor() -> None:
-    """Parent-death signal where there is one, end of the pipe on stdin everywhere."""
+    """End this process group when the supervisor dies.
+
+    Linux has a signal for that; on every system the supervisor's death closes the pipe on stdin.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -83,9 +86,7 @@ def _die_with_supervisor() -> None:
 
 
 def _leave_network() -> None:
-    """A network namespace of its own, with nothing in it; needs a privilege, and is left out
-    without it.
-    """
+    """Move to an empty network namespace; without the privilege to do so, nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET)
 

@@ -14,35 +14,35 @@ from tasks.store.errors import InUseError, NotFoundError
 from tasks.store.pages import Page, paginate
 from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, JobShift, Model
 
-A = TypeVar("A", Model, Dataset)
+Asset = TypeVar("Asset", Model, Dataset)
 LIVE = ("queued", "running", "pausing", "paused", "cancelling")
 
 
-def add(session: Session, row: A) -> A:
+def add(session: Session, row: Asset) -> Asset:
     """Insert a model or a dataset; `created_at` is set by the database's clock."""
-    row.created_at = clock(session)
+    row.created_at = read_clock(session)
     session.add(row)
     session.flush()
     return row
 
 
-def clock(session: Session) -> float:
-    """The database's time."""
+def read_clock(session: Session) -> float:
+    """Return the time by the database's clock."""
     return float(session.scalar(select(db_now())) or 0.0)
 
 
-def get(session: Session, kind: type[A], project: str, id: str) -> A:
-    """The row of this project, or `NotFoundError`."""
+def get(session: Session, kind: type[Asset], project: str, id: str) -> Asset:
+    """Return the row of this project; raise `NotFoundError` if there is none."""
     row = session.get(kind, id)
     if row is None or row.project != project:
         raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
     return row
 
 
-def page(
-    session: Session, kind: type[A], project: str, *, limit: int, cursor: str | None
-) -> Page[A]:
-    """One page of this project's models or datasets."""
+def read_page(
+    session: Session, kind: type[Asset], project: str, *, limit: int, cursor: str | None
+) -> Page[Asset]:
+    """Return one page of this project's models or datasets."""
     query = select(kind).where(kind.project == project)
     return paginate(
         session, query, kind.id, scope=f"{kind.__tablename__}/{project}", limit=limit, cursor=cursor
@@ -51,12 +51,14 @@ def page(
 
 def remove(session: Session, row: Model | Dataset) -> str:
     """Delete the row and return its artifact's key; `InUseError` while a live job uses it."""
-    columns = (Job.model_id, Job.rewind_model_id) if isinstance(row, Model) else (Job.dataset_id,)
-    shifted = Job.id.in_(select(JobShift.job_id).where(JobShift.dataset_id == row.id))
-    uses = or_(*(c == row.id for c in columns), shifted)
-    user = session.scalar(select(Job.id).where(uses, Job.status.in_(LIVE)).limit(1))
-    if user is not None:
-        raise InUseError(row.__tablename__.removesuffix("s"), row.id, user)
+    if isinstance(row, Model):
+        uses_row = or_(Job.model_id == row.id, Job.rewind_model_id == row.id)
+    else:
+        shifted_jobs = select(JobShift.job_id).where(JobShift.dataset_id == row.id)
+        uses_row = or_(Job.dataset_id == row.id, Job.id.in_(shifted_jobs))
+    job_id = session.scalar(select(Job.id).where(uses_row, Job.status.in_(LIVE)).limit(1))
+    if job_id is not None:
+        raise InUseError(row.__tablename__.removesuffix("s"), row.id, job_id)
     session.delete(row)
     return row.artifact
 
@@ -64,14 +66,14 @@ def remove(session: Session, row: Model | Dataset) -> str:
 def add_key(
     session: Session, *, id: str, project: str, name: str, secret: str, scopes: list[str]
 ) -> ApiKey:
-    """Keep a key by the digest of its secret."""
+    """Store a key with the digest of its secret."""
     key = ApiKey(
         id=id,
         project=project,
         name=name,
         sha256=digest(secret),
         scopes=scopes,
-        created_at=clock(session),
+        created_at=read_clock(session),
     )
     session.add(key)
     session.flush()
@@ -79,26 +81,27 @@ def add_key(
 
 
 def find_key(session: Session, secret: str) -> ApiKey | None:
-    """The key with this secret; found by its digest, so that the comparison leaks nothing of the
-    secret.
+    """Return the key with this secret.
+
+    It is looked up by its digest, so that the comparison leaks nothing of the secret.
     """
     return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(secret)))
 
 
-def any_key(session: Session) -> bool:
-    """Whether a key exists, which closes the service to those without one."""
+def has_keys(session: Session) -> bool:
+    """Return whether a key exists, which closes the service to callers without one."""
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
 def digest(secret: str) -> str:
-    """SHA-256 of a secret (hex). Keys are long and random: no slow hash is needed."""
+    """Return the SHA-256 of a secret (hex). Keys are long and random: no slow hash is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
     """Replace the catalogue."""
     body = json.dumps(document, sort_keys=True)
-    row = {"document": body, "sha256": digest(body), "published_at": clock(session)}
+    row = {"document": body, "sha256": digest(body), "published_at": read_clock(session)}
     session.execute(
         insert_into(session, Catalogue)
         .values(id=1, **row)
@@ -107,6 +110,6 @@ def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str] | None:
-    """The catalogue and its digest; None before a worker has booted."""
+    """Return the catalogue and its digest; None before a worker has started."""
     row = session.get(Catalogue, 1)
     return None if row is None else (json.loads(row.document), row.sha256)

@@ -1,7 +1,7 @@
 """Jobs as workers see them: claim with a fence, heartbeat, save, settle; and the reaper's sweep.
 
-Every write of a worker names the fence it claimed with. A worker whose lease was taken over holds
-an old fence: its writes touch no row, it learns so (`Lost`) and stops.
+Every write of a worker names the fence that it claimed with. A worker whose lease was taken over
+holds an old fence: its writes change no row, it gets a `LostError`, and it stops.
 """
 
 from __future__ import annotations
@@ -13,13 +13,26 @@ from typing import Any
 from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from tasks.store.assets import clock
-from tasks.store.engine import db_now, insert_into
-from tasks.store.jobs import add_event, awaits, enqueue, idle, locked, parked, set_status
-from tasks.store.tables import Job, Leader, Outbox, ResultFile, StageFile
+from tasks import owners
+from tasks.store.assets import read_clock
+from tasks.store.engine import db_now
+from tasks.store.jobs import (
+    add_event,
+    enqueue,
+    has_turn_due,
+    is_idle,
+    is_parked,
+    lock_job,
+    set_status,
+)
+from tasks.store.tables import Job, Outbox, ResultFile, StageFile
 
 HELD = ("running", "pausing", "cancelling")
 REPUBLISH_S = 60.0
+
+
+MAX_REPUBLISH_S = 3600.0
+MAX_RETRY_DELAY_S = 30.0
 
 
 class LostError(Exception):
@@ -28,7 +41,7 @@ class LostError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to work on a job, until a newer fence is issued."""
+    """The right to work on a job until a newer fence is issued."""
 
     job_id: str
     fence: int
@@ -57,43 +70,31 @@ def claim(
     lease_s: float,
     *,
     max_attempts: int,
-    gone: Callable[[str], bool] = lambda owner: False,
+    is_gone: Callable[[str], bool] = owners.never_gone,
 ) -> Claim | None:
-    """Take the job if it is queued and due, or running under a stale lease; None leaves it to
-    others.
+    """Take the job if it is queued and due, or held under a stale lease; None leaves it to others.
 
-    `gone(owner)` says whether an owner on this host has died, which makes its lease stale at once.
+    `is_gone(owner)` says whether an owner on this host has died, which makes its lease stale at
+    once.
     """
-    job = locked(session, job_id)
+    job = lock_job(session, job_id)
     if job is None:
         return None
-    turn = parked(job)
-    if turn and not awaits(session, job):
+    is_turn = is_parked(job)
+    if is_turn and not has_turn_due(session, job):
         return None
-    if turn:
+    if is_turn:
         job.status = "queued"
         session.flush()
-    elif job.status in HELD and _stale(session, job, gone):
+    elif job.status in HELD and _is_stale(session, job, is_gone):
         release(session, job, max_attempts=max_attempts)
-    if job.status != "queued" or job.available_at > clock(session):
+    if job.status != "queued" or job.available_at > read_clock(session):
         return None
-    taken = session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.status == "queued", Job.fence == job.fence)
-        .values(
-            fence=job.fence + 1,
-            owner=owner,
-            lease_until=db_now() + lease_s,
-            progress_at=db_now(),
-            publishes=0,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    if taken.rowcount != 1:  # type: ignore[attr-defined]
+    if not _issue_fence(session, job, owner, lease_s):
         return None
     session.refresh(job)
-    job.started_at = job.started_at or clock(session)
-    if turn:  # one of many turns, and no news
+    job.started_at = job.started_at or read_clock(session)
+    if is_turn:  # a family takes many turns: its history does not list them
         job.status = "running"
     else:
         set_status(session, job, "running", attempt=job.attempt)
@@ -112,32 +113,50 @@ def claim(
     )
 
 
+def _issue_fence(session: Session, job: Job, owner: str, lease_s: float) -> bool:
+    """Give the owner a lease under the next fence; return False when another one was faster."""
+    issued = session.execute(
+        update(Job)
+        .where(Job.id == job.id, Job.status == "queued", Job.fence == job.fence)
+        .values(
+            fence=job.fence + 1,
+            owner=owner,
+            lease_until=db_now() + lease_s,
+            progress_at=db_now(),
+            publishes=0,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    return bool(issued.rowcount == 1)  # type: ignore[attr-defined]
+
+
 def heartbeat(session: Session, claim: Claim, lease_s: float) -> str:
-    """Extend the lease and return the job's status (`running`, `cancelling`, `pausing`);
-    `LostError` when it is gone.
+    """Extend the lease and return the job's status: `running`, `cancelling` or `pausing`.
+
+    Raises `LostError` when the claim is not the newest.
     """
-    job = held(session, claim)
-    job.lease_until = clock(session) + lease_s
+    job = lock_held_job(session, claim)
+    job.lease_until = read_clock(session) + lease_s
     return job.status
 
 
-def status(session: Session, claim: Claim) -> str:
-    """The job's status, read without a lock; `LostError` when the claim is not the newest."""
+def read_status(session: Session, claim: Claim) -> str:
+    """Return the job's status without a lock; `LostError` when the claim is not the newest."""
     job = session.get(Job, claim.job_id)
     if job is None or job.fence != claim.fence or job.status not in HELD:
         raise LostError(f"job {claim.job_id}: fence {claim.fence} is not the newest")
     return job.status
 
 
-def held(session: Session, claim: Claim) -> Job:
-    """The job's locked row while the claim is the newest, or `LostError`."""
-    job = locked(session, claim.job_id)
+def lock_held_job(session: Session, claim: Claim) -> Job:
+    """Return the job's locked row; `LostError` when the claim is not the newest."""
+    job = lock_job(session, claim.job_id)
     if job is None or job.fence != claim.fence or job.status not in HELD:
         raise LostError(f"job {claim.job_id}: fence {claim.fence} is not the newest")
     return job
 
 
-def progress(
+def record_progress(
     session: Session,
     claim: Claim,
     *,
@@ -146,9 +165,9 @@ def progress(
     total: float | None = None,
     eta_s: float | None = None,
 ) -> None:
-    """Record where the job is."""
-    job = held(session, claim)
-    job.progress_at = job.updated_at = clock(session)
+    """Record the stage that the job is in, and how much of its work is done."""
+    job = lock_held_job(session, claim)
+    job.progress_at = job.updated_at = read_clock(session)
     if stage is not None and stage != job.stage:
         job.stage = stage
         add_event(session, job, "stage", {"stage": stage})
@@ -157,22 +176,23 @@ def progress(
         add_event(session, job, "progress", {"done": done, "total": total, "eta_s": eta_s})
 
 
-def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> None:
+def record_event(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> None:
     """Append a row to the job's history."""
-    add_event(session, held(session, claim), type, data)
+    add_event(session, lock_held_job(session, claim), type, data)
 
 
 def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
-    """Point the stage `name` at its file and return the artifact it replaces.
+    """Point the stage `name` at its file and return the artifact that it replaces.
 
-    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt
-    that redoes what the one before had done, and dies where that died, gets no further.
+    Saved work is progress, so the count of attempts starts again. The same bytes saved once more
+    are not progress: an attempt that only repeats the one before, and dies where that one died,
+    gets no further.
     """
-    job = held(session, claim)
-    before = session.get(StageFile, (job.id, name))
-    replaced, before_sha256 = (
-        (before.artifact, before.sha256) if before is not None else (None, None)
-    )
+    job = lock_held_job(session, claim)
+    replaced_row = session.get(StageFile, (job.id, name))
+    # Read now: the merge below changes this very row.
+    replaced = None if replaced_row is None else replaced_row.artifact
+    replaced_sha256 = None if replaced_row is None else replaced_row.sha256
     session.merge(
         StageFile(
             job_id=job.id,
@@ -183,15 +203,15 @@ def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> st
             fence=claim.fence,
         )
     )
-    if before_sha256 != file.sha256:
-        job.progress_at = clock(session)
+    if replaced_sha256 != file.sha256:
+        job.progress_at = read_clock(session)
         job.attempt = 1
     return replaced
 
 
 def drop_stage(session: Session, claim: Claim, name: str) -> str | None:
     """Forget a stage that a later one replaces and return its artifact."""
-    held(session, claim)
+    lock_held_job(session, claim)
     row = session.get(StageFile, (claim.job_id, name))
     if row is None:
         return None
@@ -203,7 +223,7 @@ def save_result(
     session: Session, claim: Claim, checkpoint: str, format: str, file: SavedFile
 ) -> None:
     """Make a file downloadable; a resumed job that writes it again replaces it."""
-    held(session, claim)
+    lock_held_job(session, claim)
     session.merge(
         ResultFile(
             job_id=claim.job_id,
@@ -225,13 +245,16 @@ def settle(
     summary: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
 ) -> None:
-    """End the job: one fenced write of status, results and error. A success needs its stages no
-    more.
+    """End the job with one fenced write of status, summary and error.
+
+    A job that has succeeded no longer needs its stages.
     """
-    job = held(session, claim)
-    if job.status == "cancelling":  # asked for while the last files were stored
-        status, error = "cancelled", None
-    job.summary = summary if summary is not None else job.summary
+    job = lock_held_job(session, claim)
+    if job.status == "cancelling":  # a client asked while the last files were being stored
+        status = "cancelled"
+        error = None
+    if summary is not None:
+        job.summary = summary
     job.error = error
     if status == "succeeded":
         session.execute(delete(StageFile).where(StageFile.job_id == job.id))
@@ -239,27 +262,24 @@ def settle(
 
 
 def hand_back(session: Session, claim: Claim) -> None:
-    """Give the job back unharmed (the worker stops, or a pause was asked for); counts as no
-    attempt.
-    """
-    job = held(session, claim)
-    _let_go(
-        session,
-        job,
-        {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}[job.status],
-    )
+    """Give the job back because the worker stops or a client asked; this counts as no attempt."""
+    job = lock_held_job(session, claim)
+    next_status = {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}[job.status]
+    _let_go(session, job, next_status)
 
 
 def crash(session: Session, claim: Claim, reason: str, *, max_attempts: int) -> None:
-    """The job process died: try again, or fail at `max_attempts` without progress."""
-    release(session, held(session, claim), max_attempts=max_attempts, reason=reason)
+    """Try a job again whose process died, or fail it after `max_attempts` without progress."""
+    release(session, lock_held_job(session, claim), max_attempts=max_attempts, reason=reason)
 
 
 def release(
     session: Session, job: Job, *, max_attempts: int, reason: str = "the worker was lost"
 ) -> None:
-    """Take the job from an owner that died: queue it again after a pause, settle what was asked
-    for, or fail it.
+    """Take the job from an owner that died.
+
+    It is queued again after a delay, paused or cancelled if a client asked for that, or failed
+    after `max_attempts` without progress.
     """
     if job.status != "running":
         _let_go(session, job, {"pausing": "paused", "cancelling": "cancelled"}[job.status])
@@ -276,92 +296,106 @@ def release(
         }
         _end(session, job, "failed")
         return
-    _let_go(session, job, "queued", delay_s=min(30.0, 0.5 * 2.0 ** (job.attempt - 2)))
+    delay_s = min(MAX_RETRY_DELAY_S, 0.5 * 2.0 ** (job.attempt - 2))
+    _let_go(session, job, "queued", delay_s=delay_s)
 
 
 def _let_go(session: Session, job: Job, status: str, delay_s: float = 0.0) -> None:
     if status == "cancelled":
         _end(session, job, status)
         return
-    job.owner, job.lease_until = None, None
+    job.owner = None
+    job.lease_until = None
     set_status(session, job, status)
     if status == "queued":
-        job.available_at = clock(session) + delay_s
+        job.available_at = read_clock(session) + delay_s
         enqueue(session, job, job.available_at)
 
 
 def _end(session: Session, job: Job, status: str) -> None:
-    job.owner, job.lease_until, job.eta_s = None, None, None
-    job.finished_at = clock(session)
+    job.owner = None
+    job.lease_until = None
+    job.eta_s = None
+    job.finished_at = read_clock(session)
     set_status(session, job, status)
     session.execute(delete(Outbox).where(Outbox.job_id == job.id))
 
 
-def _stale(session: Session, job: Job, gone: Callable[[str], bool]) -> bool:
+def _is_stale(session: Session, job: Job, is_gone: Callable[[str], bool]) -> bool:
     return (
         job.lease_until is None
-        or job.lease_until < clock(session)
-        or (job.owner is not None and gone(job.owner))
+        or job.lease_until < read_clock(session)
+        or (job.owner is not None and is_gone(job.owner))
     )
 
 
-def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -> int:
-    """The reaper: free jobs with a stale lease, end those past their deadline, publish again what
-    nobody claimed.
+def sweep(session: Session, *, max_attempts: int, is_gone: Callable[[str], bool]) -> int:
+    """Do the reaper's work: free jobs with a stale lease, end those past their deadline, and
+    publish again the messages that no worker took.
 
-    Returns the number of jobs touched.
+    Returns the number of jobs changed.
     """
-    touched = 0
-    at = clock(session)
+    changed = 0
+    now = read_clock(session)
     unclaimed = and_(
         Job.status == "queued",
-        Job.available_at < at,
-        or_(Job.published_at.is_(None), Job.published_at < at - REPUBLISH_S),
+        Job.available_at < now,
+        or_(Job.published_at.is_(None), Job.published_at < now - REPUBLISH_S),
     )
-    overdue = and_(Job.status.in_(("queued", "paused")), Job.deadline_at < at)
+    overdue = and_(Job.status.in_(("queued", "paused")), Job.deadline_at < now)
+    # The order keeps two sweeps at the same time from locking each other out.
     candidates = (
         select(Job.id).where(or_(Job.status.in_(HELD), overdue, unclaimed)).order_by(Job.id)
     )
-    for id in session.scalars(
-        candidates
-    ).all():  # in this order: two sweeps at once do not lock each other out
-        job = locked(session, id)
+    for id in session.scalars(candidates).all():
+        job = lock_job(session, id)
         if job is None:
             continue
-        waiting = parked(job)
-        if job.status in HELD and not waiting and _stale(session, job, gone):
+        if job.status in HELD and not is_parked(job) and _is_stale(session, job, is_gone):
             release(session, job, max_attempts=max_attempts)
-        elif (
-            (waiting or job.status in ("queued", "paused"))
-            and job.deadline_at is not None
-            and job.deadline_at < at
-        ):
-            job.error = deadline_error(job.stage, job.attempt)
+        elif _is_overdue(job, now):
+            job.error = build_deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
-        elif (job.status == "queued" and job.available_at < at and _due_again(job, at)) or (
-            waiting
-            and job.updated_at < at - REPUBLISH_S
-            and _due_again(job, at)
-            and idle(session, job)
-        ):
-            enqueue(session, job, at)
+        elif _needs_message(session, job, now):
+            enqueue(session, job, now)
         else:
             continue
-        touched += 1
-    return touched
+        changed += 1
+    return changed
 
 
-def _due_again(job: Job, at: float) -> bool:
-    """Each republication waits twice as long as the one before (up to an hour): a long queue floods
-    no broker.
-    """
-    return job.published_at is None or at - job.published_at > min(
-        3600.0, REPUBLISH_S * 2.0 ** (job.publishes - 1)
+def _is_overdue(job: Job, now: float) -> bool:
+    """Return whether the deadline of a job that no worker holds has passed."""
+    if job.deadline_at is None or job.deadline_at >= now:
+        return False
+    return is_parked(job) or job.status in ("queued", "paused")
+
+
+def _needs_message(session: Session, job: Job, now: float) -> bool:
+    """Return whether the job's message may have been lost: nothing else would start the job."""
+    if job.status == "queued":
+        return job.available_at < now and _is_due_again(job, now)
+    return (
+        is_parked(job)
+        and job.updated_at < now - REPUBLISH_S
+        and _is_due_again(job, now)
+        and is_idle(session, job)
     )
 
 
-def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
-    """The error of a job that ran past its deadline."""
+def _is_due_again(job: Job, now: float) -> bool:
+    """Return whether the job's message may be published once more.
+
+    The wait doubles with every publication, up to an hour: a long queue floods no broker.
+    """
+    if job.published_at is None:
+        return True
+    wait_s = min(MAX_REPUBLISH_S, REPUBLISH_S * 2.0 ** (job.publishes - 1))
+    return now - job.published_at > wait_s
+
+
+def build_deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
+    """Return the error of a job that ran past its deadline."""
     return {
         "code": "deadline_exceeded",
         "message": "the job did not end within its deadline_s",
@@ -369,46 +403,3 @@ def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
         "retryable": False,
         "attempt": attempt,
     }
-
-
-def due_messages(session: Session, limit: int = 100) -> list[Outbox]:
-    """The outbox rows that may be published now, oldest first."""
-    query = select(Outbox).where(Outbox.due_at <= db_now()).order_by(Outbox.id).limit(limit)
-    return list(session.scalars(query))
-
-
-def published(session: Session, message: Outbox) -> None:
-    """The message has reached the broker: remove it and remember when."""
-    session.execute(
-        update(Job)
-        .where(Job.id == message.job_id)
-        .values(published_at=db_now(), publishes=Job.publishes + 1)
-    )
-    session.execute(delete(Outbox).where(Outbox.id == message.id))
-
-
-def lead(
-    session: Session,
-    role: str,
-    owner: str,
-    lease_s: float,
-    gone: Callable[[str], bool] = lambda owner: False,
-) -> bool:
-    """Whether `owner` holds `role` for the next `lease_s` seconds: one process at a time does.
-
-    A leader that `gone` knows to have died is replaced at once.
-    """
-    leader = session.scalar(select(Leader.owner).where(Leader.role == role))
-    if leader is not None and leader != owner and gone(leader):
-        session.execute(delete(Leader).where(Leader.role == role, Leader.owner == leader))
-    taken = session.execute(
-        update(Leader)
-        .where(and_(Leader.role == role, or_(Leader.owner == owner, Leader.lease_until < db_now())))
-        .values(owner=owner, lease_until=db_now() + lease_s)
-    )
-    if taken.rowcount == 1:  # type: ignore[attr-defined]
-        return True
-    first = insert_into(session, Leader).values(
-        role=role, owner=owner, lease_until=clock(session) + lease_s
-    )
-    return session.scalar(first.on_conflict_do_nothing().returning(Leader.role)) is not None

@@ -31,12 +31,12 @@ class db_now(GenericFunction[float]):  # noqa: N801
 
 
 @compiles(db_now, "sqlite")
-def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+def _compile_now_for_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(db_now, "postgresql")
-def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+def _compile_now_for_postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
@@ -45,8 +45,9 @@ _last_id_us = 0
 
 
 def new_id(prefix: str) -> str:
-    """An id such as `job_...`: 56 bits of microseconds, then 72 random bits; those of one process
-    sort by creation.
+    """Return an id such as `job_...`: 56 bits of microseconds, then 72 random bits.
+
+    The ids that one process makes sort by their creation.
     """
     global _last_id_us
     with _id_lock:
@@ -56,50 +57,48 @@ def new_id(prefix: str) -> str:
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:
-    """The `INSERT` of this database, which knows `ON CONFLICT`: two processes may write the same
-    row at once.
+    """Return the `INSERT` of this database that knows `ON CONFLICT`.
+
+    It is for rows that two processes may write at the same time.
     """
-    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 class Store:
-    """The database. `with store.write() as session:` is one transaction; it commits on leaving,
-    unless it raises.
+    """The database.
+
+    `with store.write() as session:` is one transaction; it commits on leaving, unless it raises.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = make_url(url)
-        place = (
-            os.path.abspath(parsed.database or "")
-            if parsed.get_backend_name() == "sqlite"
-            else f"{parsed.host}:{parsed.port}/{parsed.database}"
-        )
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            place = os.path.abspath(parsed.database or "")
+        else:
+            place = f"{parsed.host}:{parsed.port}/{parsed.database}"
         self.identity = hashlib.sha256(place.encode()).hexdigest()[:8]
-        """Tells this database from others in the names of files that lie beside those of other
-        services.
-        """
+        """A short name of this database, for files that lie beside those of other services."""
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
+        if backend == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(
-            parsed, pool_pre_ping=True, **_options(parsed.get_backend_name())
-        )
-        if parsed.get_backend_name() == "sqlite":
+        self.engine = create_engine(parsed, pool_pre_ping=True, **_choose_options(backend))
+        if backend == "sqlite":
             _configure_sqlite(self.engine)
 
     def create_tables(self) -> None:
-        """Create what is missing, columns of later versions too; safe when several processes start
-        together.
-        """
+        """Create the tables and columns that are missing; several processes may do so together."""
         with self.engine.connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
-                _create(connection)
+                _create_missing(connection)
             else:
                 connection = connection.execution_options(write=True)
-                _create(connection)
+                _create_missing(connection)
             connection.commit()
 
     @contextmanager
@@ -128,23 +127,24 @@ class Store:
         self.engine.dispose()
 
 
-def _create(connection: Connection) -> None:
-    """The tables that are not there, and the columns that those of an earlier version lack: each
-    has a default.
+def _create_missing(connection: Connection) -> None:
+    """Create the tables that are missing, and the columns that an earlier version did not have.
+
+    Each of those columns has a default or may be null.
     """
-    before = inspect(connection)
+    inspector = inspect(connection)
     for table in Base.metadata.sorted_tables:
-        if not before.has_table(table.name):
+        if not inspector.has_table(table.name):
             continue
-        known = {column["name"] for column in before.get_columns(table.name)}
+        existing = {column["name"] for column in inspector.get_columns(table.name)}
         for column in table.columns:
-            if column.name not in known:
-                made = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
+            if column.name not in existing:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
     Base.metadata.create_all(connection)
 
 
-def _options(backend: str) -> dict[str, Any]:
+def _choose_options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": 30, "check_same_thread": False}}
     return {"pool_size": 5, "max_overflow": 10}

@@ -1,4 +1,4 @@
-"""What the store refuses."""
+"""The refusals of the store."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ class NotFoundError(StoreError):
 
     def __init__(self, kind: str, id: str) -> None:
         super().__init__(f"no {kind} {id!r}")
-        self.kind, self.id = kind, id
+        self.kind = kind
+        self.id = id
 
 
 class TransitionError(StoreError):
-    """The job cannot go from its status to the one asked for."""
+    """The job cannot go from its status to the one that a client asked for."""
 
     def __init__(self, job_id: str, status: str, verb: str) -> None:
         super().__init__(f"cannot {verb} job {job_id}: it is {status}")
-        self.status, self.verb = status, verb
+        self.status = status
+        self.verb = verb
 
 
 class InUseError(StoreError):

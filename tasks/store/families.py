@@ -1,11 +1,11 @@
-"""Families and their members' jobs: start members, wait for them, and let them follow what is asked
-of the family.
+"""Families and their members' jobs: start members, wait for them, and pass on to them what a client
+asks of the family.
 
-A family is a job of its own whose turns are short. Between them it is parked: running, without
-lease, and woken through the outbox by every member that ends. Members are ordinary jobs, younger
-than their family: a transaction that locks several of these rows locks them in the order of their
-ids. Who lets a member run again locks its family first, so that no family ends as succeeded beside
-it.
+A family is a job of its own whose turns are short. Between turns it is parked: it is running,
+without a lease, and every member that ends wakes it through the outbox. Members are ordinary jobs,
+younger than their family. A transaction that locks several of these rows locks them in the order
+of their ids. A transaction that lets a member run again locks the family first, so that the family
+cannot end as succeeded at the same time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sqlalchemy import Integer, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from tasks.store import jobs
-from tasks.store.assets import clock
-from tasks.store.claims import Claim, held, settle
+from tasks.store.assets import read_clock
+from tasks.store.claims import Claim, lock_held_job, settle
 from tasks.store.errors import TransitionError
 from tasks.store.tables import FamilyMember, Job, JobLabel
 
 
-def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
-    """The members and their jobs, in the order of their creation."""
+def list_members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
+    """Return the members and their jobs, in the order of their creation."""
     query = (
         select(FamilyMember, Job)
         .join(Job, Job.id == FamilyMember.job_id)
@@ -34,14 +34,13 @@ def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
     return [(member, job) for member, job in session.execute(query.order_by(Job.id))]
 
 
-def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Create the jobs of members that have none yet, `{key, member, spec, units}` each; returns the
-    new jobs' ids.
+def start_members(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Create the jobs of the wanted members that have none yet, and return the new jobs' ids.
 
-    `LostError` when the family is not this claim's any more; nothing is started for one that is to
-    pause or to end.
+    A wanted member is `{key, member, spec, units}`. A family that is about to pause or to end gets
+    no new members. Raises `LostError` when the claim is not the newest.
     """
-    family = held(session, claim)
+    family = lock_held_job(session, claim)
     if family.status != "running":
         return []
     known = set(
@@ -51,98 +50,109 @@ def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -
         row.key: row.value
         for row in session.scalars(select(JobLabel).where(JobLabel.job_id == family.id))
     }
-    made = []
-    for one in wanted:
-        if one["key"] in known:
+    created = []
+    for member in wanted:
+        if member["key"] in known:
             continue
         job, _ = jobs.create(
             session,
             jobs.NewJob(
                 project=family.project,
-                spec=one["spec"],
+                spec=member["spec"],
                 model_id=None,
                 rewind_model_id=None,
                 dataset_id=family.dataset_id,
                 priority=family.priority,
                 deadline_s=None,
                 labels=labels,
-                progress_total=one["units"],
+                progress_total=member["units"],
             ),
         )
+        network = member["member"]
         session.add(
-            FamilyMember(job_id=job.id, family_id=family.id, key=one["key"], member=one["member"])
+            FamilyMember(job_id=job.id, family_id=family.id, key=member["key"], member=network)
         )
-        jobs.add_event(
-            session, family, "member", {"job": job.id, "status": job.status, **one["member"]}
-        )
-        made.append(job.id)
+        event = {"job": job.id, "status": job.status, **network}
+        jobs.add_event(session, family, "member", event)
+        created.append(job.id)
     session.flush()
-    return made
+    return created
 
 
-def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
-    """Let go of the family until a member ends; at once due again where one has that was still live
-    as the turn saw it.
+def park(session: Session, claim: Claim, known_statuses: Mapping[str, str]) -> None:
+    """Let go of the family until a member ends.
 
-    `seen`: the status of every member's job, by id, that the turn knew.
+    `known_statuses` holds the status of every member's job, by id, that the turn knew. Where a
+    member has ended since, the next turn is due at once.
     """
-    family = held(session, claim)
+    family = lock_held_job(session, claim)
     if family.status != "running":
         status = {"pausing": "paused", "cancelling": "cancelled"}[family.status]
-        family.owner, family.lease_until = None, None
-        family.finished_at = clock(session) if status == "cancelled" else None
+        family.owner = None
+        family.lease_until = None
+        family.finished_at = read_clock(session) if status == "cancelled" else None
         jobs.set_status(session, family, status)
         return
-    family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
-    family.updated_at, family.attempt = clock(session), 1
-    if not _note(session, family, seen):
+    family.owner = jobs.PARKED
+    family.lease_until = None
+    family.eta_s = None
+    family.updated_at = read_clock(session)
+    family.attempt = 1
+    if not _record_seen(session, family, known_statuses):
         jobs.enqueue(session, family, family.updated_at)
 
 
 def finish(
-    session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None
+    session: Session,
+    claim: Claim,
+    known_statuses: Mapping[str, str],
+    summary: dict[str, Any] | None,
 ) -> None:
-    """End the family as succeeded; let go of it instead where a member is live, or ended otherwise
-    than the turn saw.
+    """End the family as succeeded, or park it where a member is live or has ended otherwise than
+    the turn knew.
     """
-    family = held(session, claim)
-    now = {job.id: job.status for _, job in members(session, family.id)}
-    if family.status != "cancelling" and any(
-        status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()
-    ):
-        park(session, claim, seen)
+    family = lock_held_job(session, claim)
+    statuses = {job.id: job.status for _, job in list_members(session, family.id)}
+    has_news = any(
+        status not in jobs.TERMINAL or known_statuses.get(id) != status
+        for id, status in statuses.items()
+    )
+    if has_news and family.status != "cancelling":
+        park(session, claim, known_statuses)
     else:
-        _note(session, family, seen)
+        _record_seen(session, family, known_statuses)
         settle(session, claim, "succeeded", summary=summary)
 
 
-def _note(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
-    """Keep what the turn saw, with an event for every member that has ended; whether it saw all
-    that have.
+def _record_seen(session: Session, family: Job, known_statuses: Mapping[str, str]) -> bool:
+    """Record the statuses that the turn knew, with an event for every member that has newly ended.
+
+    Returns whether the turn knew of all members that have ended.
     """
-    complete, news = True, False
-    for row, job in members(session, family.id):
-        before, row.seen = row.seen, job.status if seen.get(job.id) == job.status else None
-        complete &= job.status not in jobs.TERMINAL or row.seen is not None
-        if row.seen in jobs.TERMINAL and row.seen != before:
-            jobs.add_event(
-                session, family, "member", {"job": job.id, "status": row.seen, **row.member}
-            )
-            news = True
-    if news:
-        grown = progress(session, [family.id])[family.id]
-        jobs.add_event(
-            session, family, "progress", {"done": grown.done, "total": grown.total, "eta_s": None}
-        )
-    return complete
+    is_complete = True
+    has_news = False
+    for member, job in list_members(session, family.id):
+        previous = member.seen
+        is_known = known_statuses.get(job.id) == job.status
+        member.seen = job.status if is_known else None
+        if job.status in jobs.TERMINAL and not is_known:
+            is_complete = False
+        if member.seen in jobs.TERMINAL and member.seen != previous:
+            event = {"job": job.id, "status": member.seen, **member.member}
+            jobs.add_event(session, family, "member", event)
+            has_news = True
+    if has_news:
+        members = sum_progress(session, [family.id])[family.id]
+        progress = {"done": members.done, "total": members.total, "eta_s": None}
+        jobs.add_event(session, family, "progress", progress)
+    return is_complete
 
 
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
-    """Ask every member for what was asked of the family; those for whom it is impossible stay as
-    they are.
+    """Pass a client's request on to every member; members that cannot follow it stay as they are.
 
-    Returns how many are under way to it now. In the transaction that asked the family: no turn
-    comes between the two.
+    Returns how many members are now on their way. Called in the transaction that changed the
+    family, so that no turn comes between the two.
     """
     under_way = 0
     for id in session.scalars(
@@ -150,21 +160,22 @@ def follow(session: Session, project: str, family_id: str, verb: str) -> int:
         .where(FamilyMember.family_id == family_id)
         .order_by(FamilyMember.job_id)
     ).all():
-        before = session.get(Job, id)
-        status = None if before is None else before.status
+        member = session.get(Job, id)
+        previous = None if member is None else member.status
         try:
-            now = jobs.request(session, project, id, verb).status
-            under_way += now != status and now in jobs.UNDER_WAY
+            status = jobs.request(session, project, id, verb).status
         except TransitionError:
             continue
+        if status != previous and status in jobs.UNDER_WAY:
+            under_way += 1
     return under_way
 
 
 def cancel_stragglers(session: Session) -> int:
-    """Cancel the live members of families that were cancelled, or failed; returns how many.
+    """Cancel the live members of families that were cancelled or failed; return how many.
 
-    Whoever cancelled the family may have died before it could tell them, and a deadline tells
-    nobody. A member that was asked to run again afterwards is let be.
+    The process that cancelled a family may have died before it could pass that on, and a deadline
+    passes nothing on. A member that a client asked to run again afterwards is left alone.
     """
     family, member = aliased(Job), aliased(Job)
     query = (
@@ -177,19 +188,19 @@ def cancel_stragglers(session: Session) -> int:
             or_(FamilyMember.asked_at.is_(None), FamilyMember.asked_at <= family.finished_at),
         )
         .order_by(member.id)
-        .with_for_update(key_share=True, of=family)
-    )  # none is retried meanwhile
-    moved = 0
+        .with_for_update(key_share=True, of=family)  # so that no family is retried meanwhile
+    )
+    cancelled = 0
     for project, id in session.execute(query).all():
-        with suppress(TransitionError):  # it has just ended
+        with suppress(TransitionError):  # raised for a member that has just ended
             jobs.request(session, project, id, "cancel")
-            moved += 1
-    return moved
+            cancelled += 1
+    return cancelled
 
 
-class Grown(NamedTuple):
-    """How far a family's members are: their work done and in all, and how many have ended, are
-    paused, and are there.
+class MemberProgress(NamedTuple):
+    """The sums over a family's members: work done, all work, and how many members have ended, are
+    paused, and exist.
     """
 
     done: float
@@ -199,8 +210,8 @@ class Grown(NamedTuple):
     members: int
 
 
-def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
-    """How far the members are, by family that has any."""
+def sum_progress(session: Session, ids: Sequence[str]) -> dict[str, MemberProgress]:
+    """Return the sums over the members, by family; a family without members is left out."""
     ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
     paused = func.sum((Job.status == "paused").cast(Integer))
     query = (
@@ -217,14 +228,18 @@ def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
         .group_by(FamilyMember.family_id)
     )
     return {
-        id: Grown(float(done), float(total), int(over), int(waiting), int(count))
-        for id, done, total, over, waiting, count in session.execute(query)
+        id: MemberProgress(
+            done=float(done),
+            total=float(total),
+            ended=int(number_ended),
+            paused=int(number_paused),
+            members=int(number),
+        )
+        for id, done, total, number_ended, number_paused, number in session.execute(query)
     }
 
 
-def belonging(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
-    """Of the jobs that are members of a family: which."""
-    return {
-        row.job_id: row
-        for row in session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))
-    }
+def find_memberships(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
+    """Return the memberships of those jobs that are members of a family, by job id."""
+    rows = session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))
+    return {row.job_id: row for row in rows}

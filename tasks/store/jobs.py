@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from tasks.store.assets import clock
+from tasks.store.assets import read_clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
 from tasks.store.pages import Page, paginate
@@ -26,16 +26,27 @@ from tasks.store.tables import (
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 PARKED = "members"
-"""The owner of a family that waits for its members: running, and held by nobody."""
+"""The owner of a family that waits for its members: it is running, and no worker holds it."""
 UNDER_WAY = ("cancelling", "pausing", "queued")
-"""Where a job is on its way to what was asked of it."""
+"""The statuses of a job that is on its way to what a client asked for."""
 MOST_URGENT = 9
+TABLES_OF_A_JOB = (
+    JobLabel,
+    JobShift,
+    Event,
+    StageFile,
+    ResultFile,
+    Outbox,
+    Idempotency,
+    FamilyMember,
+)
 NOBODY = "none"
+"""The `parent` of the jobs that are members of no family."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """What a job starts with."""
+    """The values that a job starts with."""
 
     project: str
     spec: dict[str, Any]
@@ -50,11 +61,48 @@ class NewJob:
     """Datasets of shifted images beside the job's own."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """The jobs to list; a field that is None filters nothing."""
+
+    status: str | None = None
+    label: tuple[str, str] | None = None
+    """The key and the value of a label that the job must have."""
+    parent: str | None = None
+    """The family whose members are listed; `NOBODY` lists the jobs that are no members."""
+    kind: str | None = None
+    """The `type` of the specs."""
+
+    def apply(self, query: Select[Job]) -> Select[Job]:
+        """Return the query, narrowed to the jobs that pass."""
+        if self.status is not None:
+            query = query.where(Job.status == self.status)
+        if self.label is not None:
+            key, value = self.label
+            labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value == value)
+            query = query.where(Job.id.in_(labelled))
+        if self.kind is not None:
+            query = query.where(Job.spec["type"].as_string() == self.kind)
+        if self.parent == NOBODY:
+            query = query.where(Job.id.not_in(select(FamilyMember.job_id)))
+        elif self.parent is not None:
+            members = select(FamilyMember.job_id).where(FamilyMember.family_id == self.parent)
+            query = query.where(Job.id.in_(members))
+        return query
+
+    def to_scope(self) -> str:
+        """Return a text that differs between filters, to tie a cursor to one of them."""
+        label = "=".join(self.label) if self.label else ""
+        return "/".join((self.status or "", label, self.parent or "", self.kind or ""))
+
+
+EVERY_JOB = JobFilter()
+
+
 def create(
     session: Session, new: NewJob, *, idempotency_key: str | None = None, request_sha256: str = ""
 ) -> tuple[Job, bool]:
-    """Insert job and outbox row in one transaction; with a known idempotency key return the first
-    job instead.
+    """Insert a job and its outbox row, or return the job that the idempotency key created before.
 
     Returns the job and whether it was created now. Raises `IdempotencyError` when the key came with
     another request.
@@ -67,7 +115,7 @@ def create(
                     f"the Idempotency-Key {idempotency_key!r} was used with another request"
                 )
             return get(session, new.project, known.job_id), False
-    at = clock(session)
+    at = read_clock(session)
     job = Job(
         id=new_id("job"),
         project=new.project,
@@ -108,108 +156,85 @@ def create(
 
 
 def get(session: Session, project: str, id: str) -> Job:
-    """The job of this project, or `NotFoundError`."""
+    """Return the job of this project; raise `NotFoundError` if there is none."""
     job = session.get(Job, id)
     if job is None or job.project != project:
         raise NotFoundError("job", id)
     return job
 
 
-def locked(session: Session, id: str) -> Job | None:
-    """The job, its row locked until the transaction ends (SQLite locks the database when a write
-    begins).
+def lock_job(session: Session, id: str) -> Job | None:
+    """Return the job with its row locked until the transaction ends.
 
-    Rows that refer to it, as a member's message to its family does, may be written by others
-    meanwhile.
+    SQLite locks the whole database when a write begins; on PostgreSQL others may meanwhile write
+    rows that refer to this one, such as a member's message to its family.
     """
     return session.get(Job, id, with_for_update={"key_share": True}, populate_existing=True)
 
 
-def page(
+def read_page(
     session: Session,
     project: str,
     *,
     limit: int,
     cursor: str | None,
-    status: str | None = None,
-    label: tuple[str, str] | None = None,
-    parent: str | None = None,
-    kind: str | None = None,
+    filters: JobFilter = EVERY_JOB,
 ) -> Page[Job]:
-    """One page of this project's jobs, newest first; of a family's members, or of nobody's with
-    `parent` NOBODY.
-
-    `kind` is the `type` of their specs.
-    """
-    query = select(Job).where(Job.project == project)
-    if status is not None:
-        query = query.where(Job.status == status)
-    if label is not None:
-        query = query.where(
-            Job.id.in_(
-                select(JobLabel.job_id).where(JobLabel.key == label[0], JobLabel.value == label[1])
-            )
-        )
-    if kind is not None:
-        query = query.where(Job.spec["type"].as_string() == kind)
-    if parent == NOBODY:
-        query = query.where(Job.id.not_in(select(FamilyMember.job_id)))
-    elif parent is not None:
-        query = query.where(
-            Job.id.in_(select(FamilyMember.job_id).where(FamilyMember.family_id == parent))
-        )
-    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}/{parent or ''}/{kind or ''}"
+    """Return one page of this project's jobs, newest first."""
+    query = filters.apply(select(Job).where(Job.project == project))
+    scope = f"jobs/{project}/{filters.to_scope()}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
 
 
 def request(session: Session, project: str, id: str, verb: str) -> Job:
-    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises
-    `TransitionError`.
+    """Start a transition: the verb is `cancel`, `pause`, `resume` or `retry`.
 
-    A member that is retried after its family has succeeded has the family run again, which reports
-    anew once it has ended. Such a family can be retried itself while a member of it has not
-    succeeded.
+    Repeating one is harmless; an impossible one raises `TransitionError`.
+
+    A member that is retried after its family has succeeded makes the family run again, which then
+    writes a new report once the member has ended. Such a family can also be retried itself while
+    one of its members has not succeeded.
     """
     get(session, project, id)
-    family = (
-        family_of(session, id) if verb == "retry" else None
-    )  # older than its member: locked before it
-    job = locked(session, id)
+    # A family is older than its members, and rows are locked in the order of their ids.
+    family = lock_family_of(session, id) if verb == "retry" else None
+    job = lock_job(session, id)
     if job is None:
         raise NotFoundError("job", id)
     target = _TRANSITIONS[verb].get(job.status)
-    if target is None and verb == "retry" and is_family(job) and _incomplete(session, job):
+    if target is None and verb == "retry" and is_family(job) and _is_incomplete(session, job):
         target = "queued"
     if target is None:
         raise TransitionError(id, job.status, verb)
     if target == job.status:
         return job
-    if parked(job):  # nobody holds it who would have to let go first
-        target, job.owner = (
-            {"cancelling": "cancelled", "pausing": "paused"}.get(target, target),
-            None,
-        )
-    at = clock(session)
+    if is_parked(job):  # no worker holds it and would have to let go first
+        target = {"cancelling": "cancelled", "pausing": "paused"}.get(target, target)
+        job.owner = None
+    now = read_clock(session)
     if target == "queued":
-        _run_again(session, job, verb, at)
+        _run_again(session, job, verb, now)
         session.execute(
-            update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at, seen=None)
+            update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=now, seen=None)
         )
         if family is not None and family.status == "succeeded":
-            _run_again(session, family, verb, at)
+            _run_again(session, family, verb, now)
             set_status(session, family, "queued")
     if target == "cancelled":
-        job.finished_at = at
+        job.finished_at = now
     set_status(session, job, target)
     return job
 
 
-def _run_again(session: Session, job: Job, verb: str, at: float) -> None:
-    job.available_at, job.attempt = at, 1
-    job.error, job.finished_at = None, None
+def _run_again(session: Session, job: Job, verb: str, now: float) -> None:
+    job.available_at = now
+    job.attempt = 1
+    job.error = None
+    job.finished_at = None
     deadline_s = job.spec.get("deadline_s")
-    job.deadline_at = job.deadline_at if verb != "retry" or deadline_s is None else at + deadline_s
-    enqueue(session, job, at)
+    if verb == "retry" and deadline_s is not None:
+        job.deadline_at = now + deadline_s
+    enqueue(session, job, now)
 
 
 _TRANSITIONS: dict[str, dict[str, str]] = {
@@ -228,11 +253,9 @@ _TRANSITIONS: dict[str, dict[str, str]] = {
 
 
 def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
-    """Change the status and write it into the history; a family hears when one of its members has
-    ended.
-    """
+    """Change the status and record that; a member that has ended wakes its family."""
     job.status = status
-    job.updated_at = clock(session)
+    job.updated_at = read_clock(session)
     add_event(session, job, "status", {"status": status, **data})
     if status in TERMINAL:
         family = session.scalar(
@@ -245,50 +268,49 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
 
 
 def is_family(job: Job) -> bool:
-    """Whether the job is a family; its spec was validated when it came, and is asked whatever it
-    holds now.
-    """
+    """Return whether the job is a family, whatever else its spec holds."""
     return isinstance(job.spec, dict) and job.spec.get("type") == "family"
 
 
-def parked(job: Job) -> bool:
-    """Whether the job is a family that waits for its members."""
+def is_parked(job: Job) -> bool:
+    """Return whether the job is a family that waits for its members."""
     return job.status == "running" and job.owner == PARKED
 
 
-def family_of(session: Session, id: str) -> Job | None:
-    """The family that the job is a member of, its row locked as `locked` does."""
+def lock_family_of(session: Session, id: str) -> Job | None:
+    """Return the family that the job is a member of, with its row locked as by `lock_job`."""
     family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
-    return None if family is None else locked(session, family)
+    return None if family is None else lock_job(session, family)
 
 
-def _incomplete(session: Session, family: Job) -> bool:
-    """Whether the family has succeeded without one of its members."""
-    short = (
+def _is_incomplete(session: Session, family: Job) -> bool:
+    """Return whether the family has succeeded although one of its members has not."""
+    unsuccessful = (
         select(Job.id)
         .join(FamilyMember, FamilyMember.job_id == Job.id)
         .where(FamilyMember.family_id == family.id, Job.status != "succeeded")
     )
-    return family.status == "succeeded" and session.scalar(short.limit(1)) is not None
+    return family.status == "succeeded" and session.scalar(unsuccessful.limit(1)) is not None
 
 
-def awaits(session: Session, family: Job) -> bool:
-    """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or
-    nobody is left to wake it.
+def has_turn_due(session: Session, family: Job) -> bool:
+    """Return whether a parked family has a turn to take.
 
-    However many of its messages are on their way, one turn is taken for all that have ended.
+    It has when a member has ended that no turn has seen, or when no member is left that would wake
+    it. However many of its messages are on their way, one turn is taken for all that have ended.
     """
     rows = session.execute(
         select(Job.status, FamilyMember.seen)
         .join(FamilyMember, FamilyMember.job_id == Job.id)
         .where(FamilyMember.family_id == family.id)
     ).all()
-    ended = [status != seen for status, seen in rows if status in TERMINAL]
-    return any(ended) or len(ended) == len(rows)
+    ended = [(status, known_status) for status, known_status in rows if status in TERMINAL]
+    has_news = any(status != known_status for status, known_status in ended)
+    return has_news or len(ended) == len(rows)
 
 
-def idle(session: Session, family: Job) -> bool:
-    """Whether no member of the family is live, so that nobody will wake it."""
+def is_idle(session: Session, family: Job) -> bool:
+    """Return whether no member of the family is live, so that none will wake it."""
     live = (
         select(Job.id)
         .join(FamilyMember, FamilyMember.job_id == Job.id)
@@ -298,10 +320,10 @@ def idle(session: Session, family: Job) -> bool:
 
 
 def enqueue(session: Session, job: Job, due_at: float) -> None:
-    """Leave a message in the outbox; one that is waiting already becomes due no later than that.
+    """Leave a message in the outbox; one that waits there already becomes due by `due_at`.
 
-    A family's turns are short, and its members wait for what they decide: they go before jobs of
-    the same priority.
+    A family's turns are short and its members wait for what they decide, so they go before other
+    jobs of the same priority.
     """
     waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
@@ -314,11 +336,13 @@ def enqueue(session: Session, job: Job, due_at: float) -> None:
 def add_event(session: Session, job: Job, type: str, data: dict[str, Any]) -> None:
     """Append to the job's history; call with the job's row locked or new."""
     job.event_seq = (job.event_seq or 0) + 1
-    session.add(Event(job_id=job.id, seq=job.event_seq, at=clock(session), type=type, data=data))
+    session.add(
+        Event(job_id=job.id, seq=job.event_seq, at=read_clock(session), type=type, data=data)
+    )
 
 
-def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    """The rows of the history with `seq > after`, in order."""
+def list_events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
+    """Return the rows of the history with `seq > after`, in order."""
     query = (
         select(Event)
         .where(Event.job_id == job_id, Event.seq > after)
@@ -328,49 +352,42 @@ def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Eve
     return list(session.scalars(query))
 
 
-def result_files(session: Session, job_id: str) -> list[ResultFile]:
-    """Every downloadable file of the job, ordered."""
+def list_result_files(session: Session, job_id: str) -> list[ResultFile]:
+    """Return every downloadable file of the job, by checkpoint and format."""
     query = select(ResultFile).where(ResultFile.job_id == job_id)
     return list(session.scalars(query.order_by(ResultFile.checkpoint, ResultFile.format)))
 
 
-def shifted_ids(spec: dict[str, Any]) -> list[str]:
-    """The datasets of shifted images that a job was submitted with, in its order."""
-    return [one["id"] for one in spec["dataset"].get("shifted", ())]
+def list_shifted_ids(spec: dict[str, Any]) -> list[str]:
+    """Return the ids of the datasets of shifted images in a job's spec, in its order."""
+    return [reference["id"] for reference in spec["dataset"].get("shifted", ())]
 
 
-def stage_files(session: Session, job_id: str) -> list[StageFile]:
-    """Every saved stage of the job."""
+def list_stage_files(session: Session, job_id: str) -> list[StageFile]:
+    """Return every saved stage of the job."""
     return list(session.scalars(select(StageFile).where(StageFile.job_id == job_id)))
 
 
 def remove(session: Session, project: str, id: str) -> list[str]:
-    """Delete a job that has ended, its history and its rows, a family's members too; returns the
-    ids of what went.
+    """Delete a job that has ended, with its history, its rows and the members of a family.
 
-    `InUseError` while it is live, or one of its members, or the family that it belongs to.
+    Returns the ids of the deleted jobs. Raises `InUseError` while the job, one of its members, or
+    the family that it belongs to is live.
     """
     job = get(session, project, id)
     family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
     members = session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == id)).all()
-    users = [id, *members, *([family] if family is not None else [])]
+    related = [id, *members]
+    if family is not None:
+        related.append(family)
     live = session.scalar(
-        select(Job.id).where(Job.id.in_(users), Job.status.not_in(TERMINAL)).limit(1)
+        select(Job.id).where(Job.id.in_(related), Job.status.not_in(TERMINAL)).limit(1)
     )
     if live is not None:
         raise InUseError("job", id, live)
-    gone = [*members, id]
-    for table in (
-        JobLabel,
-        JobShift,
-        Event,
-        StageFile,
-        ResultFile,
-        Outbox,
-        Idempotency,
-        FamilyMember,
-    ):
-        session.execute(delete(table).where(table.job_id.in_(gone)))
+    deleted = [*members, id]
+    for table in TABLES_OF_A_JOB:
+        session.execute(delete(table).where(table.job_id.in_(deleted)))
     session.execute(delete(Job).where(Job.id.in_(members)))
     session.delete(job)
-    return gone
+    return deleted

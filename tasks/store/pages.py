@@ -14,14 +14,15 @@ from sqlalchemy.orm import Session
 
 from tasks.store.errors import CursorError
 
-T = TypeVar("T")
+Row = TypeVar("Row")
+FOREIGN_CURSOR = "not a cursor of this service"
 
 
 @dataclass(frozen=True)
-class Page(Generic[T]):
+class Page(Generic[Row]):
     """One page of a list."""
 
-    data: Sequence[T]
+    data: Sequence[Row]
     next_cursor: str | None
 
 
@@ -33,30 +34,35 @@ def paginate(
     scope: str,
     limit: int,
     cursor: str | None,
-) -> Page[T]:
-    """The rows of `query` after `cursor`, newest first; `scope` ties a cursor to its list, project
-    and filters.
+) -> Page[Row]:
+    """Return the rows of `query` after `cursor`, newest first.
+
+    `scope` ties a cursor to its list, project and filters.
     """
     if cursor is not None:
         query = query.where(id_column < _decode(cursor, scope))
     rows = list(session.scalars(query.order_by(id_column.desc()).limit(limit + 1)))
-    more = len(rows) > limit
-    return Page(rows[:limit], _encode(rows[limit - 1].id, scope) if more else None)
+    has_more = len(rows) > limit
+    next_cursor = _encode(rows[limit - 1].id, scope) if has_more else None
+    return Page(rows[:limit], next_cursor)
 
 
 def _encode(last: str, scope: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([scope, last]).encode()).decode().rstrip("=")
+    document = json.dumps([scope, last])
+    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 
 def _decode(cursor: str, scope: str) -> str:
+    padding = "=" * (-len(cursor) % 4)
     try:
-        found = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        parts = json.loads(base64.urlsafe_b64decode(cursor + padding))
     except (ValueError, binascii.Error):
-        raise CursorError("not a cursor of this service") from None
-    if not (
-        isinstance(found, list) and len(found) == 2 and all(isinstance(part, str) for part in found)
-    ):
-        raise CursorError("not a cursor of this service")
-    if found[0] != scope:
+        raise CursorError(FOREIGN_CURSOR) from None
+    if not isinstance(parts, list) or len(parts) != 2:
+        raise CursorError(FOREIGN_CURSOR)
+    if not all(isinstance(part, str) for part in parts):
+        raise CursorError(FOREIGN_CURSOR)
+    cursor_scope, last = parts
+    if cursor_scope != scope:
         raise CursorError("this cursor belongs to another list or other filters")
-    return str(found[1])
+    return str(last)

@@ -64,7 +64,7 @@ class Model(Base):
 
 
 class Dataset(Base):
-    """Images decoded to uint8 tensors at upload; `sha256` is that of the uploaded file."""
+    """Images decoded to uint8 tensors at upload; `sha256` is the digest of the uploaded file."""
 
     __tablename__ = "datasets"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -85,8 +85,9 @@ class Dataset(Base):
 
 
 class Job(Base):
-    """A job: the truth about its state. `fence` counts claims; only the holder of the newest fence
-    may write.
+    """A job, and the truth about its state.
+
+    `fence` counts claims; only the holder of the newest fence may write.
     """
 
     __tablename__ = "jobs"
@@ -131,7 +132,7 @@ class JobLabel(Base):
 
 
 class JobShift(Base):
-    """A shifted set that a job looks at, beside its dataset."""
+    """A dataset of shifted images that a job evaluates on, beside its own dataset."""
 
     __tablename__ = "job_shifts"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -139,8 +140,9 @@ class JobShift(Base):
 
 
 class FamilyMember(Base):
-    """The job of one member of a family: `key` tells it apart there, `member` says which network it
-    is.
+    """The job of one member of a family.
+
+    `key` names the member within its family, `member` describes its network.
     """
 
     __tablename__ = "family_members"
@@ -149,9 +151,9 @@ class FamilyMember(Base):
     key: Mapped[str]
     member: Mapped[dict[str, Any]]
     asked_at: Mapped[float | None]
-    """When it was last asked to run again, by itself or with its family."""
+    """The time when a client last asked for it to run again, by itself or with its family."""
     seen: Mapped[str | None] = mapped_column(String(16))
-    """Its job's status where the family's last turn knew it as it was when the turn ended."""
+    """The status of its job, if the family's last turn knew it as it was when that turn ended."""
     __table_args__ = (UniqueConstraint("family_id", "key"),)
 
 
@@ -167,7 +169,7 @@ class Event(Base):
 
 
 class StageFile(Base):
-    """A saved stage of the pipeline: what a resumed attempt starts from."""
+    """A saved stage of the pipeline, from which a resumed attempt starts."""
 
     __tablename__ = "stage_files"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -179,8 +181,9 @@ class StageFile(Base):
 
 
 class ResultFile(Base):
-    """A file a client may download: a checkpoint in one format, or the report (`checkpoint` =
-    "report").
+    """A file that a client may download: a checkpoint or the report in one format.
+
+    The report has the `checkpoint` "report".
     """
 
     __tablename__ = "result_files"
@@ -194,8 +197,9 @@ class ResultFile(Base):
 
 
 class Outbox(Base):
-    """A message still to be published: the id of a job, not before `due_at`. Its own id never comes
-    again.
+    """A message still to be published, not before `due_at`: the id of a job.
+
+    Its own id is never used again.
     """
 
     __tablename__ = "outbox"
@@ -209,7 +213,7 @@ class Outbox(Base):
 
 
 class Idempotency(Base):
-    """The job that a key created, and the digest of the request that did."""
+    """The job that an idempotency key created, and the digest of the request that carried it."""
 
     __tablename__ = "idempotency"
     project: Mapped[str] = mapped_column(primary_key=True)
@@ -220,7 +224,7 @@ class Idempotency(Base):
 
 
 class Catalogue(Base):
-    """What the workers can do, as the last one to boot published it."""
+    """The methods of the workers, as the last worker that started published them."""
 
     __tablename__ = "catalogue"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -23,7 +23,10 @@ from tests.support import api_world
 def build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., api_world.World]]:
-    """Make a world with these settings: no broker, an imitated helper unless `real`."""
+    """Return a function that makes a world with the settings given to it.
+
+    The world has no broker, and its helper is imitated unless `real`.
+    """
 
     def relay(store: Any, settings: Any, stop: threading.Event, wake: threading.Event) -> None:
         stop.wait()

@@ -139,19 +139,19 @@ def test_nobody_locks_themselves_out(world: World) -> None:
     secret = world.client.post("/v1/keys", json={"scopes": ["admin"]}).json()["secret"]
     admin = {"Authorization": f"Bearer {secret}"}
     other = world.client.post("/v1/keys", json={"scopes": ["read"]}, headers=admin).json()["id"]
-    mine = next(
+    own_key = next(
         key["id"]
         for key in world.client.get("/v1/keys", headers=admin).json()["data"]
         if key["id"] != other
     )
-    fault(world.client.delete(f"/v1/keys/{mine}", headers=admin), 409, "would_lock_out")
+    fault(world.client.delete(f"/v1/keys/{own_key}", headers=admin), 409, "would_lock_out")
     assert world.client.delete(f"/v1/keys/{other}", headers=admin).status_code == 204
-    assert world.client.delete(f"/v1/keys/{mine}", headers=admin).status_code == 204
+    assert world.client.delete(f"/v1/keys/{own_key}", headers=admin).status_code == 204
     assert world.client.get("/v1/jobs").status_code == 200
 
 
 def test_another_projects_id_is_a_404_on_every_route(keyed: World) -> None:
-    """Every route with an id is tried, so that one added later is too."""
+    """The test tries every route with an id, also those that are added later."""
     blue, red = keyed.key("admin", project="blue"), keyed.key("admin", project="red")
     ids = {
         "models": keyed.model("blue"),

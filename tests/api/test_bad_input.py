@@ -1,4 +1,4 @@
-"""What the API refuses by itself: the right problem, and nothing stored."""
+"""Requests that the API refuses by itself: with the right problem, and with nothing stored."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_body_with_a_fault_is_a_422_that_points_at_it(
     fault(world.client.post("/v1/jobs", json=body), 422, code, pointer)
     with world.services.store.read() as session:
         assert session.query(Job).count() == 0
-    assert world.helper.asked == []
+    assert world.helper.questions == []
 
 
 def test_the_nearest_name_is_offered(world: World) -> None:
@@ -277,9 +277,9 @@ def test_an_unforeseen_error_leaks_nothing(world: World, caplog: pytest.LogCaptu
     assert "mine-1" in caplog.text
 
 
-@pytest.mark.parametrize("given", ["a b", "x" * 200, "<script>", ""])
-def test_an_odd_request_id_is_replaced(world: World, given: str) -> None:
-    response = world.client.get("/healthz", headers={"X-Request-Id": given})
+@pytest.mark.parametrize("request_id", ["a b", "x" * 200, "<script>", ""])
+def test_an_odd_request_id_is_replaced(world: World, request_id: str) -> None:
+    response = world.client.get("/healthz", headers={"X-Request-Id": request_id})
     assert response.headers["x-request-id"].startswith("req_")
 
 
@@ -310,7 +310,7 @@ def test_a_database_without_space_is_a_507(world: World, monkeypatch: pytest.Mon
         world.client.post(
             "/v1/jobs",
             json=changed(
-                labels={f"k{n}": "x" * 255 for n in range(16)}, exclude=["y" * 1000] * 100
+                labels={f"k{number}": "x" * 255 for number in range(16)}, exclude=["y" * 1000] * 100
             ),
         ),
         507,

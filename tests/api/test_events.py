@@ -1,20 +1,22 @@
-"""The history as rows and as a stream."""
+"""The history of a job as rows and as a stream."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from api.routes import events
+from api.schemas.jobs import EventView
+from api.services import Services
 from tests.support.api_world import World, fault
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for block in text.split("\n\n"):
         fields = dict(
             line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")
@@ -22,8 +24,8 @@ def parse(text: str) -> list[dict[str, Any]]:
         if fields:
             row = json.loads(fields["data"])
             assert (fields["id"], fields["event"]) == (str(row["seq"]), row["type"])
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def stream(world: World, id: str, **headers: str) -> list[dict[str, Any]]:
@@ -83,22 +85,31 @@ def test_a_stream_of_many_rows_is_whole(world: World, monkeypatch: pytest.Monkey
 def test_a_stream_follows_a_live_job_with_heartbeats(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "HEARTBEAT_S", 0.2)
-    monkeypatch.setattr(events, "POLL_S", 0.1)
+    """The clock of the stream goes on by 5 s with every poll, and the tenth poll ends the job."""
+    monkeypatch.setattr(events, "HEARTBEAT_S", 15.0)
+    monkeypatch.setattr(events, "POLL_S", 0.0)
     id = world.job("running")
+    polls = 0
+    make_reader = events._make_reader
 
-    def finish() -> None:
-        time.sleep(0.8)
-        world.move(id, "succeeded")
+    def make_counting_reader(services: Services, project: str, job_id: str) -> events.Read:
+        read = make_reader(services, project, job_id)
 
-    world.client.get(
-        f"/v1/jobs/{id}/events"
-    )  # what the first request of a client takes is no part of the stream
-    thread = threading.Thread(target=finish)
-    thread.start()
+        def count_and_read(after: int, limit: int) -> tuple[list[EventView], bool]:
+            nonlocal polls
+            polls += 1
+            if polls == 10:
+                world.move(id, "succeeded")
+            return read(after, limit)
+
+        return count_and_read
+
+    monkeypatch.setattr(events, "_make_reader", make_counting_reader)
+    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: 5.0 * polls))
     response = world.client.get(f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream"})
-    thread.join()
-    assert 1 <= response.text.count(": heartbeat\n\n") <= 6
+    # The rows are sent at the second poll, so heartbeats follow the fifth and the eighth.
+    assert response.text.count(": heartbeat\n\n") == 2
+    assert polls == 10
     assert parse(response.text)[-1]["data"] == {"status": "succeeded"}
 
 

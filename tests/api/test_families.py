@@ -1,6 +1,4 @@
-"""Families on the wire: submitted, refused, steered with their members, deleted; their results and
-the law's answers.
-"""
+"""Families over HTTP: submitted, refused, steered with their members, deleted; their results."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def submit(world: World, **changes: Any) -> str:
 
 
 def turn(world: World, id: str, *roles: str) -> list[str]:
-    """The family's members after a turn that started these."""
+    """Take a turn that starts these members, and return all members."""
     wanted = [
         {
             "key": f"{role}-{index}",
@@ -47,11 +45,11 @@ def turn(world: World, id: str, *roles: str) -> list[str]:
         for index, role in enumerate(roles)
     ]
     with world.services.store.write() as session:
-        mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
-        assert mine is not None
-        found = families.start(session, mine, wanted)
-        families.park(session, mine, dict.fromkeys(found, "queued"))
-        return found
+        claim = claims.claim(session, id, "turn", 60.0, max_attempts=5)
+        assert claim is not None
+        ids = families.start_members(session, claim, wanted)
+        families.park(session, claim, dict.fromkeys(ids, "queued"))
+        return ids
 
 
 def look(world: World, *ids: str) -> list[str]:
@@ -67,8 +65,8 @@ def test_a_family_is_accepted(world: World) -> None:
     answer = world.client.post("/v1/jobs", json={**SPEC, "labels": {"team": "a"}})
     assert answer.status_code == 202
     job = answer.json()
-    here = f"/v1/jobs/{job['id']}"
-    assert answer.headers["location"] == job["links"]["self"] == here
+    place = f"/v1/jobs/{job['id']}"
+    assert answer.headers["location"] == job["links"]["self"] == place
     assert (job["type"], job["status"], job["terminal"]) == ("family", "queued", False)
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["links"]["members"] == f"/v1/jobs?parent={job['id']}"
@@ -81,8 +79,8 @@ def test_a_family_is_accepted(world: World) -> None:
     }
     assert count(world, Outbox) == 1
     assert world.client.get(job["links"]["members"]).json()["data"] == []
-    ((verb, asked),) = world.helper.asked
-    assert (verb, asked["spec"]["type"]) == ("estimate", "family")
+    ((verb, expected),) = world.helper.questions
+    assert (verb, expected["spec"]["type"]) == ("estimate", "family")
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
@@ -169,21 +167,21 @@ def test_bad_families_are_refused_where_they_are_wrong(
     assert (pointer, code) in [(item["pointer"], item["code"]) for item in body["errors"]], body[
         "errors"
     ]
-    assert world.helper.asked == []
+    assert world.helper.questions == []
     assert count(world, Job) == 0
 
 
 def test_messages_of_refusals_name_the_limits(world: World) -> None:
-    def said(**change: Any) -> str:
+    def refuse(**change: Any) -> str:
         return str(
             world.client.post("/v1/jobs", json={**SPEC, **change}).json()["errors"][0]["message"]
         )
 
-    assert "600 members; at most 512" in said(
+    assert "600 members; at most 512" in refuse(
         members={"depths": list(range(1, 31)), "widths": list(range(1, 21))}
     )
-    assert "from 1 to 64" in said(keep=0.99, floor_density=0.01)
-    assert "there are 'prune', 'family'" in said(type="famly")
+    assert "from 1 to 64" in refuse(keep=0.99, floor_density=0.01)
+    assert "there are 'prune', 'family'" in refuse(type="famly")
 
 
 def test_the_catalogue_and_the_store_are_asked(world: World) -> None:
@@ -227,12 +225,12 @@ def test_the_catalogue_and_the_store_are_asked(world: World) -> None:
         "/dataset/id",
     )
     assert count(world, Job) == 0
-    mine = world.dataset()
-    family = submit(world, dataset={"id": mine})
+    dataset = world.dataset()
+    family = submit(world, dataset={"id": dataset})
     turn(world, family, "member")
-    fault(world.client.delete(f"/v1/datasets/{mine}"), 409, "in_use")
+    fault(world.client.delete(f"/v1/datasets/{dataset}"), 409, "in_use")
     assert world.client.post(f"/v1/jobs/{family}/cancel").status_code == 200
-    assert world.client.delete(f"/v1/datasets/{mine}").status_code == 204
+    assert world.client.delete(f"/v1/datasets/{dataset}").status_code == 204
     fault(world.client.post(f"/v1/jobs/{family}/retry"), 409, "missing_input")
 
 
@@ -276,15 +274,15 @@ def test_members_are_listed_and_say_where_they_belong(world: World) -> None:
     members = turn(world, id, "member", "member", "answer")
 
     def listed(query: str) -> list[str]:
-        found: list[str] = []
+        ids: list[str] = []
         cursor = ""
         while True:
             answer = world.client.get(f"/v1/jobs?limit=2{query}{cursor}")
             assert answer.status_code == 200, answer.text
             page = answer.json()
-            found += [one["id"] for one in page["data"]]
+            ids += [job["id"] for job in page["data"]]
             if not page["has_more"]:
-                return found
+                return ids
             cursor = f"&cursor={page['next_cursor']}"
 
     assert listed(f"&parent={id}") == members[::-1]
@@ -294,10 +292,10 @@ def test_members_are_listed_and_say_where_they_belong(world: World) -> None:
     assert listed(f"&parent={alone}") == []
     for odd in ("", "everything", "job_X", f"{id}/"):
         assert world.client.get("/v1/jobs", params={"parent": odd}).status_code == 422
-    one = world.client.get(f"/v1/jobs/{members[2]}").json()
-    assert (one["parent"], one["links"]["parent"], one["type"]) == (id, f"/v1/jobs/{id}", "prune")
-    assert one["member"] == {"role": "answer", "depth": 1.0, "width": 2.0}
-    assert one["links"]["members"] is None
+    job = world.client.get(f"/v1/jobs/{members[2]}").json()
+    assert (job["parent"], job["links"]["parent"], job["type"]) == (id, f"/v1/jobs/{id}", "prune")
+    assert job["member"] == {"role": "answer", "depth": 1.0, "width": 2.0}
+    assert job["links"]["members"] is None
     world.move(members[0], "succeeded")
     progress = world.client.get(f"/v1/jobs/{id}").json()["progress"]
     assert progress["members"] == {"ended": 1, "paused": 0, "total": 3}
@@ -309,12 +307,12 @@ def test_members_are_listed_and_say_where_they_belong(world: World) -> None:
 
 def test_what_is_asked_of_a_family_its_members_are_asked_too(world: World) -> None:
     id = submit(world)
-    one, two, three = turn(world, id, "member", "member", "member")
-    world.move(three, "succeeded")
+    first, second, third = turn(world, id, "member", "member", "member")
+    world.move(third, "succeeded")
 
     def ask(verb: str, job: str = id) -> tuple[int, list[str]]:
         answer = world.client.post(f"/v1/jobs/{job}/{verb}")
-        return answer.status_code, look(world, id, one, two, three)
+        return answer.status_code, look(world, id, first, second, third)
 
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
@@ -323,55 +321,62 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(world: World) -> No
         "paused": 2,
         "total": 3,
     }
-    assert ask("resume", one) == (202, ["paused", "queued", "paused", "succeeded"])
+    assert ask("resume", first) == (202, ["paused", "queued", "paused", "succeeded"])
     assert ask("resume") == (202, ["queued", "queued", "queued", "succeeded"])
     turn(world, id)
-    assert ask("cancel", one) == (200, ["running", "cancelled", "queued", "succeeded"])
-    world.move(two, "running")
+    assert ask("cancel", first) == (200, ["running", "cancelled", "queued", "succeeded"])
+    world.move(second, "running")
     assert ask("cancel") == (202, ["cancelled", "cancelled", "cancelling", "succeeded"])
-    world.move(two, "cancelled")
+    world.move(second, "cancelled")
     assert ask("cancel") == (200, ["cancelled", "cancelled", "cancelled", "succeeded"])
     fault(world.client.post(f"/v1/jobs/{id}/resume"), 409, "illegal_transition")
-    assert look(world, id, one, two, three) == ["cancelled", "cancelled", "cancelled", "succeeded"]
+    assert look(world, id, first, second, third) == [
+        "cancelled",
+        "cancelled",
+        "cancelled",
+        "succeeded",
+    ]
     assert ask("retry") == (202, ["queued", "queued", "queued", "succeeded"])
     world.client.post(f"/v1/jobs/{id}/cancel")
-    assert ask("retry", one) == (202, ["cancelled", "queued", "cancelled", "succeeded"])
-    for job in (one, two, id):
+    assert ask("retry", first) == (202, ["cancelled", "queued", "cancelled", "succeeded"])
+    for job in (first, second, id):
         world.move(job, "succeeded")
     fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "illegal_transition")
-    assert look(world, id, one, two) == ["succeeded"] * 3
+    assert look(world, id, first, second) == ["succeeded"] * 3
 
 
 def test_a_family_that_succeeded_runs_again_for_a_member_that_did_not(world: World) -> None:
     id = submit(world)
-    one, two = turn(world, id, "member", "member")
-    world.move(one, "succeeded")
-    world.move(two, "failed")
+    first, second = turn(world, id, "member", "member")
+    world.move(first, "succeeded")
+    world.move(second, "failed")
     world.result(id, "report", "json", b'{"type": "family"}')
     world.move(id, "succeeded")
 
     def ask(job: str) -> tuple[int, list[str]]:
-        return world.client.post(f"/v1/jobs/{job}/retry").status_code, look(world, id, one, two)
+        return world.client.post(f"/v1/jobs/{job}/retry").status_code, look(
+            world, id, first, second
+        )
 
-    fault(world.client.post(f"/v1/jobs/{one}/retry"), 409, "illegal_transition")
-    assert look(world, id, one, two) == ["succeeded", "succeeded", "failed"]
-    assert ask(two) == (202, ["queued", "succeeded", "queued"])
+    fault(world.client.post(f"/v1/jobs/{first}/retry"), 409, "illegal_transition")
+    assert look(world, id, first, second) == ["succeeded", "succeeded", "failed"]
+    assert ask(second) == (202, ["queued", "succeeded", "queued"])
     shown = world.client.get(f"/v1/jobs/{id}").json()
     assert (shown["terminal"], shown["finished_at"]) == (False, None)
     assert (
         world.client.get(f"/v1/jobs/{id}/report?format=json").status_code == 200
     )  # the last one, until the next
-    told = [
+    statuses = [
         event["data"]["status"]
         for event in world.client.get(f"/v1/jobs/{id}/events").json()["data"]
         if event["type"] == "status"
     ]
-    assert told[-1] == "queued"
-    assert ask(two) == (200, ["queued", "succeeded", "queued"])
-    for job, status in ((two, "cancelled"), (id, "succeeded")):
+    assert statuses[-1] == "queued"
+    assert ask(second) == (200, ["queued", "succeeded", "queued"])
+    for job, status in ((second, "cancelled"), (id, "succeeded")):
         world.move(job, status)
     assert ask(id) == (202, ["queued", "succeeded", "queued"])
-    for job in (two, id):
+    for job in (second, id):
         world.move(job, "succeeded")
     fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "illegal_transition")
 
@@ -386,18 +391,18 @@ def test_a_job_whose_spec_is_corrupt_can_be_cancelled(world: World, spec: str) -
 
 def test_a_family_is_deleted_with_its_members(world: World) -> None:
     id, other = submit(world), submit(world, keep=0.6)
-    one, two = turn(world, id, "member", "answer")
+    first, second = turn(world, id, "member", "answer")
     (theirs,) = turn(world, other, "member")
-    for job in (one, id, theirs):
+    for job in (first, id, theirs):
         world.result(job, "report", "json", b"{}")
-    for job in (id, one):
+    for job in (id, first):
         fault(world.client.delete(f"/v1/jobs/{job}"), 409, "in_use")
-    world.move(one, "succeeded")
-    fault(world.client.delete(f"/v1/jobs/{one}"), 409, "in_use")
+    world.move(first, "succeeded")
+    fault(world.client.delete(f"/v1/jobs/{first}"), 409, "in_use")
     world.client.post(f"/v1/jobs/{id}/cancel")
-    assert world.client.delete(f"/v1/jobs/{two}").status_code == 204
+    assert world.client.delete(f"/v1/jobs/{second}").status_code == 204
     assert world.client.delete(f"/v1/jobs/{id}").status_code == 204
-    for gone in (id, one, two):
+    for gone in (id, first, second):
         fault(world.client.get(f"/v1/jobs/{gone}"), 404, "not_found")
     assert world.files() == [f"artifacts/jobs/{theirs}/attempts/1/report.json"]
     assert count(world, FamilyMember) == 1
@@ -431,14 +436,14 @@ def test_results_have_the_checkpoints_of_the_answers(world: World) -> None:
     body = world.client.get(f"/v1/jobs/{id}/results").json()
     assert body["report"] == report
     assert body["recommendation"] == report["recommendation"]
-    (found,) = body["checkpoints"]
-    assert (found["job"], found["id"], found["error"]["value"], found["partial"]) == (
+    (result,) = body["checkpoints"]
+    assert (result["job"], result["id"], result["error"]["value"], result["partial"]) == (
         answer,
         "magnitude-0.9",
         0.1,
         False,
     )
-    assert world.client.get(found["links"]["sparse"]).content == answer.encode()
+    assert world.client.get(result["links"]["sparse"]).content == answer.encode()
     assert world.client.get(f"/v1/jobs/{id}/report?format=json").json() == report
 
 
@@ -475,26 +480,26 @@ def test_every_network_is_told_at_every_density(world: World, reported: str) -> 
     rows = body["predictions"]
     networks = [(float(depth), float(width)) for depth in (1, 2, 3) for width in (8, 16, 32)]
     assert sorted((row["depth"], row["width"], row["density"]) for row in rows) == sorted(
-        (*one, density) for one in networks for density in (0.5, 0.1)
+        (*network, density) for network in networks for density in (0.5, 0.1)
     )
     for row in rows:
         assert row["error"]["low"] < row["error"]["value"] < row["error"]["high"]
         assert row["sparsity"] == pytest.approx(1 - row["density"])
         size = next(
-            one
-            for one in simulated().candidates
-            if (one.depth, one.width) == (row["depth"], row["width"])
+            candidate
+            for candidate in simulated().candidates
+            if (candidate.depth, candidate.width) == (row["depth"], row["width"])
         )
         assert row["unpruned_error"] == size.unpruned_error
         assert row["parameters"] == pytest.approx(
             size.parameters - (1 - row["density"]) * size.prunable
         )
-    one = predict(world, reported, densities=[0.5], depth=2, width=16, confidence=0.6).json()[
+    narrow = predict(world, reported, densities=[0.5], depth=2, width=16, confidence=0.6).json()[
         "predictions"
     ]
     (wide,) = [row for row in rows if (row["depth"], row["width"], row["density"]) == (2, 16, 0.5)]
-    assert one[0]["error"]["value"] == wide["error"]["value"]
-    assert one[0]["error"]["high"] < wide["error"]["high"]
+    assert narrow[0]["error"]["value"] == wide["error"]["value"]
+    assert narrow[0]["error"]["high"] < wide["error"]["high"]
 
 
 def test_one_depth_or_one_width(world: World, reported: str) -> None:
@@ -516,9 +521,9 @@ def test_one_depth_or_one_width(world: World, reported: str) -> None:
 def test_a_network_that_is_not_there(
     world: World, reported: str, question: dict[str, Any], pointer: str
 ) -> None:
-    for asked in ({"densities": [0.5]}, {"max_error": 0.12}):
+    for expected in ({"densities": [0.5]}, {"max_error": 0.12}):
         body = fault(
-            predict(world, reported, **asked, **question), 422, "invalid_parameter", pointer
+            predict(world, reported, **expected, **question), 422, "invalid_parameter", pointer
         )
         assert "1 x 8, 1 x 16" in body["errors"][0]["message"]
 
@@ -586,9 +591,9 @@ def test_a_law_without_networks_says_so(world: World) -> None:
 def test_keys_and_projects(build: Callable[..., World]) -> None:
     world = build(api_key=ADMIN)
     client = world.client
-    mine, other = world.key("read", "write"), world.key("read", "write", project="other")
+    own, other = world.key("read", "write"), world.key("read", "write", project="other")
     reader = world.key("read")
-    id = client.post("/v1/jobs", json=SPEC, headers=mine).json()["id"]
+    id = client.post("/v1/jobs", json=SPEC, headers=own).json()["id"]
     (member,) = turn(world, id, "member")
     assert client.get(f"/v1/jobs?parent={id}", headers=reader).json()["data"][0]["id"] == member
     assert client.get(f"/v1/jobs?parent={id}", headers=other).json()["data"] == []
@@ -637,7 +642,7 @@ def test_a_familys_report_and_law_are_there_while_members_run(world: World) -> N
 def test_jobs_are_listed_by_type(world: World) -> None:
     single, family = world.job(), submit(world)
     for kind, wanted in (("family", family), ("prune", single)):
-        assert [one["id"] for one in world.client.get(f"/v1/jobs?type={kind}").json()["data"]] == [
+        assert [row["id"] for row in world.client.get(f"/v1/jobs?type={kind}").json()["data"]] == [
             wanted
         ]
     fault(world.client.get("/v1/jobs?type=other"), 422, "invalid_parameter")

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def catalogue() -> dict[str, Any]:
-    """What a worker publishes."""
+    """Return the catalogue that a worker publishes."""
     return tasks.helper.run_helper("catalogue", {}, timeout_s=120)
 
 
@@ -92,12 +92,12 @@ def test_upload_and_estimate(real: World, tmp_path: Path) -> None:
         "dataset": {"id": dataset["id"]},
         "targets": {"sparsity": [0.5, 0.9]},
     }
-    found = real.client.post("/v1/jobs?validate_only=true", json=spec)
-    assert found.status_code == 200, found.text
-    assert found.json()["estimate"]["rounds"] == 2
+    validation = real.client.post("/v1/jobs?validate_only=true", json=spec)
+    assert validation.status_code == 200, validation.text
+    assert validation.json()["estimate"]["rounds"] == 2
     job = real.client.post("/v1/jobs", json=spec)
     assert job.status_code == 202
-    assert job.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0
+    assert job.json()["progress"]["total"] == validation.json()["estimate"]["units"] > 0
     other = real.client.post(
         "/v1/datasets", files={"file": ("data.npz", images(tmp_path / "o.npz", size=5))}
     ).json()
@@ -144,9 +144,9 @@ def test_presets_by_the_real_catalogue(real: World) -> None:
         "epochs_scale": 0.05,
         "dataset": {"builtin": "digits"},
     }
-    found = real.client.post("/v1/jobs?validate_only=true", json=job)
-    assert found.status_code == 200, found.text
-    assert found.json()["estimate"]["rounds"] == 23
+    validation = real.client.post("/v1/jobs?validate_only=true", json=job)
+    assert validation.status_code == 200, validation.text
+    assert validation.json()["estimate"]["rounds"] == 23
     small = real.client.post("/v1/jobs?validate_only=true", json={**job, "preset": "vgg16"})
     assert small.status_code == 422, small.text
     assert small.json()["errors"][0]["pointer"] == "/dataset"
@@ -166,11 +166,11 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
         "/v1/jobs", json={**spec, "criterion": {"name": "magnitude", "params": {"q": 1}}}
     )
     fault(response, 422, "invalid_parameter", "/criterion/params/q")
-    asked = [
+    evaluations = [
         {"name": "accuracy"},
         {"name": "robustness", "params": {"corruptions": ["fog", "fogg"]}},
     ]
-    response = real.client.post("/v1/jobs", json={**spec, "evaluations": asked})
+    response = real.client.post("/v1/jobs", json={**spec, "evaluations": evaluations})
     body = fault(response, 422, "invalid_parameter", "/evaluations/1/params/corruptions/1")
     assert "'fogg' is not one of" in body["detail"]
     response = real.client.post("/v1/jobs?validate_only=true", json=spec)
@@ -186,14 +186,14 @@ def test_a_family_by_the_real_catalogue(real: World) -> None:
         "keep": 0.7,
         "floor_density": 0.1,
     }
-    found = real.client.post("/v1/jobs?validate_only=true", json=spec)
-    assert found.status_code == 200, found.text
-    assert found.json()["estimate"]["rounds"] == 24
+    validation = real.client.post("/v1/jobs?validate_only=true", json=spec)
+    assert validation.status_code == 200, validation.text
+    assert validation.json()["estimate"]["rounds"] == 24
     made = real.client.post("/v1/jobs", json=spec)
     assert made.status_code == 202
-    assert made.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0
+    assert made.json()["progress"]["total"] == validation.json()["estimate"]["units"] > 0
     train = {"epochs": 1}
-    for change, pointer, said in (
+    for change, pointer, text in (
         (
             {"model": {"architecture": "lenet_300_100", "train": train}},
             "/model/architecture",
@@ -211,4 +211,4 @@ def test_a_family_by_the_real_catalogue(real: World) -> None:
         body = real.client.post("/v1/jobs", json={**spec, **change})
         assert body.status_code == 422, body.text
         assert [item["pointer"] for item in body.json()["errors"]] == [pointer]
-        assert said in body.json()["detail"] + body.json()["errors"][0]["message"]
+        assert text in body.json()["detail"] + body.json()["errors"][0]["message"]

@@ -14,7 +14,7 @@ from httpx2 import Response
 from sqlalchemy import text
 
 import tasks.helper
-from api.helper_pool import Helpers
+from api.helper_pool import HelperPool
 from tasks.store import jobs
 from tasks.store.tables import Job, Outbox
 from tests.support.api_world import ESTIMATE, SPEC, World, fault
@@ -82,17 +82,19 @@ def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> N
         "seed": 3,
         "model": {"architecture": "mlp"},
     }
-    found = world.client.post("/v1/jobs?validate_only=true", json=job)
-    assert found.status_code == 200, found.text
-    spec = found.json()["spec"]
+    validation = world.client.post("/v1/jobs?validate_only=true", json=job)
+    assert validation.status_code == 200, validation.text
+    spec = validation.json()["spec"]
     assert spec == {**spec, **job, "model": spec["model"]}
     assert spec["model"]["architecture"] == "mlp"
-    assert spec["model"]["train"]["epochs"] == found.json()["recipe"]["train"]["epochs"] == 30
+    assert spec["model"]["train"]["epochs"] == validation.json()["recipe"]["train"]["epochs"] == 30
     assert len(spec["targets"]["sparsity"]) == 22
     assert (spec["retrain"], spec["batchnorm"]) == ({"mode": "lr_rewind"}, "keep")
-    kept = world.client.post("/v1/jobs", json=job)
-    assert kept.status_code == 202
-    assert kept.json()["spec"] == world.client.post("/v1/jobs", json=spec).json()["spec"] == spec
+    submitted = world.client.post("/v1/jobs", json=job)
+    assert submitted.status_code == 202
+    assert (
+        submitted.json()["spec"] == world.client.post("/v1/jobs", json=spec).json()["spec"] == spec
+    )
 
 
 def test_an_unknown_preset_is_answered_with_the_list(world: World) -> None:
@@ -115,9 +117,9 @@ def test_an_estimate_is_asked_for_once(world: World) -> None:
         {"priority": 9},
     ):
         assert world.client.post("/v1/jobs", json={**SPEC, **fields}).status_code == 202
-    assert [verb for verb, _ in world.helper.asked] == ["estimate"]
+    assert [verb for verb, _ in world.helper.questions] == ["estimate"]
     world.client.post("/v1/jobs", json={**SPEC, "targets": {"sparsity": [0.7]}})
-    assert len(world.helper.asked) == 2
+    assert len(world.helper.questions) == 2
 
 
 def until(true: Callable[[], object]) -> None:
@@ -138,7 +140,7 @@ def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
         answers = [pool.submit(estimate, world) for _ in range(48)]
-        until(lambda: world.helper.asked)
+        until(lambda: world.helper.questions)
         assert (
             world.client.get("/healthz").status_code
             == world.client.get("/v1/jobs").status_code
@@ -146,7 +148,7 @@ def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
         )
         world.helper.gate.set()
         assert {answer.result().status_code for answer in answers} == {200}
-    assert len(world.helper.asked) == 1
+    assert len(world.helper.questions) == 1
 
 
 def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
@@ -154,7 +156,7 @@ def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
     fault(estimate(world), 503, "helper_timeout")
     world.helper.error = None
     assert estimate(world).status_code == 200
-    assert len(world.helper.asked) == 2
+    assert len(world.helper.questions) == 2
 
 
 def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
@@ -163,9 +165,9 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
     world = build(helpers=2, helper_wait_s=0.3)
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
-        first = [pool.submit(estimate, world, 0.1 + n / 10) for n in range(2)]
-        until(lambda: len(world.helper.asked) == 2)
-        rest = [pool.submit(estimate, world, 0.5 + n / 100) for n in range(46)]
+        first = [pool.submit(estimate, world, 0.1 + number / 10) for number in range(2)]
+        until(lambda: len(world.helper.questions) == 2)
+        rest = [pool.submit(estimate, world, 0.5 + number / 100) for number in range(46)]
         assert (
             world.client.get("/healthz").status_code
             == world.client.get("/v1/jobs").status_code
@@ -176,29 +178,29 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
             fault(response, 503, "busy")
             assert response.headers["retry-after"]
         upload = pool.submit(world.client.post, "/v1/datasets", files={"file": ("a.zip", b"zip")})
-        until(lambda: len(world.helper.asked) == 3)  # another kind has helpers of its own
+        until(lambda: len(world.helper.questions) == 3)  # another kind has helpers of its own
         world.helper.gate.set()
         assert upload.result().status_code == 201
         assert {answer.result().status_code for answer in first} == {200}
     assert estimate(world, 0.9).status_code == 200
-    assert len(world.helper.asked) == 4
+    assert len(world.helper.questions) == 4
 
 
 def test_the_newest_estimates_are_remembered() -> None:
-    asked = []
+    questions = []
 
-    class Counting(Helpers):
+    class Counting(HelperPool):
         async def ask(self, verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-            asked.append(payload["spec"]["n"])
+            questions.append(payload["spec"]["n"])
             return {"units": payload["spec"]["n"]}
 
     async def run() -> None:
         helpers = Counting(1, timeout_s=1, wait_s=1, size=2)
-        for n in (1, 2, 1, 3, 1, 2):
-            assert await helpers.estimate({"spec": {"n": n}}) == {"units": n}
+        for number in (1, 2, 1, 3, 1, 2):
+            assert await helpers.estimate({"spec": {"n": number}}) == {"units": number}
 
     asyncio.run(run())
-    assert asked == [1, 2, 3, 2]
+    assert questions == [1, 2, 3, 2]
 
 
 def test_the_estimate_gets_model_and_dataset(world: World) -> None:
@@ -206,7 +208,7 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
     dataset = world.dataset()
     spec = {**SPEC, "model": {"id": model}, "dataset": {"id": dataset}}
     assert world.client.post("/v1/jobs", json=spec).status_code == 202
-    _, payload = world.helper.asked[0]
+    _, payload = world.helper.questions[0]
     assert payload["model"] == {
         "architecture": "mlp",
         "kwargs": {"hidden": [4]},
@@ -231,8 +233,8 @@ def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: Wor
     first, second = world.dataset(), world.dataset(classes=("cat",))
     answer = world.client.post("/v1/jobs", json=shifted_spec(first, second))
     assert answer.status_code == 202
-    _, payload = world.helper.asked[0]
-    assert [one["classes"] for one in payload["shifted"]] == [["cat", "dog"], ["cat"]]
+    _, payload = world.helper.questions[0]
+    assert [reference["classes"] for reference in payload["shifted"]] == [["cat", "dog"], ["cat"]]
     fault(world.client.delete(f"/v1/datasets/{second}"), 409, "in_use")
     id = answer.json()["id"]
     assert world.client.post(f"/v1/jobs/{id}/cancel").status_code == 200
@@ -243,8 +245,8 @@ def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: Wor
 
 
 def test_a_shifted_set_of_nobody_is_pointed_at(world: World) -> None:
-    mine, theirs = world.dataset(), world.dataset(project="other")
-    answer = world.client.post("/v1/jobs", json=shifted_spec(mine, theirs))
+    own, theirs = world.dataset(), world.dataset(project="other")
+    answer = world.client.post("/v1/jobs", json=shifted_spec(own, theirs))
     assert fault(answer, 404, "not_found")["errors"][0]["pointer"] == "/dataset/shifted/1/id"
 
 
@@ -307,11 +309,11 @@ def test_a_key_that_another_transaction_took_is_replayed(
 
     create, calls = jobs.create, []
 
-    def racing(session, new, **kw):  # type: ignore[no-untyped-def]
-        calls.append(kw["idempotency_key"])
+    def racing(session, new, **options):  # type: ignore[no-untyped-def]
+        calls.append(options["idempotency_key"])
         if len(calls) == 1:
             raise IntegrityError("INSERT", {}, Exception("duplicate key"))
-        return create(session, new, **kw)
+        return create(session, new, **options)
 
     monkeypatch.setattr(jobs, "create", racing)
     assert (
@@ -362,7 +364,7 @@ def test_a_failed_job_is_shown_with_200_and_an_etag(world: World) -> None:
     same = world.client.get(f"/v1/jobs/{id}", headers={"If-None-Match": first.headers["etag"]})
     assert (same.status_code, same.content) == (304, b"")
     with world.services.store.write() as session:
-        job = jobs.locked(session, id)
+        job = jobs.lock_job(session, id)
         assert job is not None
         job.error = {
             "code": "worker_lost",
@@ -379,7 +381,7 @@ def test_a_failed_job_is_shown_with_200_and_an_etag(world: World) -> None:
 
 
 def test_lists_are_pages_with_filters(world: World) -> None:
-    ids = [world.job(labels={"team": "a=b" if n % 2 else "c"}) for n in range(5)]
+    ids = [world.job(labels={"team": "a=b" if number % 2 else "c"}) for number in range(5)]
     world.move(ids[0], "running")
     first = world.client.get("/v1/jobs?limit=2").json()
     assert [job["id"] for job in first["data"]] == [ids[4], ids[3]]

@@ -1,4 +1,4 @@
-"""`POST /v1/jobs/{id}/predict`: the law of a report, asked without torch."""
+"""`POST /v1/jobs/{id}/predict`: the law of a report answers without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from api.forecasts import RECENT
+from api.forecasts import REPORTS_READ
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from tasks.store.tables import FamilyMember, Job
@@ -37,9 +37,9 @@ def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
             "raw_laws": {
                 name: {
                     "criterion": {"name": name, "params": {}},
-                    "law": one.model_dump(mode="json"),
+                    "law": fitted.model_dump(mode="json"),
                 }
-                for name, one in laws.items()
+                for name, fitted in laws.items()
             }
         },
     }
@@ -50,31 +50,31 @@ def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
 
 
 def test_densities_get_errors_with_bands(world: World) -> None:
-    one = law()
+    fitted = law()
     answer = world.client.post(
-        f"/v1/jobs/{job(world, {'magnitude': one})}/predict",
+        f"/v1/jobs/{job(world, {'magnitude': fitted})}/predict",
         json={"densities": [0.3, 0.02], "confidence": 0.8},
     )
     assert answer.status_code == 200
     body = answer.json()
     assert (body["criterion"], body["confidence"]) == ("magnitude", 0.8)
-    assert body["law"]["gamma"] == pytest.approx(one.gamma)
+    assert body["law"]["gamma"] == pytest.approx(fitted.gamma)
     inside, outside = body["predictions"]
-    assert inside["error"] == pytest.approx(one.predict(0.3, confidence=0.8).model_dump())
+    assert inside["error"] == pytest.approx(fitted.predict(0.3, confidence=0.8).model_dump())
     assert (inside["extrapolated"], outside["extrapolated"]) == (False, True)
     assert outside["remark"].startswith("extrapolated")
 
 
 def test_an_error_gets_the_smallest_density(world: World) -> None:
-    one = law()
+    fitted = law()
     answer = world.client.post(
-        f"/v1/jobs/{job(world, {'magnitude': one})}/predict", json={"max_error": 0.16}
+        f"/v1/jobs/{job(world, {'magnitude': fitted})}/predict", json={"max_error": 0.16}
     )
-    (found,) = answer.json()["predictions"]
-    assert found["density"] == pytest.approx(one.density_for(0.16))
-    assert found["error"]["value"] == pytest.approx(0.16)
+    (answered,) = answer.json()["predictions"]
+    assert answered["density"] == pytest.approx(fitted.density_for(0.16))
+    assert answered["error"]["value"] == pytest.approx(0.16)
     answer = world.client.post(
-        f"/v1/jobs/{job(world, {'magnitude': one})}/predict", json={"max_error": 0.95}
+        f"/v1/jobs/{job(world, {'magnitude': fitted})}/predict", json={"max_error": 0.95}
     )
     assert (
         answer.json()["predictions"][0]["remark"] == "any density will do: guessing is good enough"
@@ -180,8 +180,8 @@ def test_a_job_without_a_law_says_why(world: World) -> None:
 def foreseen(world: World, **spec: Any) -> list[dict[str, Any]]:
     answer = world.client.post("/v1/jobs?validate_only=true", json={**SPEC, **spec})
     assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json()["foreseen"]
-    return found
+    foreseen: list[dict[str, Any]] = answer.json()["foreseen"]
+    return foreseen
 
 
 def test_a_job_is_foreseen_by_the_law_of_an_earlier_one(world: World) -> None:
@@ -209,15 +209,15 @@ def test_only_jobs_that_are_alike_foresee(world: World) -> None:
         == []
     )
     assert foreseen(world, dataset={"id": world.dataset()}) == []
-    for change, said in (
+    for change, difference in (
         ({"retrain": {"epochs": 9}}, "retrain"),
         ({"exclude": ["fc1.weight"]}, "exclude"),
         ({"allocation": {"name": "uniform"}}, "allocation"),
         ({"independent": True}, "independent"),
         ({"when": "before_training"}, "when, retrain"),
     ):
-        (one, *_) = foreseen(world, **change)
-        assert one["remark"] == f"that job differed in {said}", change
+        (forecast, *_) = foreseen(world, **change)
+        assert forecast["remark"] == f"that job differed in {difference}", change
     with world.services.store.write() as session:
         session.execute(update(Job).values(project="other"))
     assert foreseen(world) == []
@@ -243,7 +243,7 @@ def test_many_other_jobs_since_then_do_not_hide_one_that_is_alike(world: World) 
         **SPEC,
         "model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}},
     }
-    others = [world.job("succeeded") for _ in range(2 * RECENT)]
+    others = [world.job("succeeded") for _ in range(2 * REPORTS_READ)]
     with world.services.store.write() as session:
         session.execute(update(Job).where(Job.id.in_(others)).values(spec=other))
     assert {row["job"] for row in foreseen(world)} == {id}
@@ -305,12 +305,16 @@ def test_a_network_that_nobody_ran_is_foreseen_by_the_law_of_its_family(world: W
         "extrapolated: a network beyond the sizes that were fitted; by the joint law of a family; "
         "its members differed in train"
     )
-    network = next(one for one in report.candidates if (one.depth, one.width) == (4, 24))
+    network = next(
+        candidate
+        for candidate in report.candidates
+        if (candidate.depth, candidate.width) == (4, 24)
+    )
     assert network.unpruned_sd is not None
-    asked = world.client.post(
+    question = world.client.post(
         f"/v1/jobs/{id}/predict", json={"densities": [0.5], "depth": 4, "width": 24}
     ).json()
-    assert asked["predictions"][0]["error"] == rows[0]["error"]
+    assert question["predictions"][0]["error"] == rows[0]["error"]
     limited = foreseen(
         world,
         model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": {"epochs": 3}},

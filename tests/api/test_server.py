@@ -54,7 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def listening(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Its first line and its address, when it answers."""
+    """Return the server's first line and its address, once it answers."""
     assert process.stderr is not None
     line = process.stderr.readline()
     url = re.search(r"http://\S+?:\d+", line)
@@ -122,7 +122,7 @@ def test_open_streams_and_an_absent_broker_do_not_hold_the_server(
         lines = stream.iter_lines()
         assert next(lines) == "id: 1"
         with store.write() as session:
-            locked = jobs.locked(session, job.id)
+            locked = jobs.lock_job(session, job.id)
             assert locked is not None
             jobs.set_status(session, locked, "running")
         assert any(line == "id: 2" for line in lines)
@@ -180,9 +180,9 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
             + b"x" * 2_000_000
         )
         until = time.monotonic() + 10
-        while not (found := list((tmp_path / "work").glob("*"))) and time.monotonic() < until:
+        while not (folders := list((tmp_path / "work").glob("*"))) and time.monotonic() < until:
             time.sleep(0.02)
-        assert found
+        assert folders
     while list((tmp_path / "work").glob("*")):
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -192,7 +192,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
 
 
 def test_a_refused_body_ends_the_upload(start: Start) -> None:
-    """20 MB of JSON: the answer comes although the client is still sending."""
+    """The answer to 20 MB of JSON comes although the client is still sending."""
     _, url = listening(start())
     status = httpx2.post(
         f"{url}/v1/jobs",
@@ -205,7 +205,7 @@ def test_a_refused_body_ends_the_upload(start: Start) -> None:
 
 
 def exchange(url: str, head: list[str], body: bytes) -> bytes:
-    """Send all of a request before reading anything, as simple clients do; what comes back."""
+    """Send all of a request before reading anything, as simple clients do; return the answer."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(

@@ -47,7 +47,7 @@ def test_head_answers_as_get_without_a_body(build: Callable[..., World]) -> None
 
 
 def test_health_needs_no_thread(world: World) -> None:
-    """Sync routes share 40 threads: what holds them all must not hold up the health check."""
+    """Sync routes share 40 threads: holding all of them must not hold up the health check."""
     gate, held = threading.Event(), []
 
     def ping() -> None:
@@ -144,7 +144,7 @@ def test_the_dashboard_is_served_with_a_policy(world: World) -> None:
 
 
 def test_the_committed_description_is_current() -> None:
-    assert openapi.COPY.read_text(encoding="utf-8") == openapi.text(create_app()), (
+    assert openapi.COPY.read_text(encoding="utf-8") == openapi.render(create_app()), (
         "run: python -m api.openapi"
     )
 
@@ -170,7 +170,7 @@ def test_the_description_is_complete() -> None:
                 assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
                 assert content["example"]["status"] == int(status)
     assert len(ids) == len(set(ids))
-    text = openapi.text(create_app())
+    text = openapi.render(create_app())
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names <= set(document["components"]["schemas"])
 

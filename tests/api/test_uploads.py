@@ -1,4 +1,4 @@
-"""Models and datasets: kept whole or not at all."""
+"""Uploads of models and datasets: stored whole or not at all."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
         "classes": ["cat", "dog"],
         "created_at": body["created_at"],
     }
-    verb, payload = world.helper.asked[0]
+    verb, payload = world.helper.questions[0]
     assert verb == "model"
     assert payload["filename"] == "net.safetensors"
     assert world.files() == [f"artifacts/models/{body['id']}/state.safetensors"]
@@ -90,7 +90,7 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
         "created_at": body["created_at"],
     }
-    assert world.helper.asked[0][1]["max_values"] == world.services.settings.max_pixels
+    assert world.helper.questions[0][1]["max_values"] == world.services.settings.max_pixels
     assert world.files() == [f"artifacts/datasets/{body['id']}/data.safetensors"]
     assert (world.folder / world.files()[0]).read_bytes() == b"tensors"
     assert world.client.get("/v1/datasets").json()["data"] == [body]
@@ -222,18 +222,18 @@ def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(
     os.utime(tmp_path / "work" / names["before"], (1, 1))
     world = build()
     assert {path.name for path in (tmp_path / "work").iterdir()} == {
-        names[kept] for kept in ("alive", "mine", "unnamed", "job")
+        names[name] for name in ("alive", "mine", "unnamed", "job")
     }
-    seen = []
+    folders = []
 
     def look(verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-        seen.append(Path(payload["path"]).parent.name)
+        folders.append(Path(payload["path"]).parent.name)
         raise tasks.helper.HelperError("unreadable", "no")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks.helper, "run_helper", look)
         world.client.post("/v1/models", files=FILE, data=MODEL)
-    assert seen[0].startswith(f"secateur-upload-{os.getpid()}-")
+    assert folders[0].startswith(f"secateur-upload-{os.getpid()}-")
 
 
 def multipart(*parts: bytes, end: bytes = b"--XX--\r\n") -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""The dashboard keeps to its content security policy: nothing inline, nothing from elsewhere, no
-HTML from data.
+"""The dashboard keeps to its content security policy.
+
+It has nothing inline, nothing from elsewhere, and makes no HTML from data.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def test_the_page_loads_its_own_assets_only() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_make_no_html_of_data(script: Path) -> None:
     text = script.read_text()
-    banned = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|localStorage|\.style\b|https?:"
+    banned = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|localStorage"
+        r"|\.style\b|https?:"
+    )
     assert not re.findall(banned, text)
     for target in re.findall(r'from "([^"]+)"', text):
         assert (WEB / target.removeprefix("/assets/")).is_file()
@@ -73,7 +77,7 @@ def test_a_key_that_no_header_takes_is_not_used(value: str, fits: bool) -> None:
 def test_scripts_import_what_is_exported_and_use_it(script: Path) -> None:
     text = script.read_text()
     for names, target in re.findall(r'import \{([^}]*)\} from "/assets/([^"]+)"', text):
-        for name in (one.strip() for one in names.split(",")):
+        for name in (name_text.strip() for name_text in names.split(",")):
             assert re.search(
                 rf"export (?:const|class|(?:async )?function) {name}\b", (WEB / target).read_text()
             ), name
@@ -86,14 +90,14 @@ def test_the_list_leaves_members_to_their_family() -> None:
 
 
 def test_the_example_of_the_editor_is_a_family() -> None:
-    found = re.search(r"const EXAMPLE = `(\{.*?\n\})`;", (WEB / "spec.js").read_text(), re.DOTALL)
-    assert found is not None
-    spec = FamilySpec.model_validate(json.loads(found[1]))
+    example = re.search(r"const EXAMPLE = `(\{.*?\n\})`;", (WEB / "spec.js").read_text(), re.DOTALL)
+    assert example is not None
+    spec = FamilySpec.model_validate(json.loads(example[1]))
     assert (spec.rounds, len(spec.members.depths), spec.max_error) == (10, 3, (0.1,))
 
 
 def test_the_answers_are_read_by_the_names_of_the_report() -> None:
-    """What the script takes of an answer and of the report are fields of theirs."""
+    """The fields that the script reads exist in the answer and in the report."""
     text = (WEB / "family.js").read_text()
     table = text[text.index("function verdict") :]
     taken = set(re.findall(r"\b(?:a|answer)\.([a-z_]+)", table))

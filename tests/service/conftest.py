@@ -1,4 +1,4 @@
-"""One running service for the tests that do not harm it."""
+"""A running service for the tests that do not harm it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.running import Running
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service that many tests share."""
+    """Return a service that many tests share."""
     running = Running(tmp_path_factory.mktemp("service")).start()
     yield running
     running.stop()
@@ -22,7 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Services of one test, ended with it."""
+    """Return a function that starts services for one test, which end with it."""
     started: list[Running] = []
 
     def make(**settings: str) -> Running:

@@ -1,6 +1,4 @@
-"""Families over HTTP on real workers: in parallel, through the death of one, paused, cancelled,
-adaptive.
-"""
+"""Families over HTTP on real workers: parallel, killed, paused, cancelled, adaptive."""
 
 from __future__ import annotations
 
@@ -43,38 +41,32 @@ def members(client: Client, job_id: str) -> list[dict[str, Any]]:
 
 
 def ended(client: Client, job_id: str) -> int:
-    return sum(one["terminal"] for one in members(client, job_id))
+    return sum(member["terminal"] for member in members(client, job_id))
 
 
 def check(client: Client, job_id: str, report: FamilyReport, networks: int) -> None:
-    """Every member once, one law over all, an answer that was trained for real, and the same told
-    by `predict`.
+    """Check that every member ran once, and that one law fits them all.
+
+    The answer must have been trained, and `predict` must give the same one.
     """
-    own = [one for one in members(client, job_id) if one["member"]["role"] == "member"]
+    own = [row for row in members(client, job_id) if row["member"]["role"] == "member"]
     assert len(own) == networks
-    assert (
-        len(
-            {
-                (m["depth"], m["width"], m["fraction"], m["seed"])
-                for m in (one["member"] for one in own)
-            }
-        )
-        == networks
-    )
-    assert all(one["status"] == "succeeded" for one in own)
+    fields = ("depth", "width", "fraction", "seed")
+    assert len({tuple(row["member"][field] for field in fields) for row in own}) == networks
+    assert all(row["status"] == "succeeded" for row in own)
     assert report.law is not None
     assert not report.partial
     (answer,) = report.answers
     assert answer.predicted is not None
     assert answer.measured is not None
     assert answer.checkpoint is not None
-    found = client.jobs.predict(job_id, max_error=answer.max_error)
-    assert found["law"]["sigma"] == pytest.approx(
+    prediction = client.jobs.predict(job_id, max_error=answer.max_error)
+    assert prediction["law"]["sigma"] == pytest.approx(
         report.sections["scaling_law"]
         .scalars["missed error of one run without sampling (sigma)"]
         .value
     )
-    best = found["predictions"][0]
+    best = prediction["predictions"][0]
     assert (best["depth"], best["width"]) == (answer.depth, answer.width)
     results = client.jobs.results(job_id)
     (checkpoint,) = results.checkpoints
@@ -108,18 +100,18 @@ def test_two_workers_on_postgresql_and_s3_one_killed(
         until(lambda: ready(client), "api and workers are ready")
         job = client.jobs.submit(SMALL)
         until(
-            lambda: sum(one["status"] == "running" for one in members(client, job.id)) == 2,
+            lambda: sum(row["status"] == "running" for row in members(client, job.id)) == 2,
             "two members run at once",
         )
         until(lambda: ended(client, job.id) >= 1, "a member has ended")
         os.killpg(workers["second"].pid, signal.SIGKILL)
         assert client.jobs.wait(job.id, timeout_s=400, interval_s=0.5).status == "succeeded"
         check(client, job.id, report_of(client, job.id), 4)
-        told = {
+        logs = {
             "first": (tmp_path / "first.log").read_text(),
             "second": (tmp_path / "second.log").read_text(),
         }
-        assert all("attempt 1" in text for text in told.values())
+        assert all("attempt 1" in text for text in logs.values())
         client.jobs.delete(job.id)
         assert members(client, job.id) == []
 
@@ -130,7 +122,7 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     until(lambda: ended(client, job.id) >= 1, "a member has ended")
     client.jobs.pause(job.id)
     until(
-        lambda: {one["status"] for one in members(client, job.id)} <= {"paused", "succeeded"},
+        lambda: {row["status"] for row in members(client, job.id)} <= {"paused", "succeeded"},
         "every member rests",
     )
     until(
@@ -139,7 +131,7 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     )
     client.jobs.resume(job.id)
     until(lambda: ended(client, job.id) >= 2, "another member has ended")
-    alone = next(one["id"] for one in members(client, job.id) if not one["terminal"])
+    alone = next(row["id"] for row in members(client, job.id) if not row["terminal"])
     client.jobs.cancel(alone)
     until(
         lambda: client.jobs.get(alone).status == "cancelled",
@@ -147,21 +139,21 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     )
     assert client.jobs.wait(job.id, timeout_s=200, interval_s=0.3).status == "succeeded"
     report = report_of(client, job.id)
-    assert [one.code for one in report.failures] == ["member_cancelled"]
-    assert sum(one.status == "succeeded" for one in report.members) == 3
+    assert [failure.code for failure in report.failures] == ["member_cancelled"]
+    assert sum(member.status == "succeeded" for member in report.members) == 3
 
     other = client.jobs.submit(SMALL | {"confirm": False})
     until(lambda: ended(client, other.id) >= 1, "a member has ended")
     client.jobs.cancel(other.id)
     until(
-        lambda: {one["status"] for one in members(client, other.id)} <= {"cancelled", "succeeded"},
+        lambda: {row["status"] for row in members(client, other.id)} <= {"cancelled", "succeeded"},
         "every member stops",
     )
     until(lambda: client.jobs.get(other.id).status == "cancelled", "a turn under way stops")
     assert report_of(client, other.id).partial
     client.jobs.retry(other.id)
     assert client.jobs.wait(other.id, timeout_s=200, interval_s=0.3).status == "succeeded"
-    assert all(one["status"] == "succeeded" for one in members(client, other.id))
+    assert all(row["status"] == "succeeded" for row in members(client, other.id))
 
 
 def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
@@ -179,12 +171,12 @@ def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
     )
     assert client.jobs.wait(job.id, timeout_s=500, interval_s=0.5).status == "succeeded"
     report = report_of(client, job.id)
-    run = [one for one in report.members if one.job is not None]
+    run = [member for member in report.members if member.job is not None]
     assert 5 <= len(run) <= 7
-    assert {one.status for one in report.members if one.job is None} == {"planned"}
+    assert {member.status for member in report.members if member.job is None} == {"planned"}
     assert all(
-        one.densities == pytest.approx([0.6**i for i in range(1, one.rounds + 1)], abs=0.01)
-        for one in run
+        member.densities == pytest.approx([0.6**i for i in range(1, member.rounds + 1)], abs=0.01)
+        for member in run
     )
     assert any("Adaptive" in note for note in report.sections["scaling_law"].notes)
 
@@ -233,9 +225,10 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
     report = report_of(client, job.id)
     check(client, job.id, report, 18)
     assert all(
-        one.unpruned_error is not None and one.unpruned_error >= 0.03 for one in report.members
+        member.unpruned_error is not None and member.unpruned_error >= 0.03
+        for member in report.members
     )
-    assert all(len(one.densities) == 9 for one in report.members)
+    assert all(len(member.densities) == 9 for member in report.members)
     assert read_law(json.dumps(report.law)).kind == "joint"
     (answer,) = report.answers
     assert answer.measured is not None

@@ -1,4 +1,4 @@
-"""Kill what runs, at the worst moment: the job ends all the same, with the same bytes, once."""
+"""Killed processes at the worst moment: the job still ends once, with the same bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPEC = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """The checkpoints of a run that nobody disturbs."""
+    """Return the checkpoints of an undisturbed run."""
     running = Running(tmp_path_factory.mktemp("undisturbed")).start()
     try:
         job = running.client.jobs.submit(SPEC)
@@ -43,9 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 
 
 def in_round(running: Running, job_id: str, number: int) -> bool:
-    """Whether the job is in the middle of retraining the round: some of its steps are saved, not
-    all.
-    """
+    """Return whether the job is in the middle of the round's retraining: some steps are saved."""
     saved = [
         path.name
         for path in (running.folder / "data" / "work").glob("*/stages/*")
@@ -55,7 +53,7 @@ def in_round(running: Running, job_id: str, number: int) -> bool:
 
 
 def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str]]) -> None:
-    """The job succeeds, once, with the bytes of the undisturbed run."""
+    """Check that the job succeeds once, with the bytes of the undisturbed run."""
     job = running.client.jobs.wait(job_id, timeout_s=150, interval_s=0.2)
     assert job.status == "succeeded"
     assert running.digests(job_id) == undisturbed

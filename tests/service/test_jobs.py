@@ -95,13 +95,13 @@ def run(service: Running, spec: dict[str, object]) -> Report:
 )
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
     report = run(service, BASE | change)
-    assert [c.requested_sparsity for c in report.checkpoints] == [0.5, 0.8]
+    assert [checkpoint.requested_sparsity for checkpoint in report.checkpoints] == [0.5, 0.8]
     for checkpoint in report.checkpoints:
         assert checkpoint.sparsity == pytest.approx(checkpoint.requested_sparsity, abs=1e-4)
         assert checkpoint.error.n == 200
         assert checkpoint.retrained is not None or "exclude" in change
-        kept = {layer.name: layer.kept for layer in checkpoint.layers if layer.reason is None}
-        assert ("fc3.weight" in kept) == ("exclude" not in change)
+        layers = {layer.name: layer.kept for layer in checkpoint.layers if layer.reason is None}
+        assert ("fc3.weight" in layers) == ("exclude" not in change)
     assert report.failures == ()
     assert report.sections["accuracy"].curves
 
@@ -124,8 +124,8 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     service.client.jobs.wait(job.id, timeout_s=250, interval_s=0.2)
     results = service.client.jobs.results(job.id)
     report, (checkpoint,) = results.parsed_report(), results.checkpoints
-    found = report.checkpoints[0]
-    assert 0.4 <= found.sparsity < 0.6
+    reported = report.checkpoints[0]
+    assert 0.4 <= reported.sparsity < 0.6
     for format in ("arch", "dense", "sparse", "masks"):
         service.client.jobs.download(
             job.id,
@@ -141,13 +141,13 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
         small = load_compact(tmp_path / "arch", state)
         assert (
-            sum(p.numel() for p in small.parameters())
-            == found.parameters
+            sum(parameter.numel() for parameter in small.parameters())
+            == reported.parameters
             < report.baseline.parameters
         )
-        assert measure_network(small, data).document().error == found.error
-    assert count_flops(small, data.shape) == found.flops
-    assert {layer.name: layer.kept for layer in found.layers} == {
+        assert measure_network(small, data).document().error == reported.error
+    assert count_flops(small, data.shape) == reported.flops
+    assert {layer.name: layer.kept for layer in reported.layers} == {
         name: parameter.numel() for name, parameter in small.named_parameters()
     }
 
@@ -172,7 +172,9 @@ def test_several_criteria_are_compared_with_what_they_predicted(service: Running
         },
     )
     labels = ["magnitude", "random", "obd", "snip", "lm-pi1", "lm-pi4", "qm-pi1", "qm-pi4"]
-    assert [c.id for c in report.checkpoints] == [f"{label}-0.8" for label in labels]
+    assert [checkpoint.id for checkpoint in report.checkpoints] == [
+        f"{label}-0.8" for label in labels
+    ]
     assert report.failures == ()
     section = report.sections["loss_model"]
     assert {f"true/{label}" for label in labels} | {"predicted/qm-pi4", "measured/qm-pi4"} <= set(
@@ -290,13 +292,14 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
     assert law["points"] == len(report.rounds) >= 10
     target = 1.5 * law["unpruned_error"]
     answer = service.client.jobs.predict(report.job_id, max_error=target)
-    (found,) = answer["predictions"]
-    assert 0.02 < found["density"] < 1
-    assert found["error"]["value"] == pytest.approx(target)
+    (prediction,) = answer["predictions"]
+    assert 0.02 < prediction["density"] < 1
+    assert prediction["error"]["value"] == pytest.approx(target)
     measured = {
-        round(one.density, 3): (one.retrained or one.pruned).error.value for one in report.rounds
+        round(done.density, 3): (done.retrained or done.pruned).error.value
+        for done in report.rounds
     }
-    nearest = min(measured, key=lambda density: abs(density - found["density"]))
+    nearest = min(measured, key=lambda density: abs(density - prediction["density"]))
     assert measured[nearest] == pytest.approx(target, rel=0.6)
     with pytest.raises(ApiError, match="unreachable"):
         service.client.jobs.predict(report.job_id, max_error=0.5 * law["unpruned_error"])
@@ -304,9 +307,9 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
 
 def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
-    x, y = digits.images["test"], digits.labels["test"]
-    np.savez(tmp_path / "night.npz", test_x=x // 3, test_y=y)
-    np.savez(tmp_path / "zeros.npz", test_x=255 - x[y == 0], test_y=y[y == 0])
+    inputs, labels = digits.images["test"], digits.labels["test"]
+    np.savez(tmp_path / "night.npz", test_x=inputs // 3, test_y=labels)
+    np.savez(tmp_path / "zeros.npz", test_x=255 - inputs[labels == 0], test_y=labels[labels == 0])
     night, zeros = (
         service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros")
     )
@@ -333,8 +336,8 @@ def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -
         (row["network"], row["shift"]): row["error"]
         for row in report.sections["robustness"].details["errors_by_shift"]
     }
-    assert rows["control", "night"]["n"] == len(y) - len(y) // 2
-    assert rows["control", "inverted-zeros"]["n"] == -(-int((y == 0).sum()) // 2)
+    assert rows["control", "night"]["n"] == len(labels) - len(labels) // 2
+    assert rows["control", "inverted-zeros"]["n"] == -(-int((labels == 0).sum()) // 2)
     assert rows["control", "inverted-zeros"]["value"] > rows["control", "nominal"]["value"]
     potentials = report.sections["prune_potential"].details["potential_by_distribution"]
     assert {

@@ -1,5 +1,6 @@
-"""API and workers apart, on PostgreSQL, S3 and a broker of their own: the same code by three
-settings.
+"""API and workers as separate processes, on PostgreSQL, S3 and a broker of their own.
+
+The code is the same; three settings differ.
 """
 
 from __future__ import annotations

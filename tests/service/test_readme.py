@@ -22,12 +22,12 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def session(name: str = "session") -> str:
-    """The block that follows the mark in the README."""
-    found = re.search(
+    """Return the block that follows the mark in the README."""
+    block = re.search(
         rf"<!-- {name}:[^\n]*-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
-    assert found is not None
-    return found[1]
+    assert block is not None
+    return block[1]
 
 
 @pytest.mark.slow

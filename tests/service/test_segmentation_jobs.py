@@ -1,6 +1,4 @@
-"""Semantic segmentation over HTTP on a real worker: a dataset in VOC's format, a network of
-torchvision's, the report.
-"""
+"""Semantic segmentation over HTTP on a real worker, from a dataset like VOC to the report."""
 
 from __future__ import annotations
 
@@ -51,10 +49,10 @@ def send(
     service: Running, folder: Path, layout: str, counts: dict[str, int], side: int
 ) -> tuple[str, Path]:
     path = upload(pairs(layout, counts, CLASSES, side), folder)
-    found = service.client.datasets.upload(path, name="scenes")
-    assert (found.task, len(found.classes)) == ("segmentation", CLASSES)
-    assert any("padded" in note for note in found.notes)
-    return found.id, path
+    dataset = service.client.datasets.upload(path, name="scenes")
+    assert (dataset.task, len(dataset.classes)) == ("segmentation", CLASSES)
+    assert any("padded" in note for note in dataset.notes)
+    return dataset.id, path
 
 
 @pytest.mark.parametrize(
@@ -81,15 +79,15 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
     report, (checkpoint,) = results.parsed_report(), results.checkpoints
     assert report.failures == ()
     assert (report.data.fit, report.data.val, report.data.test) == (9, 2, 3)
-    found = report.checkpoints[0]
-    assert found.sparsity == pytest.approx(0.5, abs=1e-4)
-    assert 0 < found.error.value < 1
-    assert found.error.n == 3
+    reported = report.checkpoints[0]
+    assert reported.sparsity == pytest.approx(0.5, abs=1e-4)
+    assert 0 < reported.error.value < 1
+    assert reported.error.n == 3
     assert any("padded to" in warning for warning in report.warnings)
     section = report.sections["accuracy"]
     assert section.curves["mean_iou/magnitude"].y[0].value < 1
     assert any("1 - its mean IoU" in note for note in section.notes)
-    assert any(layer.reason == "used in training alone" for layer in found.layers) == bool(
+    assert any(layer.reason == "used in training alone" for layer in reported.layers) == bool(
         kwargs.get("aux")
     )
     data = prepare(
@@ -101,8 +99,8 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
             "torchvision_segmentation", read(file), name=name, classes=CLASSES, **kwargs
         )
         measured = measure_network(model, data).document()
-        assert measured.error.value == pytest.approx(found.error.value, abs=1e-6)
-        assert measured.val_error.value == pytest.approx(found.val_error.value, abs=1e-6)
+        assert measured.error.value == pytest.approx(reported.error.value, abs=1e-6)
+        assert measured.val_error.value == pytest.approx(reported.val_error.value, abs=1e-6)
     page = service.client.jobs.report(job.id, format="html")
     assert "mean IoU" in (page if isinstance(page, str) else page.decode())
 

@@ -1,4 +1,4 @@
-"""`secateur serve` as a user meets it: start, refuse, stop, extend."""
+"""`secateur serve` as a user sees it: start, refuse, stop, extend."""
 
 from __future__ import annotations
 
@@ -68,16 +68,14 @@ def test_a_key_closes_the_service(fresh: Callable[..., Running]) -> None:
 
 @pytest.mark.slow
 def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) -> None:
-    """The file that CONTRIBUTING shows, in a plugin folder: it is listed, validated, and runs in a
-    job.
-    """
+    """The file that CONTRIBUTING shows is listed, validated and used, from a plugin folder."""
     from secateur import ApiError
 
-    found = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    assert found is not None
+    block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert block is not None
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    (plugins / "inverse.py").write_text(found[1])
+    (plugins / "inverse.py").write_text(block[1])
     running = fresh(SECATEUR_PLUGIN_PATH=str(plugins)).start()
     entry = next(
         entry for entry in running.client.methods()["criteria"] if entry["name"] == "inverse"

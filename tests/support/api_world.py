@@ -12,7 +12,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from api.services import Services
-from tasks.artifacts import sha256_of
+from tasks.artifacts import hash_file
 from tasks.store import assets, jobs, new_id
 from tasks.store.tables import Dataset, Model, ResultFile
 
@@ -59,9 +59,9 @@ CATALOGUE: dict[str, Any] = {
 
 @dataclass
 class Helper:
-    """Stands in for the helper process; remembers what it was asked."""
+    """Stands in for the helper process, and remembers its questions."""
 
-    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    questions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     error: Exception | None = None
     gate: threading.Event | None = None
     """Answers wait for it."""
@@ -69,7 +69,7 @@ class Helper:
 
     def __call__(self, verb: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
         with self.lock:
-            self.asked.append((verb, payload))
+            self.questions.append((verb, payload))
         if self.gate is not None:
             assert self.gate.wait(30)
         if self.error is not None:
@@ -105,15 +105,15 @@ class World:
 
     @property
     def services(self) -> Services:
-        found: Services = self.client.app.state.services  # type: ignore[attr-defined]
-        return found
+        services: Services = self.client.app.state.services  # type: ignore[attr-defined]
+        return services
 
     def publish(self, document: dict[str, Any] = CATALOGUE) -> None:
         with self.services.store.write() as session:
             assets.publish_catalogue(session, document)
 
     def key(self, *scopes: str, project: str = "default") -> dict[str, str]:
-        """The header of a new key."""
+        """Return the header of a new key."""
         secret = new_id("key")
         with self.services.store.write() as session:
             assets.add_key(
@@ -175,7 +175,7 @@ class World:
         return id
 
     def job(self, status: str = "queued", project: str = "default", **new: Any) -> str:
-        """A job in the store, brought to `status`."""
+        """Create a job in the store, brought to `status`, and return its id."""
         time.sleep(0.002)  # ids sort by the millisecond
         fields = {
             "model_id": None,
@@ -203,14 +203,14 @@ class World:
     def move(self, id: str, status: str) -> None:
         """Change a job as a worker would."""
         with self.services.store.write() as session:
-            job = jobs.locked(session, id)
+            job = jobs.lock_job(session, id)
             assert job is not None
             jobs.set_status(session, job, status)
             if status in jobs.TERMINAL:
-                job.finished_at = assets.clock(session)
+                job.finished_at = assets.read_clock(session)
 
     def result(self, job_id: str, checkpoint: str, format: str, content: bytes) -> str:
-        """A result file; returns its sha256."""
+        """Store a result file, and return its sha256."""
         key = f"jobs/{job_id}/attempts/1/{checkpoint}.{format}"
         path = self._file(content)
         self.services.artifacts.put(key, path)
@@ -221,7 +221,7 @@ class World:
                     checkpoint=checkpoint,
                     format=format,
                     artifact=key,
-                    sha256=sha256_of(path),
+                    sha256=hash_file(path),
                     size_bytes=len(content),
                     fence=1,
                 )
@@ -229,7 +229,7 @@ class World:
         return hashlib.sha256(content).hexdigest()
 
     def files(self) -> list[str]:
-        """Everything in the artifact store and the upload folder."""
+        """Return the paths of all files in the artifact store and the upload folder."""
         roots = (self.folder / "artifacts", self.folder / "work")
         return sorted(
             str(path.relative_to(self.folder))
@@ -245,7 +245,7 @@ class World:
 
 
 def fault(response: Any, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
-    """The problem document, its shape checked."""
+    """Return the problem document, after a check of its shape."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()

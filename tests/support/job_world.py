@@ -1,6 +1,4 @@
-"""A worker's surroundings, short ways to bring jobs about, and a plugin that makes trouble at a
-chosen point.
-"""
+"""The surroundings of a worker, short ways to create jobs, and a plugin that fails as planned."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from sqlalchemy import select, update
 
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import Digits
-from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, sha256_of
+from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, hash_file
 from tasks.run_job import Runner
 from tasks.settings import Settings
 from tasks.store import Store, assets, claims, jobs, new_id
@@ -51,7 +49,8 @@ from pruning.architectures.mlp import dense_net
 from pruning.reporting import RENDERERS
 from pruning.storage.stages import Stages
 
-RENDERERS["html"] = lambda report: "<!doctype html>"  # a second spared in every process: plots are not at stake here
+# The tests do not look at plots: leaving them out saves a second in every process.
+RENDERERS["html"] = lambda report: "<!doctype html>"
 here = Path(__file__).parent
 save_ = Stages.save
 
@@ -117,15 +116,18 @@ class PoisonNet:
 
     def build(self):
         net = dense_net(64, (4,), self.classes, "relu")
-        net.register_forward_pre_hook(lambda module, inputs: act("exit") if module.training else None)
+        net.register_forward_pre_hook(
+            lambda module, inputs: act("exit") if module.training else None
+        )
         return net
 """
 
 
 @dataclass
 class Chaos:
-    """The plugin's folder; `plan` says what happens at which save, counted over all attempts of the
-    test.
+    """The plugin's folder; `plan` says what happens at which save.
+
+    The saves are counted over all attempts of the test.
     """
 
     folder: Path
@@ -136,11 +138,11 @@ class Chaos:
         self.plan()
 
     def plan(self, **actions: str) -> None:
-        """`at_3="kill"` acts after the third save, `before_3="kill"` ahead of it."""
+        """Plan failures: `at_3="kill"` acts after the third save, `before_3="kill"` before it."""
         self.write({key.replace("at_", "").replace("_", " "): how for key, how in actions.items()})
 
     def write(self, plan: dict[str, str]) -> None:
-        """By number or by the name of the stage that is saved."""
+        """Plan failures by the number of a save or by the name of the stage that is saved."""
         (self.folder / "plan.json").write_text(json.dumps(plan))
 
     def await_reached(self) -> None:
@@ -154,7 +156,7 @@ class Chaos:
 
 @dataclass
 class Flaky:
-    """An artifact store that fails when told to."""
+    """An artifact store that fails on demand."""
 
     inner: Artifacts
     refuse: Callable[[str], OSError | None] = lambda key: None
@@ -170,7 +172,7 @@ class Flaky:
 
 @dataclass
 class World:
-    """Database, artifacts, settings."""
+    """The database, artifacts and settings of a worker."""
 
     store: Store
     artifacts: Artifacts
@@ -185,8 +187,9 @@ class World:
     def submit(
         self, spec: dict[str, Any] | None = None, *, builtin: bool = False, **changes: Any
     ) -> str:
-        """The standard job with these fields changed; on the digits as an uploaded dataset (which
-        spares an import).
+        """Create the standard job with these fields changed.
+
+        It uses the digits as an uploaded dataset, which saves an import.
         """
         spec = {**SPEC, **(spec or {}), **changes}
         dataset_id = None
@@ -209,7 +212,7 @@ class World:
         return self._add_dataset(id, path, arrays)
 
     def noise(self) -> str:
-        """Labels that have nothing to do with the images."""
+        """Store a dataset whose labels have nothing to do with its images."""
         id = new_id("dst")
         path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
         rng = np.random.default_rng(0)
@@ -234,7 +237,7 @@ class World:
                     id=id,
                     project="default",
                     name="digits",
-                    sha256=sha256_of(path),
+                    sha256=hash_file(path),
                     size_bytes=path.stat().st_size,
                     classes=list(arrays.classes),
                     shape=list(arrays.shape),
@@ -254,7 +257,7 @@ class World:
             jobs.request(session, "default", id, verb)
 
     def settle_all(self, id: str, *, tries: int = 12, runner: Runner | None = None) -> Job:
-        """Run the job again and again, without its pauses, until it has ended."""
+        """Run the job again and again, without its delays, until it has ended."""
         for _ in range(tries):
             if self.job(id).status in jobs.TERMINAL:
                 break
@@ -264,7 +267,7 @@ class World:
 
     @contextmanager
     def running(self, id: str, runner: Runner | None = None) -> Iterator[Runner]:
-        """The job run by a thread; it must have ended its run soon after the block."""
+        """Run the job in a thread; its run must end soon after the block."""
         used = runner or self.runner()
         thread = threading.Thread(target=used.run, args=(id,))
         thread.start()
@@ -278,11 +281,9 @@ class World:
         assert not thread.is_alive(), "the supervisor goes on"
 
     def checkpoints(self, id: str) -> dict[tuple[str, str], str]:
-        """SHA-256 of the stored bytes of every checkpoint file, the database's own checked against
-        them.
-        """
+        """Return the SHA-256 of every stored checkpoint file; the database must have the same."""
         with self.store.read() as session:
-            rows = jobs.result_files(session, id)
+            rows = jobs.list_result_files(session, id)
         for row in rows:
             content = b"".join(self.artifacts.stream(row.artifact))
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (
@@ -294,18 +295,18 @@ class World:
         }
 
     def report(self, id: str) -> dict[str, Any]:
-        """The JSON report; the other formats are there too."""
+        """Return the JSON report, after a check that the other formats exist."""
         with self.store.read() as session:
             rows = {
                 row.format: row
-                for row in jobs.result_files(session, id)
+                for row in jobs.list_result_files(session, id)
                 if row.checkpoint == "report"
             }
         assert set(rows) == REPORTS
         return dict(json.loads(b"".join(self.artifacts.stream(rows["json"].artifact))))
 
     def assert_succeeded_once(self, id: str) -> None:
-        """Succeeded, settled once, everything downloadable, nothing left over."""
+        """Check that the job succeeded once, with every file and with nothing left over."""
         job = self.job(id)
         assert job.status == "succeeded", job.error
         assert job.error is None
@@ -319,19 +320,19 @@ class World:
         assert len(report["checkpoints"]) == 2
         assert not report["partial"]
         with self.store.read() as session:
-            results = {row.artifact for row in jobs.result_files(session, id)}
-            assert jobs.stage_files(session, id) == []
+            results = {row.artifact for row in jobs.list_result_files(session, id)}
+            assert jobs.list_stage_files(session, id) == []
         assert self.keys(f"jobs/{id}") == results
         self.assert_tidy(id)
 
     def assert_tidy(self, id: str) -> None:
-        """No process and no working folder of the job."""
+        """Check that the job has no process and no working folder."""
         assert processes(id) == []
         assert self.settings.work_dir is not None
         assert list(self.settings.work_dir.iterdir()) == []
 
     def keys(self, prefix: str) -> set[str]:
-        """Every artifact below the prefix."""
+        """Return every artifact below the prefix."""
         if isinstance(self.artifacts, LocalArtifacts):
             root = self.artifacts.root
             return {
@@ -348,7 +349,7 @@ class World:
 
 
 def make_world(store: Store, artifacts: Artifacts, folder: Path) -> World:
-    """A worker's surroundings in a folder."""
+    """Return a worker's surroundings in a folder."""
     (folder / "work").mkdir()
     return World(
         store,
@@ -373,7 +374,7 @@ def create(
     request: str = "",
     **fields: Any,
 ) -> Job:
-    """A job in the store."""
+    """Create a job in the store."""
     values = {
         "spec": {},
         "model_id": None,
@@ -400,36 +401,36 @@ def claim(
 ) -> claims.Claim | None:
     with store.write() as session:
         return claims.claim(
-            session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone
+            session, id, owner, lease_s, max_attempts=max_attempts, is_gone=lambda owner: gone
         )
 
 
 def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.Claim:
-    found = claim(store, id, owner, **options)
-    assert found is not None
-    return found
+    held = claim(store, id, owner, **options)
+    assert held is not None
+    return held
 
 
 def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
     with store.write() as session:
-        return claims.sweep(session, max_attempts=max_attempts, gone=lambda owner: gone)
+        return claims.sweep(session, max_attempts=max_attempts, is_gone=lambda owner: gone)
 
 
 def read_job(store: Store, id: str) -> Job:
     with store.read() as session:
-        found = session.get(Job, id)
-        assert found is not None
-        return found
+        job = session.get(Job, id)
+        assert job is not None
+        return job
 
 
 def change(store: Store, id: str, **values: Any) -> None:
-    """Set columns of a job behind everyone's back."""
+    """Set columns of a job directly."""
     with store.write() as session:
         session.execute(update(Job).where(Job.id == id).values(**values))
 
 
 def due_now(store: Store, id: str) -> None:
-    """End a job's pause between attempts."""
+    """End a job's delay between attempts."""
     with store.write() as session:
         session.execute(update(Job).where(Job.id == id).values(available_at=0.0))
         session.execute(update(Outbox).where(Outbox.job_id == id).values(due_at=0.0))
@@ -437,7 +438,7 @@ def due_now(store: Store, id: str) -> None:
 
 def history(store: Store, id: str) -> list[Event]:
     with store.read() as session:
-        return jobs.events(session, id, after=0, limit=100_000)
+        return jobs.list_events(session, id, after=0, limit=100_000)
 
 
 def statuses(store: Store, id: str) -> list[str]:
@@ -457,17 +458,17 @@ def messages(store: Store, id: str) -> list[Outbox]:
 
 def stages(store: Store, id: str) -> dict[str, StageFile]:
     with store.read() as session:
-        return {row.name: row for row in jobs.stage_files(session, id)}
+        return {row.name: row for row in jobs.list_stage_files(session, id)}
 
 
 def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
     with store.read() as session:
-        return {(row.checkpoint, row.format): row for row in jobs.result_files(session, id)}
+        return {(row.checkpoint, row.format): row for row in jobs.list_result_files(session, id)}
 
 
 def processes(id: str) -> list[int]:
-    """Living processes whose command line names the job's working folder."""
-    found = []
+    """Return the living processes whose command line names the job's working folder."""
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             if (
@@ -475,14 +476,14 @@ def processes(id: str) -> list[int]:
                 and f"-{id}-".encode() in (entry / "cmdline").read_bytes()
                 and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
             ):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 def together(actions: list[Callable[[], Any]]) -> list[Any]:
-    """Run the actions at once, each in a thread, and return what each returned or raised."""
+    """Run the actions at the same time, each in a thread; return what each returned or raised."""
     answers: list[Any] = [None] * len(actions)
     barrier = threading.Barrier(len(actions))
 

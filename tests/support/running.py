@@ -1,4 +1,4 @@
-"""A real `secateur serve` as a subprocess, and what tests do to it."""
+"""A real `secateur serve` as a subprocess, and short ways to use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from secateur import Client, SecateurError
 
-T = TypeVar("T")
+Answer = TypeVar("T")
 PATIENCE_S = 150.0
 FAST = {
     "SECATEUR_LEASE_S": "6",
@@ -31,24 +31,26 @@ OFTEN = {"SECATEUR_CHECKPOINT_STEPS": "3"}
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return a loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def until(check: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
-    """The first true answer of `check`, asked again and again."""
+def until(
+    check: Callable[[], Answer | None], description: str, patience_s: float = PATIENCE_S
+) -> Answer:
+    """Call `check` again and again, and return its first true answer."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        if found := check():
-            return found
+        if answer := check():
+            return answer
         time.sleep(0.05)
-    raise AssertionError(f"not within {patience_s:g} s: {what}")
+    raise AssertionError(f"not within {patience_s:g} s: {description}")
 
 
 class Running:
-    """One service on one data folder; it can be stopped, killed and started again."""
+    """A service on a data folder; it can be stopped, killed and started again."""
 
     def __init__(self, folder: Path, workers: int = 1, **settings: str) -> None:
         self.folder, self.settings, self.count = folder, settings, workers
@@ -58,11 +60,11 @@ class Running:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Running:
-        """Start and wait until it is ready."""
+        """Start the service and wait until it is ready."""
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         environment = (
-            {k: v for k, v in os.environ.items() if not k.startswith("SECATEUR_")}
+            {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
             | FAST
             | self.settings
         )
@@ -98,20 +100,20 @@ class Running:
         return True
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Ask it to end, and return its exit status."""
+        """Ask the service to end, and return its exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(90)
 
     def close(self) -> None:
-        """End it, whatever its state."""
+        """End the service, whatever its state."""
         self.client.close()
         if self.process is not None and self.process.poll() is None:
             self.kill_tree()
 
     def kill_tree(self) -> None:
-        """SIGKILL every process of the tree at once."""
+        """Kill every process of the tree at once."""
         for pid in self.tree():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -122,60 +124,60 @@ class Running:
         until(lambda: not self.job_processes() and not self.worker(), "every process is gone")
 
     def tree(self) -> list[int]:
-        """The process ids of the service: itself and all its descendants."""
+        """Return the process ids of the service: itself and all its descendants."""
         assert self.process is not None
         parents = dict(_parents())
-        found = [self.process.pid]
-        for pid in found:
-            found += [
-                child for child, parent in parents.items() if parent == pid and child not in found
+        pids = [self.process.pid]
+        for pid in pids:
+            pids += [
+                child for child, parent in parents.items() if parent == pid and child not in pids
             ]
-        return found
+        return pids
 
     def worker(self) -> int | None:
-        """The process id of a worker."""
+        """Return the process id of a worker, if there is one."""
         return next(iter(self.workers()), None)
 
     def workers(self) -> list[int]:
-        """The process ids of the workers."""
-        return [pid for pid in self._mine() if "secateur.cli\0worker" in _command(pid)]
+        """Return the process ids of the workers."""
+        return [pid for pid in self._own_processes() if "secateur.cli\0worker" in _command(pid)]
 
     def job_processes(self) -> list[int]:
-        """The process ids of job processes."""
-        return [pid for pid in self._mine() if "tasks.processes.job" in _command(pid)]
+        """Return the process ids of the job processes."""
+        return [pid for pid in self._own_processes() if "tasks.processes.job" in _command(pid)]
 
-    def _mine(self) -> list[int]:
+    def _own_processes(self) -> list[int]:
         mark = f"{self.folder / 'data'}"
         return [pid for pid, _ in _parents() if mark in _environment(pid) or mark in _command(pid)]
 
     def events(self, job_id: str, type: str) -> list[dict[str, Any]]:
-        """The rows of one type in a job's history."""
+        """Return the data of a job's events of one type."""
         return [event.data for event in self.client.jobs.events(job_id) if event.type == type]
 
     def digests(self, job_id: str) -> dict[str, dict[str, str]]:
-        """SHA-256 of every checkpoint file as downloaded."""
-        found: dict[str, dict[str, str]] = {}
+        """Return the SHA-256 of every checkpoint file as downloaded."""
+        digests: dict[str, dict[str, str]] = {}
         for checkpoint in self.client.jobs.results(job_id).checkpoints:
             for format in ("sparse", "dense", "masks"):
                 path = self.client.jobs.download(
                     job_id, checkpoint.id, self.folder / "download", format=format
                 )
-                found.setdefault(checkpoint.id, {})[format] = hashlib.sha256(
+                digests.setdefault(checkpoint.id, {})[format] = hashlib.sha256(
                     path.read_bytes()
                 ).hexdigest()
-            assert found[checkpoint.id] == {
-                f: checkpoint.sha256[f] for f in ("sparse", "dense", "masks")
+            assert digests[checkpoint.id] == {
+                format: checkpoint.sha256[format] for format in ("sparse", "dense", "masks")
             }
-        return found
+        return digests
 
 
 def alive() -> list[int]:
-    """The process ids there are, zombies left out."""
+    """Return the ids of all processes that are not zombies."""
     return [pid for pid, _ in _parents()]
 
 
 def _parents() -> list[tuple[int, int]]:
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -183,8 +185,8 @@ def _parents() -> list[tuple[int, int]]:
             except OSError:
                 continue
             if fields[0] != "Z":
-                found.append((int(entry.name), int(fields[1])))
-    return found
+                processes.append((int(entry.name), int(fields[1])))
+    return processes
 
 
 def _command(pid: int) -> str:
@@ -205,7 +207,7 @@ def _environment(pid: int) -> str:
 def part(
     environment: dict[str, str], log: Path, *arguments: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`secateur ARGUMENTS` until the block ends."""
+    """Run `secateur ARGUMENTS` until the block ends."""
     with (
         log.open("wb") as file,
         subprocess.Popen(

@@ -1,5 +1,6 @@
-"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation. A test skips where its server
-is missing.
+"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation.
+
+A test is skipped where its server is missing.
 """
 
 from __future__ import annotations
@@ -22,31 +23,34 @@ import psycopg
 import pytest
 import redis
 
-from tasks.embedded.valkey import server_binary, server_command, socket_url
+from tasks.embedded.valkey import build_server_command, build_socket_url, find_server_binary
 
 DEADLINE_S = 60.0
 UNPRIVILEGED = ("postgres", "nobody")
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+def until(
+    condition: Callable[[], object], description: str, deadline_s: float = DEADLINE_S
+) -> None:
     """Poll until the condition holds."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"waited {deadline_s:g} s in vain for {what}")
+            pytest.fail(f"waited {deadline_s:g} s in vain for {description}")
         time.sleep(0.02)
 
 
 def tied() -> list[str]:
-    """Words before a command that end it together with the test process, where there is a tool for
-    it.
+    """Return the words before a command that end it together with the test process.
+
+    There are none where the tool for that is missing.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
@@ -65,7 +69,7 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        return socket_url(self.socket)
+        return build_socket_url(self.socket)
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
@@ -75,7 +79,7 @@ class Valkey:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*tied(), *server_command(self.folder / "data", self.socket)],
+                [*tied(), *build_server_command(self.folder / "data", self.socket)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -104,11 +108,12 @@ class Valkey:
 
 @contextmanager
 def valkey_server() -> Iterator[Valkey]:
-    """A server of one's own; its socket lies in a short path, which the kernel limits to some 100
-    letters.
+    """Run a server for one user.
+
+    Its socket has a short path, since the kernel limits that to about 100 letters.
     """
     try:
-        server_binary()
+        find_server_binary()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     with tempfile.TemporaryDirectory(prefix="vk-", dir="/tmp") as folder:
@@ -128,7 +133,7 @@ def valkey_shared() -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(valkey_shared: Valkey) -> Valkey:
-    """An empty Valkey."""
+    """Return an empty Valkey."""
     valkey_shared.flush()
     return valkey_shared
 
@@ -141,7 +146,7 @@ class Postgresql:
     count: Iterator[int] = field(default_factory=itertools.count)
 
     def new_database(self) -> str:
-        """The URL of a fresh database."""
+        """Create an empty database and return its URL."""
         name = f"t{next(self.count)}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
@@ -159,19 +164,19 @@ class Postgresql:
 
 
 def _postgresql_programs() -> Path | None:
-    """The folder of initdb and postgres: the newest of Debian's, else what is on the PATH."""
-    found = sorted(
+    """Return the folder of initdb and postgres: the newest of Debian's, else that on the PATH."""
+    binaries = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3].split(".")[0]),
     )
     on_path = shutil.which("initdb")
-    if found:
-        return found[-1].parent
+    if binaries:
+        return binaries[-1].parent
     return Path(on_path).resolve().parent if on_path else None
 
 
 def _owner() -> dict[str, object]:
-    """PostgreSQL refuses root: the arguments of Popen that run it as somebody else."""
+    """Return the arguments of Popen that run PostgreSQL, which refuses root, as another user."""
     if os.geteuid() != 0:
         return {}
     import pwd
@@ -187,7 +192,7 @@ def _owner() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
-    """A PostgreSQL server for the session."""
+    """Return a PostgreSQL server for the session."""
     programs = _postgresql_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server (initdb, postgres) on this machine")
@@ -260,7 +265,7 @@ def postgresql() -> Iterator[Postgresql]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 imitation."""
+    """Return the endpoint of an S3 imitation."""
     server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     server = server_module.ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
     server.start()
@@ -270,7 +275,7 @@ def s3_server() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket: what the settings need to reach it."""
+    """A bucket, with the settings that reach it."""
 
     url: str
     endpoint: str
@@ -278,7 +283,7 @@ class Bucket:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, with credentials in the environment."""
+    """Return an empty bucket, with credentials in the environment."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")

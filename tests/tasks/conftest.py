@@ -1,5 +1,5 @@
-"""Fixtures: the database on SQLite and PostgreSQL, the artifacts in a folder and in S3, and a
-worker's surroundings.
+"""Fixtures: databases on SQLite and PostgreSQL, artifacts in a folder and in S3, a worker's
+surroundings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lite(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def postgresql_url(postgresql: Postgresql) -> str:
-    """A database that the tests share; each finds it empty."""
+    """A database that the tests share; each test begins with an empty one."""
     return postgresql.new_database()
 
 
@@ -59,13 +59,13 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
 
 @pytest.fixture
 def world(tmp_path: Path, lite: Store) -> World:
-    """What a worker needs, on SQLite and a folder."""
+    """The surroundings of a worker, on SQLite and a folder."""
     return make_world(lite, LocalArtifacts(tmp_path / "artifacts"), tmp_path)
 
 
 @pytest.fixture
 def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chaos:
-    """A plugin in every job process that does what it is told after the k-th saved stage."""
+    """A plugin in every job process that fails as planned after the k-th saved stage."""
     chaos = Chaos(tmp_path / "plugins")
     monkeypatch.setenv("SECATEUR_PLUGIN_PATH", str(chaos.folder))
     return chaos

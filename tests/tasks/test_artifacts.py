@@ -16,8 +16,8 @@ from tasks.artifacts import (
     LocalArtifacts,
     MissingArtifactError,
     copy_durably,
+    hash_file,
     open_artifacts,
-    sha256_of,
 )
 from tests.support.job_world import together
 from tests.support.servers import Bucket, free_port
@@ -43,7 +43,7 @@ def test_what_is_put_comes_back(artifacts: Artifacts, tmp_path: Path) -> None:
         target = tmp_path / "target"
         artifacts.fetch("jobs/a/one.bin", target)
         assert target.read_bytes() == content
-        assert sha256_of(target) == sha256_of(source)
+        assert hash_file(target) == hash_file(source)
 
 
 def test_fetching_replaces_and_makes_folders(artifacts: Artifacts, tmp_path: Path) -> None:
@@ -124,33 +124,33 @@ def test_listing_is_by_folder(artifacts: Artifacts, tmp_path: Path) -> None:
 def test_puts_of_one_key_at_once_leave_one_of_them_whole(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    contents = [bytes([n]) * (CHUNK // 2 + n) for n in range(6)]
-    sources = [file(tmp_path, content, f"s{n}") for n, content in enumerate(contents)]
+    contents = [bytes([number]) * (CHUNK // 2 + number) for number in range(6)]
+    sources = [file(tmp_path, content, f"s{number}") for number, content in enumerate(contents)]
     assert together([lambda path=path: artifacts.put("k", path) for path in sources]) == [None] * 6  # type: ignore[misc]
     assert read(artifacts, "k") in contents
 
 
 def test_a_reader_sees_all_or_nothing(artifacts: Artifacts, tmp_path: Path) -> None:
-    contents = [bytes([n]) * (2 * CHUNK) for n in (1, 2)]
-    sources = [file(tmp_path, content, f"s{n}") for n, content in enumerate(contents)]
+    contents = [bytes([number]) * (2 * CHUNK) for number in (1, 2)]
+    sources = [file(tmp_path, content, f"s{number}") for number, content in enumerate(contents)]
     artifacts.put("k", sources[0])
     stop = threading.Event()
 
     def write() -> None:
-        for n in range(20):
-            artifacts.put("k", sources[n % 2])
+        for number in range(20):
+            artifacts.put("k", sources[number % 2])
         stop.set()
 
     def look() -> int:
-        seen = 0
+        reads = 0
         while not stop.is_set():
             target = tmp_path / f"t{threading.get_ident()}"
             artifacts.fetch("k", target)
             assert target.read_bytes() in contents
             target.unlink()
             assert artifacts.size("k") == len(contents[0])
-            seen += 1
-        return seen
+            reads += 1
+        return reads
 
     answers = together([write, look, look])
     assert answers[0] is None

@@ -1,4 +1,4 @@
-"""From the outbox to a real Valkey."""
+"""The way from the outbox to a real Valkey."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tasks import queue
 from tasks.queue import QUEUE, make_app, ping_broker
 from tasks.relay import relay_forever, relay_once
 from tasks.settings import Settings
-from tasks.store import Store, claims
+from tasks.store import Store, leaders, outbox
 from tests.support.job_world import change, claim, claimed, create, messages, read_job, sweep
 from tests.support.servers import Valkey, until, valkey_server
 
 
 @pytest.fixture
 def own_valkey() -> Iterator[Valkey]:
-    """A server that the test may stop."""
+    """A Valkey server that the test may stop."""
     with valkey_server() as server:
         yield server
 
@@ -32,19 +32,19 @@ def settings(server: Valkey) -> Settings:
 
 
 def waiting(server: Valkey) -> list[str]:
-    """The ids of the jobs in the queue, in the order in which a worker is given them."""
+    """Return the ids of the jobs in the queue, in the order in which a worker gets them."""
     app = make_app(settings(server))
-    found = []
+    published = []
     try:
         with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as messages:
             while True:
                 try:
                     message = messages.get(block=False)
                 except messages.Empty:
-                    return found
+                    return published
                 [args, kwargs, _] = message.payload
                 assert kwargs == {}
-                found.append(args[0])
+                published.append(args[0])
                 message.ack()
     finally:
         app.close()
@@ -100,7 +100,7 @@ def test_a_crash_between_publishing_and_removing_is_harmless(
     def crash(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "published", crash)
+    monkeypatch.setattr(outbox, "mark_published", crash)
     with pytest.raises(KeyboardInterrupt):
         relay_once(lite, app)
     monkeypatch.undo()
@@ -174,21 +174,21 @@ def test_the_relay_outlives_an_absent_database(
 ) -> None:
     from sqlalchemy.exc import OperationalError as DatabaseError
 
-    stop, wake, asked = threading.Event(), threading.Event(), threading.Event()
-    real = claims.lead
+    stop, wake, tried = threading.Event(), threading.Event(), threading.Event()
+    real = leaders.lead
 
     def away(*args: object) -> bool:
-        asked.set()
+        tried.set()
         raise DatabaseError("SELECT", {}, Exception("the database is away"))
 
-    monkeypatch.setattr(claims, "lead", away)
+    monkeypatch.setattr(leaders, "lead", away)
     thread = threading.Thread(target=relay_forever, args=(lite, settings(valkey), stop, wake))
     thread.start()
     try:
         id = create(lite).id
         wake.set()
-        assert asked.wait(30)
-        monkeypatch.setattr(claims, "lead", real)
+        assert tried.wait(30)
+        monkeypatch.setattr(leaders, "lead", real)
         until(lambda: messages(lite, id) == [], "the relay to find the database again")
     finally:
         stop.set()

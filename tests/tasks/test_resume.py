@@ -1,5 +1,6 @@
-"""`kill -9` of the job process and of the worker at chosen points: the bytes are those of an
-undisturbed run.
+"""`kill -9` of the job process and of the worker at chosen points.
+
+The resulting bytes are those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from tasks.settings import Settings
 from tasks.store import Store
 
 settings = Settings()
-Runner(Store(settings.database_url), open_artifacts(settings.artifact_url), settings).run(sys.argv[1])
+store = Store(settings.database_url)
+Runner(store, open_artifacts(settings.artifact_url), settings).run(sys.argv[1])
 """
 
 
@@ -108,12 +110,12 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(
         ]
     held, dead = made
     with world.store.write() as session:
-        claim = claims.claim(session, held.id, owners.owner(), 3600, max_attempts=5)
+        claim = claims.claim(session, held.id, owners.identify_process(), 3600, max_attempts=5)
     with world.store.write() as session:
         claims.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
     assert claim is not None
     settings = world.settings.model_copy(update={"work_dir": tmp_path / "swept"})
-    mine = workspace.make(world.store, settings, claim)
+    folder = workspace.make(world.store, settings, claim)
     ours = f"secateur-{world.store.identity}"
     for name in (
         f"{ours}-{held.id}-0-abc",
@@ -121,14 +123,14 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(
         f"{ours}-job_00000000-1-abc",
     ):
         (tmp_path / "swept" / name).mkdir()
-    kept = {mine}
+    expected = {folder}
     for name in (
         "secateur-01234567-job_00000000-1-abc",
         f"{ours}-odd",
         "secateur-job_bad",
         "thesis",
     ):
-        kept.add(tmp_path / "swept" / name)
+        expected.add(tmp_path / "swept" / name)
         (tmp_path / "swept" / name).mkdir()
     workspace.sweep(world.store, settings)
-    assert set((tmp_path / "swept").iterdir()) == kept
+    assert set((tmp_path / "swept").iterdir()) == expected

@@ -1,6 +1,4 @@
-"""Jobs in real job processes: success, requests of the user, failures of the job, of its inputs and
-of the store.
-"""
+"""Jobs in real job processes: success, requests of clients, failures of job, inputs and store."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tasks import owners, supervise
+from tasks import owners, supervise, workspace
 from tasks.artifacts import open_artifacts
 from tasks.reaper import reap_forever
 from tasks.store import Store, assets, claims
@@ -53,7 +51,7 @@ POISON: dict[str, Any] = {
 
 
 def failed(world: World, id: str, code: str) -> dict[str, Any]:
-    """The error of a job that failed cleanly, once."""
+    """Return the error of a job that failed cleanly, once."""
     job = world.job(id)
     assert job.status == "failed", job.status
     assert job.error is not None
@@ -77,9 +75,9 @@ def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
     assert job.progress_done == job.progress_total > 0
     assert job.summary is not None
     assert set(job.summary) == {"recommendation", "gates", "curve"}
-    seen = [event.data["stage"] for event in history(world.store, id) if event.type == "stage"]
-    assert seen[0] == "baseline"
-    assert {"baseline", "prune", "retrain", "evaluate", "export"} == set(seen)
+    stages = [event.data["stage"] for event in history(world.store, id) if event.type == "stage"]
+    assert stages[0] == "baseline"
+    assert {"baseline", "prune", "retrain", "evaluate", "export"} == set(stages)
     assert "accuracy" in world.report(id)["sections"]
     assert not world.runner().run(id)
 
@@ -111,11 +109,13 @@ def test_cancelling_keeps_what_is_finished(world: World, chaos: Chaos, undisturb
     job = world.job(id)
     assert (job.status, job.error) == ("cancelled", None)
     assert statuses(world.store, id) == ["queued", "running", "cancelling", "cancelled"]
-    kept = world.checkpoints(id)
-    assert kept == {key: sha256 for key, sha256 in undisturbed.items() if key[0] == "magnitude-0.5"}
+    digests = world.checkpoints(id)
+    assert digests == {
+        key: sha256 for key, sha256 in undisturbed.items() if key[0] == "magnitude-0.5"
+    }
     report = world.report(id)
     assert report["partial"]
-    assert [(one["id"], one["partial"]) for one in report["checkpoints"]] == [
+    assert [(checkpoint["id"], checkpoint["partial"]) for checkpoint in report["checkpoints"]] == [
         ("magnitude-0.5", True)
     ]
     assert job.summary is not None
@@ -181,15 +181,15 @@ def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
         assert processes(id) != []
         with world.store.write() as session:
             assert (
-                claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True)
+                claims.claim(session, id, "thief", 60.0, max_attempts=5, is_gone=lambda owner: True)
                 is None
             )
             job = session.get(Job, id)
             assert job is not None
             job.available_at = 0.0
             session.flush()
-            mine = claims.claim(session, id, "thief", 60.0, max_attempts=5)
-            assert mine is not None
+            claim = claims.claim(session, id, "thief", 60.0, max_attempts=5)
+            assert claim is not None
         before = len(history(world.store, id))
     job = world.job(id)
     assert (job.status, job.owner, job.fence) == ("running", "thief", 2)
@@ -299,8 +299,9 @@ def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
 
 
 def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Path) -> None:
-    """A report is replaced with every checkpoint: link(2) answers ENOENT for the one that has just
-    lost its name.
+    """A report is replaced with every checkpoint.
+
+    link(2) answers ENOENT for a file that has just lost its name.
     """
     path, done = tmp_path / "report", threading.Event()
     path.write_text("first")
@@ -315,12 +316,12 @@ def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Pa
     writer.start()
     try:
         for number in range(3000):
-            supervise._link(path, tmp_path / str(number))
+            workspace.link_file(path, tmp_path / str(number))
     finally:
         done.set()
         writer.join()
     with pytest.raises(FileNotFoundError):
-        supervise._link(tmp_path / "missing", tmp_path / "target")
+        workspace.link_file(tmp_path / "missing", tmp_path / "target")
 
 
 def test_damaged_and_missing_stages_are_computed_again(
@@ -351,10 +352,10 @@ def test_inputs_that_cannot_be_read_fail_the_job(world: World) -> None:
     assert error["retryable"]
 
 
-@pytest.mark.parametrize("what", ["model_id", "dataset_id", "rewind_model_id"])
-def test_inputs_deleted_before_a_retry_fail_the_job(world: World, what: str) -> None:
+@pytest.mark.parametrize("column", ["model_id", "dataset_id", "rewind_model_id"])
+def test_inputs_deleted_before_a_retry_fail_the_job(world: World, column: str) -> None:
     spec = {"type": "prune", "model": {"id": "mdl_00000000"}, "dataset": {"id": "dst_00000000"}}
-    id = create(world.store, spec=spec, **{what: "xyz_00000000"}).id
+    id = create(world.store, spec=spec, **{column: "xyz_00000000"}).id
     assert world.runner().run(id)
     error = failed(world, id, "input_deleted")
     assert "xyz_00000000" in error["message"]
@@ -362,10 +363,12 @@ def test_inputs_deleted_before_a_retry_fail_the_job(world: World, what: str) -> 
 
 
 def test_a_deleted_dataset_frees_nobody_elses(world: World) -> None:
-    one, two = world.dataset(), world.dataset()
+    deleted, missing = world.dataset(), world.dataset()
     with world.store.write() as session:
-        world.artifacts.delete(assets.remove(session, assets.get(session, Dataset, "default", one)))
-    assert world.keys("datasets") == {f"datasets/{two}/data.safetensors"}
+        world.artifacts.delete(
+            assets.remove(session, assets.get(session, Dataset, "default", deleted))
+        )
+    assert world.keys("datasets") == {f"datasets/{missing}/data.safetensors"}
 
 
 def test_a_missing_work_folder_is_made(world: World, tmp_path: Path) -> None:
@@ -399,9 +402,9 @@ def test_what_a_dead_worker_left_in_the_work_folder_goes(world: World) -> None:
     dataset = world.job(id).dataset_id
     world.artifacts.delete(f"datasets/{dataset}")  # ends early
     assert world.settings.work_dir is not None
-    left = world.settings.work_dir / f"secateur-{world.store.identity}-{id}-0-abcdefgh"
+    abandoned = world.settings.work_dir / f"secateur-{world.store.identity}-{id}-0-abcdefgh"
     other = world.settings.work_dir / f"secateur-{world.store.identity}-job_other-1-abcdefgh"
-    for folder in (left, other):
+    for folder in (abandoned, other):
         (folder / "stages").mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({}))
     world.runner().run(id)
@@ -439,9 +442,9 @@ def test_a_running_job_is_run_once_and_knows_no_secrets(
 
 def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
     id = create(world.store).id
-    mine = claimed(world.store, id)
+    claim = claimed(world.store, id)
     with world.store.write() as session:
-        claims.settle(session, mine, "cancelled")
+        claims.settle(session, claim, "cancelled")
     assert not world.runner().run(id)
     assert world.job(id).status == "cancelled"
 
@@ -451,10 +454,10 @@ def test_the_reaper_sweeps_and_outlives_an_absent_database(
 ) -> None:
     id = create(world.store).id
     claimed(world.store, id, "other-host/boot/1/1", lease_s=-1.0)
-    asked, real = threading.Event(), claims.sweep
+    tried, real = threading.Event(), claims.sweep
 
     def away(*args: Any, **options: Any) -> int:
-        asked.set()
+        tried.set()
         raise OperationalError("SELECT", {}, Exception("the database is away"))
 
     monkeypatch.setattr(claims, "sweep", away)
@@ -462,7 +465,7 @@ def test_the_reaper_sweeps_and_outlives_an_absent_database(
     thread = threading.Thread(target=reap_forever, args=(runner,))
     thread.start()
     try:
-        assert asked.wait(30)
+        assert tried.wait(30)
         monkeypatch.setattr(claims, "sweep", real)
         until(lambda: world.job(id).status == "queued", "the reaper to free the job")
     finally:

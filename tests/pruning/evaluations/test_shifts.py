@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pruning.analysis.shift_parameters
 import pruning.analysis.shifts
-from api.http.pointers import schema_faults
+from api.http.pointers import list_schema_faults
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.analysis.shifts import (
     Shift,
@@ -93,7 +93,8 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
 
     def faults(params: dict[str, Any]) -> list[str]:
         return [
-            fault.pointer for fault in schema_faults(schema, params, "/params", "invalid_parameter")
+            fault.pointer
+            for fault in list_schema_faults(schema, params, "/params", "invalid_parameter")
         ]
 
     assert faults(FEW_SHIFTS) == faults({}) == faults({"corruptions": None}) == []
@@ -101,7 +102,7 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
     assert faults({"severities": [3, 6]}) == ["/params/severities/1"]
     assert faults({"images": 0}) == ["/params/images"]
     assert faults({"noise": [-1]}) == ["/params/noise/0"]
-    (fault,) = schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
+    (fault,) = list_schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
     assert "'fogg' is not one of" in fault.message
     for bad in (
         {"severities": [6]},

@@ -1,4 +1,4 @@
-"""What a family will cost, and what is refused before it is kept."""
+"""The cost of a family, and the refusals before it is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pruning.family.members import Member, build_member_job, list_members
 from pruning.family.sizes import build_sizes
 from pruning.schemas.family import FamilySpec
 from tasks.helper import HelperError, run_helper
-from tasks.processes.estimates import SUMMED, estimate_family, member_units
+from tasks.processes.estimates import SUMMED, count_member_units, estimate_family
 from tasks.processes.helper import estimate
 
 pytest.importorskip("torch")
@@ -27,10 +27,10 @@ SPEC: dict[str, Any] = {
 
 
 def data(side: int = 8, channels: int = 1, **changes: Any) -> dict[str, Any]:
-    """A dataset as the store knows it."""
+    """Return a dataset as the store describes it."""
     return {
         "shape": [channels, side, side],
-        "classes": [str(n) for n in range(10)],
+        "classes": [str(number) for number in range(10)],
         "counts": {"train": 1000, "test": 200},
         "task": "classification",
         **changes,
@@ -44,7 +44,7 @@ def payload(known: dict[str, Any] | None = None, **changes: Any) -> dict[str, An
 def refused(
     kind: type[SecateurError], pointer: str, known: dict[str, Any] | None = None, **changes: Any
 ) -> str:
-    """The message of a refusal that points there."""
+    """Return the message of a refusal that points there."""
     with pytest.raises(kind) as caught:
         estimate_family(payload(known, **changes))
     assert caught.value.pointer == pointer, caught.value
@@ -52,17 +52,20 @@ def refused(
 
 
 def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """The estimates of all members, each as a job of its own."""
+    """Return the estimates of all members, each as a job of its own."""
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
     networks = {
-        (one.depth, one.width): one
-        for one in build_sizes(spec, known["shape"], known["classes"], known["task"])
+        (size.depth, size.width): size
+        for size in build_sizes(spec, known["shape"], known["classes"], known["task"])
     }
     return [
         estimate(
-            {**question, "spec": build_member_job(spec, one, networks[one.depth, one.width].kwargs)}
+            {
+                **question,
+                "spec": build_member_job(spec, member, networks[member.depth, member.width].kwargs),
+            }
         )
-        for one in list_members(spec)
+        for member in list_members(spec)
     ]
 
 
@@ -77,32 +80,36 @@ def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
 )
 def test_a_family_costs_what_its_members_cost(change: dict[str, Any]) -> None:
     question = payload(**change)
-    found, alone = estimate_family(question), singles(question)
-    assert len(alone) == 16
+    estimate, estimates = estimate_family(question), singles(question)
+    assert len(estimates) == 16
     for name in SUMMED:
-        assert found[name] == pytest.approx(sum(one[name] for one in alone)), name
-    assert found["rounds"] == 16 * 6
-    assert found["memory_bytes"] == max(one["memory_bytes"] for one in alone)
-    assert set(found["warnings"]) == {text for one in alone for text in one["warnings"]}
+        assert estimate[name] == pytest.approx(sum(single[name] for single in estimates)), name
+    assert estimate["rounds"] == 16 * 6
+    assert estimate["memory_bytes"] == max(single["memory_bytes"] for single in estimates)
+    assert set(estimate["warnings"]) == {
+        text for single in estimates for text in single["warnings"]
+    }
 
 
 def test_a_members_progress_ends_where_its_estimate_does() -> None:
     question = payload()
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
     kwargs = {
-        (one.depth, one.width): one.kwargs
-        for one in build_sizes(spec, known["shape"], known["classes"], known["task"])
+        (size.depth, size.width): size.kwargs
+        for size in build_sizes(spec, known["shape"], known["classes"], known["task"])
     }
-    for one, told in zip(list_members(spec), singles(question), strict=True):
-        assert member_units(
-            build_member_job(spec, one, kwargs[one.depth, one.width]), known
-        ) == pytest.approx(told["units"])
+    for member, single in zip(list_members(spec), singles(question), strict=True):
+        assert count_member_units(
+            build_member_job(spec, member, kwargs[member.depth, member.width]), known
+        ) == pytest.approx(single["units"])
 
 
 def test_the_helper_answers_for_a_family_too() -> None:
-    found = run_helper("estimate", payload(adaptive={"max_members": 5}))
-    assert found["units"] == pytest.approx(estimate_family(payload())["units"])
-    assert "adaptive: at most 5 of 16 members are run; this is the cost of all" in found["warnings"]
+    estimate = run_helper("estimate", payload(adaptive={"max_members": 5}))
+    assert estimate["units"] == pytest.approx(estimate_family(payload())["units"])
+    assert (
+        "adaptive: at most 5 of 16 members are run; this is the cost of all" in estimate["warnings"]
+    )
     builtin = run_helper("estimate", payload(dataset={"builtin": "digits"}) | {"dataset": None})
     assert builtin["rounds"] == 96
     with pytest.raises(HelperError) as caught:
@@ -236,8 +243,8 @@ def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
         return {"depths": [1, 2], "widths": [4], "fractions": fractions}
 
     def warned(*fractions: float, **changes: Any) -> list[str]:
-        found = estimate_family(payload(members=members(*fractions), **changes))["warnings"]
-        return [one for one in found if one.startswith("fraction")]
+        warnings = estimate_family(payload(members=members(*fractions), **changes))["warnings"]
+        return [warning for warning in warnings if warning.startswith("fraction")]
 
     assert warned(0.03, 1.0) == []  # 12 of 400, 1 for validation
     assert warned(0.005, 0.02, 1.0) == [
@@ -253,9 +260,9 @@ def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
 
 
 def test_weights_that_cannot_be_excluded_are_refused() -> None:
-    one = {"depths": [1], "widths": [4]}
+    smallest = {"depths": [1], "widths": [4]}
     assert "nothing is left" in refused(
-        ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=one
+        ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=smallest
     )
     message = refused(ParameterError, "/exclude", exclude=["fc3.weight"])  # not every member has it
     assert "no prunable weight" in message
@@ -263,9 +270,11 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
 
 def test_an_answer_is_a_job_like_the_members() -> None:
     spec = FamilySpec.model_validate(payload()["spec"])
-    (size, *_) = build_sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
+    (size, *_) = build_sizes(
+        spec, [1, 8, 8], [str(number) for number in range(10)], "classification"
+    )
     answer = Member(
         role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3
     )
-    found = estimate({**payload(), "spec": build_member_job(spec, answer, size.kwargs)})
-    assert found["rounds"] == 5
+    answered = estimate({**payload(), "spec": build_member_job(spec, answer, size.kwargs)})
+    assert answered["rounds"] == 5

@@ -1,5 +1,5 @@
-"""Families in real job processes: turns that die, turns whose reports cannot be kept, members that
-end at odd moments.
+"""Families in real job processes: turns that die, reports that cannot be stored, members that end
+at odd moments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pruning.schemas.family_report import FamilyReport
 from tasks import supervise
 from tasks.processes import family_turn
 from tasks.reaper import reap_forever
-from tasks.store import claims, families, jobs
+from tasks.store import claims, families, jobs, outbox
 from tasks.store.jobs import PARKED
 from tests.support import family_world
 from tests.support.job_world import (
@@ -54,32 +54,36 @@ DENSITIES = (0.5, 0.25, 0.125)
 
 
 def family(world: World, **changes: Any) -> str:
-    """The tiny family, on the digits as an uploaded dataset."""
+    """Create the small family, on the digits as an uploaded dataset."""
     dataset = world.dataset()
     spec = {**FAMILY, "dataset": {"id": dataset, "limit": LIMIT}, **changes}
     return create(world.store, spec=spec, dataset_id=dataset, deadline_s=spec.get("deadline_s")).id
 
 
 def members(world: World, id: str) -> dict[str, str]:
-    """The job of every member, by its key."""
+    """Return the job of every member, by its key."""
     with world.store.read() as session:
-        return {row.key: job.id for row, job in families.members(session, id)}
+        return {row.key: job.id for row, job in families.list_members(session, id)}
 
 
 def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: Path) -> None:
     spec = family_world.spec(
         members={"depths": [1, 2, 3, 4], "widths": [8, 16, 24, 32, 40], "fractions": [0.5, 1.0]}
     )
-    every = members_of(spec)
-    assert len(every) == 40
+    members_of_spec = members_of(spec)
+    assert len(members_of_spec) == 40
 
     def due(ended: int, spec: FamilySpec = spec, started: int = 40) -> bool:
-        return family_turn._due(
+        return family_turn._is_report_due(
             tmp_path,
             spec,
             [
-                Run(job=f"job_{i:08d}", member=one, status="succeeded" if i < ended else "running")
-                for i, one in enumerate(every[:started])
+                Run(
+                    job=f"job_{i:08d}",
+                    member=member,
+                    status="succeeded" if i < ended else "running",
+                )
+                for i, member in enumerate(members_of_spec[:started])
             ],
         )
 
@@ -92,13 +96,11 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
 
 
 def settle(world: World, id: str, status: str = "succeeded") -> None:
-    """End a member's job without running it; what it measured is made up, of its network's size
-    alone.
-    """
+    """End a member's job without running it; its measurements follow from its network's size."""
     with world.store.write() as session:
-        mine = claims.claim(session, id, "worker", 60.0, max_attempts=5)
-        assert mine is not None
-        hidden = mine.spec["model"]["kwargs"]["hidden"]
+        claim = claims.claim(session, id, "worker", 60.0, max_attempts=5)
+        assert claim is not None
+        hidden = claim.spec["model"]["kwargs"]["hidden"]
         size = 64 * hidden[0] + hidden[0] * hidden[-1] * (len(hidden) - 1) + 10 * hidden[-1]
         unpruned = 0.1 + 20 / size
         errors = [min(0.85, unpruned * (1 + 0.02 / density / len(hidden))) for density in DENSITIES]
@@ -116,18 +118,19 @@ def settle(world: World, id: str, status: str = "succeeded") -> None:
         error = (
             {"code": "out_of_memory", "message": "no memory left"} if status == "failed" else None
         )
-        claims.settle(session, mine, status, summary={"curve": curve}, error=error)
+        claims.settle(session, claim, status, summary={"curve": curve}, error=error)
 
 
 def take(world: World, id: str, **how: Any) -> None:
-    """One turn, whatever pause was due."""
+    """Take a turn at once, whatever delay was due."""
     due_now(world.store, id)
     assert world.runner(**how).run(id)
 
 
 def when(monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[str], bool]) -> list[int]:
-    """After the first message of this kind is dealt with, `act` on the job; where it says so, none
-    after it is heard.
+    """Call `act` on the job after the first message of this kind.
+
+    Where `act` returns True, no later message of that turn is handled.
     """
     handle, acted, deaf = supervise.Supervisor._handle, list[int](), set[tuple[str, int]]()
 
@@ -146,7 +149,7 @@ def when(monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[str], bool])
 
 
 def kill(id: str) -> bool:
-    """Kill the job's process; what it may have written after that message goes unheard."""
+    """Kill the job's process; later messages of it are not handled."""
     for pid in processes(id):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -154,13 +157,15 @@ def kill(id: str) -> bool:
 
 
 def waits(world: World, id: str) -> None:
-    """Every member was made once, and the family waits for them."""
-    found, job = members(world, id), world.job(id)
-    assert set(found) == KEYS
-    assert len({*found.values()}) == len(found)
+    """Check that every member was created once, and that the family waits for them."""
+    jobs_by_key, job = members(world, id), world.job(id)
+    assert set(jobs_by_key) == KEYS
+    assert len({*jobs_by_key.values()}) == len(jobs_by_key)
     assert (job.status, job.owner, job.attempt) == ("running", PARKED, 1), job.error
-    told = [event.data for event in history(world.store, id) if event.type == "member"]
-    assert sorted(one["job"] for one in told if one["status"] == "queued") == sorted(found.values())
+    events = [event.data for event in history(world.store, id) if event.type == "member"]
+    assert sorted(event["job"] for event in events if event["status"] == "queued") == sorted(
+        jobs_by_key.values()
+    )
     assert gapless(world.store, id)
     world.assert_tidy(id)
 
@@ -182,8 +187,8 @@ def test_the_first_turn_dies_and_is_taken_again(
     take(world, id)
     waits(world, id)
     assert before.items() <= members(world, id).items()
-    for one in members(world, id).values():
-        assert len(messages(world.store, one)) == 1
+    for member in members(world, id).values():
+        assert len(messages(world.store, member)) == 1
     job = world.job(next(iter(before.values()), None) or members(world, id)[min(KEYS)])
     assert job.spec["type"] == "prune"
     assert job.progress_total > 0
@@ -206,14 +211,14 @@ def test_a_later_turn_dies_and_the_family_comes_to_its_end(
     assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
     take(world, id)
     waits(world, id)
-    for one in others:
-        settle(world, one)
+    for member in others:
+        settle(world, member)
     take(world, id)
     assert world.job(id).status == "succeeded", world.job(id).error
     report = FamilyReport.model_validate(world.report(id))
     assert not report.partial
-    assert {one.job for one in report.members} == {first, *others}
-    assert {one.status for one in report.members} == {"succeeded"}
+    assert {member.job for member in report.members} == {first, *others}
+    assert {member.status for member in report.members} == {"succeeded"}
     assert stages(world.store, id) == {}
     assert len(world.keys(f"jobs/{id}")) == 4
     assert world.job(id).summary is not None
@@ -228,8 +233,8 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
     id = family(world)
     take(world, id)
     first, *others = members(world, id).values()
-    for one in others:
-        settle(world, one)
+    for member in others:
+        settle(world, member)
 
     def last(_: str) -> bool:
         settle(world, first)
@@ -237,7 +242,7 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
             world.store, id
         ):  # its word arrives while the family is held, and is lost
             with world.store.write() as session:
-                claims.published(session, message)
+                outbox.mark_published(session, message)
         assert not world.runner().run(id)
         return False
 
@@ -256,8 +261,8 @@ def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
     id = family(world)
     take(world, id)
     *others, last = members(world, id).values()
-    for one in others:
-        settle(world, one)
+    for member in others:
+        settle(world, member)
     settle(world, last, "failed")
 
     def again(_: str) -> bool:
@@ -274,7 +279,7 @@ def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
     settle(world, last)
     take(world, id)
     assert world.job(id).status == "succeeded"
-    assert {one["status"] for one in world.report(id)["members"]} == {"succeeded"}
+    assert {member["status"] for member in world.report(id)["members"]} == {"succeeded"}
 
 
 @pytest.mark.slow
@@ -282,12 +287,12 @@ def test_a_member_that_is_tried_again_after_its_family_is_in_a_new_report(world:
     id = family(world)
     take(world, id)
     *others, last = members(world, id).values()
-    for one in others:
-        settle(world, one)
+    for member in others:
+        settle(world, member)
     settle(world, last, "failed")
     take(world, id)
     assert world.job(id).status == "succeeded"
-    assert [one["code"] for one in world.report(id)["failures"]] == ["member_failed"]
+    assert [failure["code"] for failure in world.report(id)["failures"]] == ["member_failed"]
     assert stages(world.store, id) == {}
     before = world.keys(f"jobs/{id}")
     world.request(last, "retry")
@@ -299,7 +304,7 @@ def test_a_member_that_is_tried_again_after_its_family_is_in_a_new_report(world:
     assert world.job(id).status == "succeeded"
     report = FamilyReport.model_validate(world.report(id))
     assert (report.partial, report.failures) == (False, ())
-    assert {one.status for one in report.members} == {"succeeded"}
+    assert {member.status for member in report.members} == {"succeeded"}
     assert set(members(world, id).values()) == {*others, last}
     after = world.keys(f"jobs/{id}")
     assert (len(before), len(after), before & after) == (4, 4, set())
@@ -311,9 +316,9 @@ def test_a_member_that_is_tried_again_after_its_family_is_in_a_new_report(world:
 def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(world: World) -> None:
     id = family(world)
     take(world, id)
-    found = members(world, id)
-    for one in list(found.values())[:-1]:
-        settle(world, one)
+    jobs_by_key = members(world, id)
+    for member in list(jobs_by_key.values())[:-1]:
+        settle(world, member)
     full = Flaky(
         world.artifacts,
         lambda key: OSError(errno.ENOSPC, "No space left") if "report" in key else None,
@@ -330,9 +335,9 @@ def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(wor
     with world.store.write() as session:
         assert families.follow(session, "default", id, "retry") == 1
     take(world, id)
-    assert members(world, id) == found
+    assert members(world, id) == jobs_by_key
     assert world.job(id).owner == PARKED
-    settle(world, list(found.values())[-1])
+    settle(world, list(jobs_by_key.values())[-1])
     take(world, id)
     assert world.job(id).status == "succeeded"
 
@@ -341,9 +346,9 @@ def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(wor
 def test_a_family_whose_members_all_failed_says_why(world: World) -> None:
     id = family(world)
     take(world, id)
-    found = members(world, id)
-    for one in found.values():
-        settle(world, one, "failed")
+    jobs_by_key = members(world, id)
+    for member in jobs_by_key.values():
+        settle(world, member, "failed")
     take(world, id)
     job = world.job(id)
     assert job.status == "failed"
@@ -353,15 +358,17 @@ def test_a_family_whose_members_all_failed_says_why(world: World) -> None:
         "4 of 4 members did not succeed, the first because: no memory left" in job.error["message"]
     )
     report = FamilyReport.model_validate(world.report(id))
-    assert [one.code for one in report.failures] == ["insufficient_points"] + ["member_failed"] * 4
+    assert [failure.code for failure in report.failures] == ["insufficient_points"] + [
+        "member_failed"
+    ] * 4
     world.request(id, "retry")
     with world.store.write() as session:
         assert families.follow(session, "default", id, "retry") == 4
     take(world, id)
     assert world.job(id).owner == PARKED
-    assert members(world, id) == found
-    for one in found.values():
-        settle(world, one)
+    assert members(world, id) == jobs_by_key
+    for member in jobs_by_key.values():
+        settle(world, member)
     take(world, id)
     assert world.job(id).status == "succeeded"
 
@@ -445,17 +452,17 @@ def test_a_whole_family_is_trained_through_the_death_of_a_turn(
         if world.job(id).status in jobs.TERMINAL:
             break
         take(world, id)
-        for one in members(world, id).values():
-            if world.job(one).status == "queued":
-                assert world.runner().run(one)
-                assert world.job(one).status == "succeeded", world.job(one).error
+        for member in members(world, id).values():
+            if world.job(member).status == "queued":
+                assert world.runner().run(member)
+                assert world.job(member).status == "succeeded", world.job(member).error
     assert killed == [1]
     assert world.job(id).status == "succeeded", world.job(id).error
     report = FamilyReport.model_validate(world.report(id))
     assert not report.partial
     assert len(report.members) == 4
     assert len(set(members(world, id)) - {"answer-0.7"}) == 4
-    assert all(len(one.densities) == 3 for one in report.members)
+    assert all(len(member.densities) == 3 for member in report.members)
     assert report.law is not None
     (answer,) = report.answers
     assert answer.refused or answer.job in members(world, id).values()
@@ -464,18 +471,18 @@ def test_a_whole_family_is_trained_through_the_death_of_a_turn(
 def test_the_reaper_tells_the_members_of_a_family_past_its_deadline(world: World) -> None:
     id = create(world.store, spec=FAMILY | {"dataset": {"builtin": "digits"}}, deadline_s=1000.0).id
     with world.store.write() as session:
-        mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
-        assert mine is not None
-        [one] = families.start(
-            session, mine, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}]
+        claim = claims.claim(session, id, "turn", 60.0, max_attempts=5)
+        assert claim is not None
+        [member] = families.start_members(
+            session, claim, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}]
         )
-        families.park(session, mine, {})
+        families.park(session, claim, {})
     change(world.store, id, deadline_at=1.0)
     runner = world.runner(reaper_s=0.05)
     thread = threading.Thread(target=reap_forever, args=(runner,))
     thread.start()
     try:
-        until(lambda: world.job(one).status == "cancelled", "the reaper to cancel the member")
+        until(lambda: world.job(member).status == "cancelled", "the reaper to cancel the member")
     finally:
         runner.stopping.set()
         thread.join(30)

@@ -1,6 +1,4 @@
-"""The helper process: refusals, crashes, limits, environment; and what the long-lived processes
-import.
-"""
+"""The helper process: refusals, crashes, limits, environment, imports."""
 
 from __future__ import annotations
 
@@ -41,14 +39,16 @@ def test_a_model_that_fits_is_counted(tmp_path: Path) -> None:
         {name: value.numpy() for name, value in load_model("mlp", **MLP).state_dict().items()},
         tmp_path / "m",
     )
-    found = run_helper("model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP})
-    assert (found["parameters"], found["prunable"], found["outputs"], found["channels"]) == (
+    answer = run_helper(
+        "model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP}
+    )
+    assert (answer["parameters"], answer["prunable"], answer["outputs"], answer["channels"]) == (
         30,
         24,
         2,
         1,
     )
-    assert found["kwargs"] == {**MLP, "activation": "relu"}
+    assert answer["kwargs"] == {**MLP, "activation": "relu"}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_model_that_does_not_fit_is_refused_with_its_code(
 def in_process(
     verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """The helper's own `main`, called here."""
+    """Run the helper's own `main` in this process."""
     import io
 
     from tasks.processes import helper
@@ -219,16 +219,18 @@ class Plugin:
         return {{}}
 """,
     )
-    found = run_helper("catalogue", {})
-    added = [entry for entry in found["criteria"] if entry["name"] == "from_a_plugin"]
+    answer = run_helper("catalogue", {})
+    added = [entry for entry in answer["criteria"] if entry["name"] == "from_a_plugin"]
     assert [entry["summary"] for entry in added] == ["One file."]
-    found["criteria"].remove(added[0])
-    for entry in found["architectures"]:
+    answer["criteria"].remove(added[0])
+    for entry in answer["architectures"]:
         entry.pop("family", None)
-    assert {kind: found[kind] for kind in expected} == json.loads(json.dumps(expected))
-    seen = json.loads((tmp_path / "seen").read_text())
-    assert not set(secrets) & set(seen)
-    assert [name for name in seen if name.startswith("SECATEUR_")] == ["SECATEUR_PLUGIN_PATH"]
+    assert {kind: answer[kind] for kind in expected} == json.loads(json.dumps(expected))
+    environment = json.loads((tmp_path / "seen").read_text())
+    assert not set(secrets) & set(environment)
+    assert [name for name in environment if name.startswith("SECATEUR_")] == [
+        "SECATEUR_PLUGIN_PATH"
+    ]
 
 
 def test_the_environment_of_jobs_is_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,19 +258,19 @@ def test_the_long_lived_processes_import_no_torch() -> None:
 
 
 def test_a_huge_network_is_estimated_without_being_built() -> None:
-    """160 GB of weights as shapes alone."""
+    """The network has 160 GB of weights, which exist as shapes only."""
     spec = {
         "type": "prune",
         "model": {"architecture": "mlp", "kwargs": {"hidden": [200_000, 200_000]}, "train": {}},
         "dataset": {"builtin": "digits"},
         "targets": {"sparsity": [0.5]},
     }
-    found = run_helper(
+    answer = run_helper(
         "estimate",
         {"spec": spec, "model": None, "dataset": None, "shifted": []},
         memory_limit_bytes=8 * 2**30,
     )
-    assert found["memory_bytes"] > 16 * 200_000**2
+    assert answer["memory_bytes"] > 16 * 200_000**2
 
 
 def test_an_architecture_may_have_lists_among_its_parameters(
@@ -295,7 +297,8 @@ class Listed:
         return self.classes
 
     def build(self):
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, self.sizes[0]), nn.Linear(self.sizes[0], self.classes))
+        size = self.sizes[0]
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, size), nn.Linear(size, self.classes))
 ''',
     )
     spec = {
@@ -305,8 +308,8 @@ class Listed:
         "targets": {"sparsity": [0.5]},
         "evaluations": [{"name": "accuracy"}],
     }
-    found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
-    assert found["flops"] == found["units"] * 2 * (64 * 8 + 8 * 10)
+    answer = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
+    assert answer["flops"] == answer["units"] * 2 * (64 * 8 + 8 * 10)
 
 
 def test_the_catalogue_says_which_architectures_have_families() -> None:

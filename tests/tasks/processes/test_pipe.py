@@ -1,4 +1,4 @@
-"""What a job process says of its progress."""
+"""The progress that a job process reports."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 
-from tasks.processes import job
-from tasks.processes.job import Pipe
+from tasks.processes import pipe as pipe_module
+from tasks.processes.pipe import Pipe
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a pipe says when it is told so much was done, a second apart."""
+def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that reports work at chosen moments and returns the messages."""
 
-    def say(*told: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
+    def send(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()
         now = 0.0
-        monkeypatch.setattr(job.time, "monotonic", lambda: now)
+        monkeypatch.setattr(pipe_module.time, "monotonic", lambda: now)
         pipe = Pipe(write)
-        for seconds, done in told:
+        for seconds, done in moments:
             now += seconds
             pipe.progress(done, total)
         pipe._file.close()
         with os.fdopen(read) as lines:
             return [json.loads(line) for line in lines]
 
-    return say
+    return send
 
 
 def progress(done: float) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def progress(done: float) -> dict[str, Any]:
 ALIVE = {"type": "alive"}
 
 
-def test_as_much_as_before_is_a_sign_of_life_and_no_progress(said: Any) -> None:
-    assert said((1, 2.0), (1, 2.0), (1, 2.0), (1, 3.0)) == [
+def test_as_much_as_before_is_a_sign_of_life_and_no_progress(sent: Any) -> None:
+    assert sent((1, 2.0), (1, 2.0), (1, 2.0), (1, 3.0)) == [
         progress(2.0),
         ALIVE,
         ALIVE,
@@ -47,7 +47,7 @@ def test_as_much_as_before_is_a_sign_of_life_and_no_progress(said: Any) -> None:
     ]
 
 
-def test_at_most_two_messages_a_second_but_the_end_is_told_once(said: Any) -> None:
-    assert said(
+def test_at_most_two_messages_a_second_but_the_end_is_told_once(sent: Any) -> None:
+    assert sent(
         (1, 1.0), (0.1, 2.0), (0.1, 3.0), (0.4, 4.0), (0.1, 10.0), (0.1, 10.0), (0.1, 10.0)
     ) == [progress(1.0), progress(4.0), progress(10.0)]

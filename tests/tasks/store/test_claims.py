@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, claims, jobs
+from tasks.store import Store, assets, claims, jobs, leaders, outbox
 from tasks.store.tables import Leader, Outbox
 from tests.support.job_world import (
     change,
@@ -34,14 +34,15 @@ FILE = claims.SavedFile("a", "0" * 64, 1)
 OTHER = claims.SavedFile("b", "1" * 64, 2)
 
 
-def write(store: Store, action: Callable[[Session], Any]) -> Any:
+def write(store: Store, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `action(session, ...)` in one transaction."""
     with store.write() as session:
-        return action(session)
+        return action(session, *args, **kwargs)
 
 
 def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
     id = create(store).id
-    answers = together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
     won = [answer for answer in answers if answer is not None]
     assert len(won) == 1, answers
     job = read_job(store, id)
@@ -53,10 +54,10 @@ def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
 def test_twenty_threads_race_for_a_dead_owners_job_and_one_wins(store: Store) -> None:
     id = create(store).id
     claimed(store, id, "dead", lease_s=-1.0)
-    together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
     assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
     due_now(store, id)
-    answers = together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
     assert sum(answer is not None for answer in answers) == 1
     assert read_job(store, id).fence == 2
     assert gapless(store, id)
@@ -103,15 +104,17 @@ def test_a_dead_owner_is_not_waited_for(store: Store) -> None:
 
 
 WRITES: dict[str, Callable[[Session, claims.Claim], Any]] = {
-    "heartbeat": lambda s, c: claims.heartbeat(s, c, 60.0),
-    "progress": lambda s, c: claims.progress(s, c, stage="prune", done=1.0, total=2.0),
-    "note": lambda s, c: claims.note(s, c, "warning", {"message": "x"}),
-    "save_stage": lambda s, c: claims.save_stage(s, c, "late", FILE),
-    "drop_stage": lambda s, c: claims.drop_stage(s, c, "kept"),
-    "save_result": lambda s, c: claims.save_result(s, c, "late", "sparse", FILE),
-    "settle": lambda s, c: claims.settle(s, c, "succeeded", summary={"x": 1}),
+    "heartbeat": lambda session, held: claims.heartbeat(session, held, 60.0),
+    "progress": lambda session, held: claims.record_progress(
+        session, held, stage="prune", done=1.0, total=2.0
+    ),
+    "note": lambda session, held: claims.record_event(session, held, "warning", {"message": "x"}),
+    "save_stage": lambda session, held: claims.save_stage(session, held, "late", FILE),
+    "drop_stage": lambda session, held: claims.drop_stage(session, held, "kept"),
+    "save_result": lambda session, held: claims.save_result(session, held, "late", "sparse", FILE),
+    "settle": lambda session, held: claims.settle(session, held, "succeeded", summary={"x": 1}),
     "hand_back": claims.hand_back,
-    "crash": lambda s, c: claims.crash(s, c, "x", max_attempts=5),
+    "crash": lambda session, held: claims.crash(session, held, "x", max_attempts=5),
 }
 
 
@@ -119,14 +122,14 @@ WRITES: dict[str, Callable[[Session, claims.Claim], Any]] = {
 def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
     id = create(store).id
     old = claimed(store, id, "old")
-    write(store, lambda s: claims.save_stage(s, old, "kept", FILE))
+    write(store, claims.save_stage, old, "kept", FILE)
     claim(store, id, "new", gone=True)
     due_now(store, id)
 
     def look() -> Any:
         job = read_job(store, id)
         return (
-            {c.name: getattr(job, c.name) for c in job.__table__.columns},
+            {held.name: getattr(job, held.name) for held in job.__table__.columns},
             len(history(store, id)),
             list(stages(store, id)),
             list(results(store, id)),
@@ -142,37 +145,37 @@ def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
     refused()  # nobody holds it
     new = claimed(store, id, "new")
     refused()  # another holds it
-    write(store, lambda s: claims.settle(s, new, "failed", error={"code": "x"}))
+    write(store, claims.settle, new, "failed", error={"code": "x"})
     refused()  # it has ended
     with pytest.raises(claims.LostError), store.write() as session:
         WRITES[verb](session, new)
-    write(store, lambda s: jobs.remove(s, "default", id))
+    write(store, jobs.remove, "default", id)
     with pytest.raises(claims.LostError), store.write() as session:
         WRITES[verb](session, old)
 
 
 def test_the_holder_beats_and_learns_what_is_asked(store: Store) -> None:
     id = create(store).id
-    mine = claimed(store, id, lease_s=1.0)
-    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "running"
+    held = claimed(store, id, lease_s=1.0)
+    assert write(store, claims.heartbeat, held, 500.0) == "running"
     lease = read_job(store, id).lease_until
     assert lease is not None
     assert lease > read_job(store, id).created_at + 400.0
-    write(store, lambda s: jobs.request(s, "default", id, "pause"))
-    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "pausing"
-    write(store, lambda s: jobs.request(s, "default", id, "cancel"))
-    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "cancelling"
+    write(store, jobs.request, "default", id, "pause")
+    assert write(store, claims.heartbeat, held, 500.0) == "pausing"
+    write(store, jobs.request, "default", id, "cancel")
+    assert write(store, claims.heartbeat, held, 500.0) == "cancelling"
 
 
 @pytest.mark.parametrize(
-    ("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")]
+    ("verb", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")]
 )
-def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: str) -> None:
+def test_handing_back_counts_no_attempt(store: Store, verb: str | None, after: str) -> None:
     id = create(store).id
-    mine = claimed(store, id)
-    if asked is not None:
-        write(store, lambda s: jobs.request(s, "default", id, asked))
-    write(store, lambda s: claims.hand_back(s, mine))
+    held = claimed(store, id)
+    if verb is not None:
+        write(store, jobs.request, "default", id, verb)
+    write(store, claims.hand_back, held)
     job = read_job(store, id)
     assert (job.status, job.attempt, job.owner, job.lease_until) == (after, 1, None, None)
     assert (job.finished_at is not None) == (after == "cancelled")
@@ -184,25 +187,25 @@ def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: 
 def test_saved_work_lets_the_attempts_start_again(store: Store) -> None:
     id = create(store).id
     for _ in range(3):
-        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=5))
+        write(store, claims.crash, claimed(store, id), "x", max_attempts=5)
         due_now(store, id)
     assert read_job(store, id).attempt == 4
-    mine = claimed(store, id)
-    assert write(store, lambda s: claims.save_stage(s, mine, "one", FILE)) is None
+    held = claimed(store, id)
+    assert write(store, claims.save_stage, held, "one", FILE) is None
     assert read_job(store, id).attempt == 1
-    assert write(store, lambda s: claims.save_stage(s, mine, "one", OTHER)) == FILE.artifact
-    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) == OTHER.artifact
-    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) is None
+    assert write(store, claims.save_stage, held, "one", OTHER) == FILE.artifact
+    assert write(store, claims.drop_stage, held, "one") == OTHER.artifact
+    assert write(store, claims.drop_stage, held, "one") is None
 
 
 def test_the_same_work_done_again_is_no_progress(store: Store) -> None:
     id = create(store).id
     for attempt in range(1, 4):
-        mine = claimed(store, id, max_attempts=3)
-        assert mine.attempt == attempt
+        held = claimed(store, id, max_attempts=3)
+        assert held.attempt == attempt
         again = claims.SavedFile(f"attempts/{attempt}", FILE.sha256, 1)
-        write(store, lambda s, mine=mine, again=again: claims.save_stage(s, mine, "rewind", again))
-        write(store, lambda s, mine=mine: claims.crash(s, mine, "x", max_attempts=3))
+        write(store, claims.save_stage, held, "rewind", again)
+        write(store, claims.crash, held, "x", max_attempts=3)
         due_now(store, id)
     assert read_job(store, id).status == "failed"
 
@@ -210,9 +213,9 @@ def test_the_same_work_done_again_is_no_progress(store: Store) -> None:
 def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
     id = create(store).id
     for attempt in range(1, 4):
-        mine = claimed(store, id, max_attempts=3)
-        assert mine.attempt == attempt
-        write(store, lambda s, mine=mine: claims.crash(s, mine, "it broke", max_attempts=3))
+        held = claimed(store, id, max_attempts=3)
+        assert held.attempt == attempt
+        write(store, claims.crash, held, "it broke", max_attempts=3)
         due_now(store, id)
     job = read_job(store, id)
     assert job.status == "failed"
@@ -226,16 +229,16 @@ def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
     assert "3 attempts" in job.error["message"]
     assert messages(store, id) == []
     assert job.finished_at is not None
-    write(store, lambda s: jobs.request(s, "default", id, "retry"))
+    write(store, jobs.request, "default", id, "retry")
     assert claimed(store, id, max_attempts=3).attempt == 1
 
 
-@pytest.mark.parametrize("by", ["sweep", "claim"])
-def test_a_job_whose_owners_die_fails_without_one_that_reports_it(store: Store, by: str) -> None:
+@pytest.mark.parametrize("way", ["sweep", "claim"])
+def test_a_job_whose_owners_die_fails_without_one_that_reports_it(store: Store, way: str) -> None:
     id = create(store).id
     for _ in range(3):
         claimed(store, id, "dead", lease_s=-1.0, max_attempts=3)
-        if by == "sweep":
+        if way == "sweep":
             assert sweep(store, max_attempts=3) == 1
         else:
             assert claim(store, id, max_attempts=3) is None
@@ -251,7 +254,7 @@ def test_the_pause_after_a_crash_doubles(store: Store) -> None:
     id = create(store).id
     pauses = []
     for _ in range(9):
-        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=99))
+        write(store, claims.crash, claimed(store, id), "x", max_attempts=99)
         job = read_job(store, id)
         pauses.append(job.available_at - job.updated_at)
         assert [message.due_at for message in messages(store, id)] == [job.available_at]
@@ -261,11 +264,11 @@ def test_the_pause_after_a_crash_doubles(store: Store) -> None:
 
 
 def published_ago(store: Store, id: str, seconds: float) -> None:
-    """Publish what waits, and let it be so long ago."""
+    """Publish the messages that wait, and let that be this long ago."""
     with store.write() as session:
         for message in messages(store, id):
-            claims.published(session, message)
-    change(store, id, published_at=write(store, assets.clock) - seconds, available_at=0.0)
+            outbox.mark_published(session, message)
+    change(store, id, published_at=write(store, assets.read_clock) - seconds, available_at=0.0)
 
 
 def test_an_unclaimed_job_is_published_again_ever_more_rarely(store: Store) -> None:
@@ -289,7 +292,7 @@ def test_republishing_starts_again_with_every_claim(store: Store) -> None:
         published_ago(store, id, 5000)
         sweep(store)
     published_ago(store, id, 0)
-    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
+    write(store, claims.hand_back, claimed(store, id))
     published_ago(store, id, 70)
     assert sweep(store) == 1
     assert len(messages(store, id)) == 1
@@ -298,20 +301,20 @@ def test_republishing_starts_again_with_every_claim(store: Store) -> None:
 def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: Store) -> None:
     id = create(store).id
     [sent] = messages(store, id)
-    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
-    write(store, lambda s: claims.published(s, sent))
+    write(store, claims.hand_back, claimed(store, id))
+    write(store, outbox.mark_published, sent)
     assert len(messages(store, id)) == 1
 
 
 def test_messages_become_due_in_their_order(store: Store) -> None:
-    ids = [create(store, priority=n).id for n in (1, 9, 5)]
+    ids = [create(store, priority=number).id for number in (1, 9, 5)]
     with store.write() as session:
         session.execute(
             update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0)
         )
     with store.read() as session:
-        assert [message.job_id for message in claims.due_messages(session)] == [ids[0], ids[2]]
-        assert len(claims.due_messages(session, 1)) == 1
+        assert [message.job_id for message in outbox.list_due_messages(session)] == [ids[0], ids[2]]
+        assert len(outbox.list_due_messages(session, 1)) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
@@ -333,14 +336,14 @@ def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-@pytest.mark.parametrize("by", ["sweep", "claim"])
+@pytest.mark.parametrize("way", ["sweep", "claim"])
 def test_what_was_asked_of_a_dead_owner_is_done(
-    store: Store, verb: str, after: str, by: str
+    store: Store, verb: str, after: str, way: str
 ) -> None:
     id = create(store).id
     claimed(store, id, "dead")
-    write(store, lambda s: jobs.request(s, "default", id, verb))
-    if by == "sweep":
+    write(store, jobs.request, "default", id, verb)
+    if way == "sweep":
         assert sweep(store, gone=False) == 0
         assert sweep(store, gone=True) == 1
     else:
@@ -375,17 +378,14 @@ def test_sweepers_at_once_touch_each_job_once(store: Store) -> None:
 
 def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
     ids = [create(store).id for _ in range(6)]
-    mine = {id: claimed(store, id) for id in ids[:3]}
+    held = {id: claimed(store, id) for id in ids[:3]}
     for id in ids[3:]:
         claimed(store, id, "dead", lease_s=-1.0)
 
     def beat(id: str) -> None:
         for done in range(10):
-            write(
-                store,
-                lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0),
-            )
-            write(store, lambda s: claims.heartbeat(s, mine[id], 60.0))
+            write(store, claims.record_progress, held[id], done=float(done), total=10.0)
+            write(store, claims.heartbeat, held[id], 60.0)
 
     def take(id: str) -> None:
         for _ in range(5):
@@ -401,34 +401,32 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
     assert not [answer for answer in answers if isinstance(answer, Exception)], answers
     for id in ids:
         assert gapless(store, id)
-        assert read_job(store, id).attempt == (1 if id in mine else 2)
+        assert read_job(store, id).attempt == (1 if id in held else 2)
 
 
 def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
     id = create(store).id
-    mine = claimed(store, id)
+    held = claimed(store, id)
 
     def tell(index: int) -> None:
-        for n in range(10):
-            write(
-                store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"})
-            )
+        for number in range(10):
+            write(store, claims.record_event, held, "warning", {"message": f"{index}.{number}"})
 
-    answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
+    answers = together([lambda index=number: tell(index) for number in range(6)])  # type: ignore[misc]
     assert answers == [None] * 6
     assert gapless(store, id)
-    found = history(store, id)
-    assert [event.at for event in found] == sorted(event.at for event in found)
-    told = [event.data["message"] for event in found if event.type == "warning"]
-    assert len(set(told)) == 60
+    events = history(store, id)
+    assert [event.at for event in events] == sorted(event.at for event in events)
+    messages_sent = [event.data["message"] for event in events if event.type == "warning"]
+    assert len(set(messages_sent)) == 60
     with store.read() as session:
-        assert [event.seq for event in jobs.events(session, id, after=5, limit=3)] == [6, 7, 8]
+        assert [event.seq for event in jobs.list_events(session, id, after=5, limit=3)] == [6, 7, 8]
 
 
 def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
     def lead(owner: str, lease_s: float = 60.0, role: str = "relay") -> bool:
         with store.write() as session:
-            return claims.lead(session, role, owner, lease_s)
+            return leaders.lead(session, role, owner, lease_s)
 
     assert lead("one")
     assert not lead("two")
@@ -443,7 +441,7 @@ def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
 def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
     def lead(owner: str, dead: str = "") -> bool:
         with store.write() as session:
-            return claims.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
+            return leaders.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
 
     assert lead("one")
     assert not lead("two")
@@ -455,19 +453,19 @@ def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
 def test_of_many_candidates_one_leads(store: Store) -> None:
     def lead(owner: str) -> bool:
         with store.write() as session:
-            return claims.lead(session, "relay", owner, 60.0)
+            return leaders.lead(session, "relay", owner, 60.0)
 
-    answers = together([lambda owner=str(n): lead(owner) for n in range(8)])  # type: ignore[misc]
+    answers = together([lambda owner=str(number): lead(owner) for number in range(8)])  # type: ignore[misc]
     assert sorted(answers, key=str) == [False] * 7 + [True], answers
 
 
 def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
     id = create(store).id
-    mine = claimed(store, id)
-    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
+    held = claimed(store, id)
+    write(store, claims.save_stage, held, "one", FILE)
     for file in (FILE, OTHER):
-        write(store, lambda s, file=file: claims.save_result(s, mine, "c", "sparse", file))
-    write(store, lambda s: claims.settle(s, mine, "succeeded", summary={"x": 1}))
+        write(store, claims.save_result, held, "c", "sparse", file)
+    write(store, claims.settle, held, "succeeded", summary={"x": 1})
     job = read_job(store, id)
     assert (job.status, job.summary, job.error, job.owner) == ("succeeded", {"x": 1}, None, None)
     assert stages(store, id) == {}
@@ -479,8 +477,8 @@ def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
 
 def test_a_failure_keeps_the_stages_for_a_retry(store: Store) -> None:
     id = create(store).id
-    mine = claimed(store, id)
-    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
-    write(store, lambda s: claims.settle(s, mine, "failed", error={"code": "x"}))
+    held = claimed(store, id)
+    write(store, claims.save_stage, held, "one", FILE)
+    write(store, claims.settle, held, "failed", error={"code": "x"})
     assert list(stages(store, id)) == ["one"]
     assert read_job(store, id).error == {"code": "x"}

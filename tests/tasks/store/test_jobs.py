@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from tasks.store import Store, assets, claims, jobs, new_id
+from tasks.store import Store, assets, claims, jobs, new_id, outbox
 from tasks.store.errors import (
     CursorError,
     IdempotencyError,
@@ -60,14 +60,14 @@ def test_a_job_comes_with_its_message_and_its_first_event(store: Store) -> None:
     job = create(
         store, spec={"a": [1, None, "ü"]}, labels={"team": "x"}, priority=7, deadline_s=60.0
     )
-    found = read_job(store, job.id)
-    assert (found.status, found.attempt, found.fence, found.spec) == (
+    job_row = read_job(store, job.id)
+    assert (job_row.status, job_row.attempt, job_row.fence, job_row.spec) == (
         "queued",
         1,
         0,
         {"a": [1, None, "ü"]},
     )
-    assert found.deadline_at == pytest.approx(found.created_at + 60.0)
+    assert job_row.deadline_at == pytest.approx(job_row.created_at + 60.0)
     [event] = history(store, job.id)
     assert (event.seq, event.type, event.data) == (1, "status", {"status": "queued"})
     assert [(message.job_id, message.priority) for message in messages(store, job.id)] == [
@@ -116,39 +116,39 @@ def test_another_projects_job_is_not_found(store: Store) -> None:
 def test_pages_hold_every_job_once_newest_first(store: Store) -> None:
     made = [create(store, labels={"n": str(index % 2)}).id for index in range(7)]
     create(store, "other")
-    seen: list[str] = []
+    ids: list[str] = []
     cursor = None
     while True:
         with store.read() as session:
-            page = jobs.page(session, "default", limit=3, cursor=cursor)
-        seen += [job.id for job in page.data]
+            page = jobs.read_page(session, "default", limit=3, cursor=cursor)
+        ids += [job.id for job in page.data]
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen == sorted(made, reverse=True)
+    assert ids == sorted(made, reverse=True)
 
 
 def test_a_page_that_ends_with_the_list_has_no_cursor(store: Store) -> None:
     for _ in range(3):
         create(store)
     with store.read() as session:
-        assert jobs.page(session, "default", limit=3, cursor=None).next_cursor is None
-        assert jobs.page(session, "default", limit=2, cursor=None).next_cursor is not None
-        assert jobs.page(session, "nobody", limit=2, cursor=None).data == []
+        assert jobs.read_page(session, "default", limit=3, cursor=None).next_cursor is None
+        assert jobs.read_page(session, "default", limit=2, cursor=None).next_cursor is not None
+        assert jobs.read_page(session, "nobody", limit=2, cursor=None).data == []
 
 
 def test_a_job_made_between_two_pages_shifts_nothing(store: Store) -> None:
     made = [create(store).id for _ in range(4)]
     with store.read() as session:
-        first = jobs.page(session, "default", limit=2, cursor=None)
+        first = jobs.read_page(session, "default", limit=2, cursor=None)
     create(store)
     with store.read() as session:
-        second = jobs.page(session, "default", limit=2, cursor=first.next_cursor)
+        second = jobs.read_page(session, "default", limit=2, cursor=first.next_cursor)
     assert {job.id for job in (*first.data, *second.data)} == set(made)
 
 
 def test_filters_by_status_and_label(store: Store) -> None:
-    one = create(store, labels={"team": "a", "x": "1"}).id
+    labelled = create(store, labels={"team": "a", "x": "1"}).id
     two = create(store, labels={"team": "b"}).id
     claimed(store, two)
     with store.read() as session:
@@ -156,10 +156,12 @@ def test_filters_by_status_and_label(store: Store) -> None:
         def ids(**filters: Any) -> list[str]:
             return [
                 job.id
-                for job in jobs.page(session, "default", limit=9, cursor=None, **filters).data
+                for job in jobs.read_page(
+                    session, "default", limit=9, cursor=None, filters=jobs.JobFilter(**filters)
+                ).data
             ]
 
-        assert ids(label=("team", "a")) == [one]
+        assert ids(label=("team", "a")) == [labelled]
         assert ids(label=("a", "team")) == []
         assert ids(status="running") == [two]
         assert ids(status="queued", label=("team", "b")) == []
@@ -169,18 +171,20 @@ def test_a_cursor_belongs_to_its_list(store: Store) -> None:
     for _ in range(3):
         create(store)
     with store.read() as session:
-        cursor = jobs.page(session, "default", limit=1, cursor=None).next_cursor
+        cursor = jobs.read_page(session, "default", limit=1, cursor=None).next_cursor
         assert cursor is not None
         for bad in ("", "x", "éé", "e30", cursor[:-3], "W10", "bnVsbA"):
             with pytest.raises(CursorError):
-                jobs.page(session, "default", limit=1, cursor=bad)
+                jobs.read_page(session, "default", limit=1, cursor=bad)
         for other in ({"status": "queued"}, {"label": ("a", "b")}):
             with pytest.raises(CursorError):
-                jobs.page(session, "default", limit=1, cursor=cursor, **other)
+                jobs.read_page(
+                    session, "default", limit=1, cursor=cursor, filters=jobs.JobFilter(**other)
+                )
         with pytest.raises(CursorError):
-            jobs.page(session, "elsewhere", limit=1, cursor=cursor)
+            jobs.read_page(session, "elsewhere", limit=1, cursor=cursor)
         with pytest.raises(CursorError):
-            assets.page(session, Model, "default", limit=1, cursor=cursor)
+            assets.read_page(session, Model, "default", limit=1, cursor=cursor)
 
 
 def test_an_idempotency_key_makes_one_job(store: Store) -> None:
@@ -190,7 +194,7 @@ def test_an_idempotency_key_makes_one_job(store: Store) -> None:
     with pytest.raises(IdempotencyError):
         create(store, key="k", request="another")
     with store.read() as session:
-        assert len(jobs.page(session, "default", limit=9, cursor=None).data) == 1
+        assert len(jobs.read_page(session, "default", limit=9, cursor=None).data) == 1
 
 
 def test_the_same_key_twice_at_once_makes_one_job(store: Store) -> None:
@@ -236,14 +240,14 @@ def test_transitions_from_every_status(store: Store, verb: str) -> None:
             jobs.request(session, "default", job.id, verb)
         with store.write() as session:
             jobs.request(session, "default", job.id, verb)
-        found = read_job(store, job.id)
-        assert found.status == expected
+        job_row = read_job(store, job.id)
+        assert job_row.status == expected
         assert statuses(store, job.id)[1:] == ([] if expected == status else [expected])
         assert gapless(store, job.id)
         if expected == "cancelled" and status != "cancelled":
-            assert found.finished_at is not None
+            assert job_row.finished_at is not None
         if expected == "queued" and status != "queued":
-            assert (found.attempt, found.error, found.finished_at) == (1, None, None)
+            assert (job_row.attempt, job_row.error, job_row.finished_at) == (1, None, None)
             assert len(messages(store, job.id)) == 1
 
 
@@ -252,8 +256,8 @@ def test_a_retry_sets_the_deadline_anew(store: Store) -> None:
     change(store, job.id, status="failed", deadline_at=1.0)
     with store.write() as session:
         jobs.request(session, "default", job.id, "retry")
-    found = read_job(store, job.id)
-    assert found.deadline_at == pytest.approx(found.updated_at + 60.0, abs=1.0)
+    job_row = read_job(store, job.id)
+    assert job_row.deadline_at == pytest.approx(job_row.updated_at + 60.0, abs=1.0)
 
 
 def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> None:
@@ -264,7 +268,7 @@ def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> N
         jobs.request(session, "default", job.id, "pause")
         jobs.request(session, "default", job.id, "resume")
     with store.read() as session:
-        assert [message.job_id for message in claims.due_messages(session)] == [job.id]
+        assert [message.job_id for message in outbox.list_due_messages(session)] == [job.id]
 
 
 def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
@@ -352,24 +356,24 @@ def test_a_model_in_use_stays(store: Store) -> None:
         with pytest.raises(NotFoundError):
             assets.get(session, Model, "other", rewound)
         assert [
-            row.id for row in assets.page(session, Model, "default", limit=5, cursor=None).data
+            row.id for row in assets.read_page(session, Model, "default", limit=5, cursor=None).data
         ] == [rewound]
 
 
 def test_keys_are_found_by_their_secret_and_not_kept(store: Store) -> None:
     with store.read() as session:
-        assert not assets.any_key(session)
+        assert not assets.has_keys(session)
     with store.write() as session:
         assets.add_key(
             session, id="key_1", project="p", name="n", secret="open sesame", scopes=["read"]
         )
     with store.read() as session:
-        assert assets.any_key(session)
-        found = assets.find_key(session, "open sesame")
-        assert found is not None
-        assert (found.project, found.scopes) == ("p", ["read"])
-        assert "sesame" not in str(vars(found))
-        for wrong in ("", "open", "open sesame ", found.sha256):
+        assert assets.has_keys(session)
+        key = assets.find_key(session, "open sesame")
+        assert key is not None
+        assert (key.project, key.scopes) == ("p", ["read"])
+        assert "sesame" not in str(vars(key))
+        for wrong in ("", "open", "open sesame ", key.sha256):
             assert assets.find_key(session, wrong) is None
 
 
@@ -385,10 +389,10 @@ def test_the_catalogue_is_replaced_whole(store: Store) -> None:
         with store.write() as session:
             assets.publish_catalogue(session, document)
         with store.read() as session:
-            found = assets.read_catalogue(session)
-        assert found is not None
-        assert found[0] == document
-        digests.add(found[1])
+            stored = assets.read_catalogue(session)
+        assert stored is not None
+        assert stored[0] == document
+        digests.add(stored[1])
     assert len(digests) == 2
 
 
@@ -410,7 +414,7 @@ def test_tables_are_made_by_several_processes_at_once(store: Store) -> None:
 
 
 def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
-    """Datasets kept before there were tasks are of images with one class each."""
+    """Datasets stored before there were tasks have one class for each image."""
     old = Store(f"sqlite:///{tmp_path}/old.db")
     old.create_tables()
     with old.engine.connect().execution_options(write=True) as connection:
