@@ -49,6 +49,8 @@ def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     if isinstance(spec, JobSpec):
         for kind, section, place, method in _list_methods(spec):
             faults += _check_method(catalogue[section], kind, method, place)
+    for place, name in _list_corruptions(spec):
+        faults += check_name(catalogue["corruptions"], "corruption", name, place)
     if spec.model.architecture is not None:
         faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
@@ -112,6 +114,20 @@ def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     yield "schedule", "schedules", "/schedule", spec.schedule
     for index, method in enumerate(spec.evaluations or ()):
         yield "evaluation", "evaluations", build_pointer("evaluations", index), method
+
+
+def _list_corruptions(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield pointer and name of every corruption that a training of the job draws from."""
+    trainings = [("/model/train", spec.model.train)]
+    if isinstance(spec, JobSpec):
+        trainings.append(("/retrain", spec.retrain))
+    for place, training in trainings:
+        if training is None or training.corrupt is None:
+            continue
+        if "names" not in training.corrupt.model_fields_set:
+            continue  # the default of the paper
+        for index, name in enumerate(training.corrupt.names):
+            yield f"{place}/corrupt/names/{index}", name
 
 
 def _check_method(

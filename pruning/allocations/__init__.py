@@ -1,4 +1,4 @@
-"""The registry of allocations: one file each, found without a list."""
+"""Allocations: how one budget is divided over the layers, one file each."""
 
 from pruning.registry import Registry
 from pruning.types import Allocation

@@ -1,4 +1,4 @@
-"""The registry of architectures: one file each, found by itself."""
+"""Architectures: networks by name, one family a file."""
 
 from pruning.registry import Registry
 from pruning.types import Architecture

@@ -1,4 +1,4 @@
-"""The registry of criteria: one file each, found without a list."""
+"""Criteria: how much each weight matters, one file each."""
 
 from pruning.evidence.criterion import Criterion
 from pruning.registry import Registry

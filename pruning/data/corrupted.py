@@ -79,7 +79,8 @@ def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str |
     """The images of one epoch, each under a corruption and severity of its own: uint8 (N, C, H, W).
 
     Both are drawn uniformly, from the seed and the names. Severity 0 leaves an image as it is.
-    Without a spec the images themselves are returned.
+    Without a spec the images themselves are returned. Raises `UnknownNameError` for a corruption
+    that is not registered.
 
     >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
     >>> torch.equal(
@@ -90,6 +91,8 @@ def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str |
     """
     if spec is None:
         return images
+    for name in spec.names:
+        corruptions.get(name)  # an unknown one is refused even where no image draws it
     rng = generator(seed, *names, "corruption")
     name_index = torch.randint(len(spec.names), (len(images),), generator=rng)
     severity_index = torch.randint(len(spec.severities), (len(images),), generator=rng)

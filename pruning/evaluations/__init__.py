@@ -1,4 +1,4 @@
-"""The registry of evaluations: one file each, found by itself."""
+"""Evaluations: one question a file, asked of all networks of a job."""
 
 from pruning.analysis.applicability import Evaluation
 from pruning.registry import Registry

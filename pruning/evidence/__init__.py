@@ -1,4 +1,4 @@
-"""The evidence that a criterion scores: each quantity is computed once, on first use."""
+"""Evidence: what a criterion may know of a network, each quantity computed once, on first use."""
 
 from pruning.evidence.evidence import Batches, Evidence
 

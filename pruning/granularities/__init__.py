@@ -1,4 +1,4 @@
-"""The registry of granularities: one file each, found without a list."""
+"""Granularities: what is removed together (weights, blocks, N of M, channels), one file each."""
 
 from pruning.registry import Registry
 from pruning.types import Granularity

@@ -1,1 +1,1 @@
-"""Prune-and-retrain rounds: planned, rehearsed, priced and done."""
+"""A prune-and-retrain round: planned, rehearsed, priced and done."""

@@ -1,4 +1,4 @@
-"""The registry of schedules: one file each, found without a list."""
+"""Schedules: which density in which round, one file each."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal

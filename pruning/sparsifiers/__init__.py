@@ -1,4 +1,4 @@
-"""The registry of sparsifiers: one file each, found without a list."""
+"""Sparsifiers: how a layer's share is spent, one file each."""
 
 from pruning.registry import Registry
 from pruning.types import Sparsifier

@@ -1,3 +1,1 @@
-"""The verdict on a job: which checkpoint to ship, whether the gates hold, and whether its dense
-network is better than guessing.
-"""
+"""Verdicts: which checkpoint to ship, whether the gates hold, whether the baseline is sound."""

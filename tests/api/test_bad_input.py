@@ -55,6 +55,16 @@ BODIES: list[tuple[dict[str, Any], str, str]] = [
     (changed(evaluations=[{"name": "accurcy"}]), "unknown_evaluation", "/evaluations/0/name"),
     (changed(dataset={"builtin": "digit"}), "unknown_dataset", "/dataset/builtin"),
     (
+        changed(model={"architecture": "mlp", "train": {"corrupt": {"names": ["snow", "fogg"]}}}),
+        "unknown_corruption",
+        "/model/train/corrupt/names/1",
+    ),
+    (
+        changed(retrain={"mode": "fine_tune", "corrupt": {"names": ["smog"]}}),
+        "unknown_corruption",
+        "/retrain/corrupt/names/0",
+    ),
+    (
         changed(model={"architecture": "mpl", "train": {}}),
         "unknown_architecture",
         "/model/architecture",

@@ -38,7 +38,8 @@ run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
 CATALOGUE = """
 import json
 from tasks.processes.helper import catalogue
-print(json.dumps({kind: [entry["name"] for entry in entries] for kind, entries in catalogue({}).items()}))
+names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue({}).items()}
+print(json.dumps(names))
 """
 
 ADDED = {

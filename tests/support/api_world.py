@@ -49,7 +49,7 @@ CATALOGUE: dict[str, Any] = {
     "schedules": [entry("targets_only"), entry("geometric", fraction={"type": "number"})],
     "evaluations": [entry("accuracy")],
     "datasets": [entry("digits")],
-    "corruptions": [],
+    "corruptions": [entry("fog"), entry("snow")],
     "architectures": [
         entry("mlp", hidden={"type": "array", "items": {"type": "integer"}}),
         {**entry("odd"), "params": {**schema(size={"type": "integer"}), "required": ["size"]}},

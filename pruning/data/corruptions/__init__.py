@@ -1,4 +1,4 @@
-"""The registry of corruptions: a file for each, or for each family, found by itself."""
+"""Corruptions of test and training images, a file for each or for each family."""
 
 from __future__ import annotations
 
