@@ -83,7 +83,7 @@ class Corrupt(Document):
     """
 
     names: Annotated[tuple[str, ...], Field(min_length=1)] = MIX1
-    """Registered corruptions, as `GET /v1/methods` lists them; a job with an unknown one is refused."""
+    """Registered corruptions (`GET /v1/methods`); a job with an unknown one is refused."""
     severities: Annotated[tuple[Annotated[int, Field(ge=0, le=5)], ...], Field(min_length=1)] = (
         0,
         1,
