@@ -125,9 +125,9 @@ def store_upload(services: Services, row: assets.Asset, source: Path) -> None:
 
 
 def remove(services: Services, kind: type[assets.Asset], project: str, id: str) -> None:
-    """Delete the row of this project, then its file.
+    """Delete an asset of this project: its row, then its files.
 
-    Raises a 404 when there is no such row, and a 409 while a live job uses it.
+    Raises a 404 when there is none, and a 409 while a job that has not ended uses it.
     """
     with services.store.write() as session:
         row = session.get(kind, id, with_for_update=True)

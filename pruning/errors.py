@@ -103,7 +103,7 @@ class DivergenceError(SecateurError):
 
 
 class OutOfMemoryError(SecateurError):
-    """Not even one image at a time fits in memory."""
+    """A computation does not fit in memory, not even for one image at a time."""
 
     code = "out_of_memory"
 

@@ -1,4 +1,8 @@
-"""The four parts of a pruning method, and the types that pass between them."""
+"""The interfaces of allocations, sparsifiers, granularities, schedules and architectures, and their
+types.
+
+The interfaces of criteria are in `pruning.evidence.criterion`.
+"""
 
 from __future__ import annotations
 

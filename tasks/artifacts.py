@@ -63,8 +63,9 @@ def hash_file(path: Path) -> str:
 
 
 def copy_durably(source: IO[bytes], target: Path) -> None:
-    """Write to another name, flush to disk, rename: the target is whole or absent, even after a
-    power cut.
+    """Copy `source` to a file beside `target`, flush it to disk, and rename it.
+
+    The target is whole or absent, even after a power cut.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -77,7 +78,7 @@ def copy_durably(source: IO[bytes], target: Path) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
+    folder = os.open(target.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     try:
         os.fsync(folder)
     finally:

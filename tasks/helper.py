@@ -80,16 +80,14 @@ def run_helper(
         )
     except subprocess.TimeoutExpired:
         raise HelperError(
-            "helper_timeout", f"reading this took more than {timeout_s:g} s"
+            "helper_timeout", f"the helper ({verb}) took more than {timeout_s:g} s"
         ) from None
     try:
         reply = json.loads(helper.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         reason = describe_exit(helper.returncode)
         logger.error("the helper for %r ended with %s: %s", verb, reason, helper.stderr[-2000:])
-        raise HelperError(
-            "helper_crashed", f"the process that reads this ended with {reason}"
-        ) from None
+        raise HelperError("helper_crashed", f"the helper ({verb}) ended with {reason}") from None
     if "error" in reply:
         error = reply["error"]
         raise HelperError(error["code"], error["message"], error["pointer"])

@@ -62,7 +62,11 @@ def iterate_public(source: Source) -> Iterator[ast.AST]:
                 continue
             yield node
             for member in node.body if isinstance(node, ast.ClassDef) else ():
-                if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+                if (
+                    isinstance(member, ast.FunctionDef)
+                    and not member.name.startswith("_")
+                    and not any(ast.unparse(mark) == "overload" for mark in member.decorator_list)
+                ):
                     yield member
 
 

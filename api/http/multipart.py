@@ -112,7 +112,7 @@ class _Form:
         self.pending.clear()
 
     def finish(self) -> None:
-        """Refuse a form that stopped early or brought no file."""
+        """Check that the form is complete and brought a file, and set the file's SHA-256."""
         if not self._ended:
             raise Problem(400, "invalid_multipart", "the form ends before its last boundary")
         if not self._files:

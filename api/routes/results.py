@@ -220,12 +220,13 @@ def get_checkpoint(
     caller: Reader,
     format: Literal["sparse", "dense", "masks", "arch"] = "sparse",
 ) -> Response:
-    """Send a finished checkpoint, also of a job that runs still.
+    """Send a finished checkpoint, also while its job is still running.
 
     `Range`, `If-Range` and `If-None-Match` are honoured. `arch` is the JSON that rebuilds a network
     whose channels were removed; other checkpoints have none.
     """
     _, files = read_files(services, caller.project, id)
+    # Files of the report are stored beside the checkpoints, under this name.
     row = None if cid == REPORT else find_file(files, cid, format)
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")

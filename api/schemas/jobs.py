@@ -94,10 +94,11 @@ class JobView(BaseModel):
         `family_progress` is that of a family's members, `now` the time by the database's clock.
         """
         spec = row.spec if isinstance(row.spec, dict) else {}
+        kind = str(spec.get("type", "unknown"))
         return cls.model_validate(
             {
                 "id": row.id,
-                "type": str(spec.get("type", "unknown")),
+                "type": kind,
                 "status": row.status,
                 "stage": row.stage,
                 "terminal": row.status in TERMINAL,
@@ -110,12 +111,13 @@ class JobView(BaseModel):
                 "created_at": to_iso(row.created_at),
                 "started_at": to_iso_or_none(row.started_at),
                 "finished_at": to_iso_or_none(row.finished_at),
-                "links": _build_links(row.id, str(spec.get("type")), member),
+                "links": _build_links(row.id, kind, member),
             }
         )
 
 
 def _build_links(id: str, kind: str, member: FamilyMember | None) -> dict[str, str]:
+    """Return the addresses of a job, with those of its members or of its family."""
     path = f"/v1/jobs/{id}"
     links = {"self": path}
     for name in ("events", "results", "report", "cancel"):

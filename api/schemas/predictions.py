@@ -87,7 +87,7 @@ class Prediction(BaseModel):
     """The number of parameters that remain of a family's network."""
     extrapolated: bool | None
     remark: str
-    """What there is to know, or why the law does not tell."""
+    """The forecast, or why the law does not support one."""
 
 
 class Foreseen(Prediction):

@@ -1,1 +1,3 @@
-"""The computations of evaluations: differences between networks, shifts, findings of the papers."""
+"""The computations behind evaluations: distances between networks, tightness of bounds, changes of
+the loss, shifts.
+"""

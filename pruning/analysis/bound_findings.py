@@ -69,12 +69,12 @@ def describe_findings(label: str, report: BoundReport) -> list[str]:
             f"{label}: what the paper assumes of inputs not seen held at "
             f"{wording.percent(report.assumption)} of the outputs of layers."
         )
-    violated = [row for row in check_coverage_of_forms(label, report) if not row["holds"]]
+    violated = [row for row in list_coverage_rows(label, report) if not row["holds"]]
     return sentences + [_describe_violations(label, row, report.delta) for row in violated]
 
 
 def _describe_violations(label: str, row: dict[str, Any], delta: float) -> str:
-    """A form that was violated more often than it says; `row` of `check_coverage_of_forms`."""
+    """A form that was violated more often than it says; `row` of `list_coverage_rows`."""
     reason = "where what it assumes does not hold."
     if row["certified"]:
         reason = f"more than its failure probability of {wording.percent(delta, 0)} explains."
@@ -149,14 +149,14 @@ def _format_times(factor: float) -> str:
     return f"{factor:.2g} times" if factor < 1000 else f"10^{math.log10(factor):.1f} times"
 
 
-def check_coverage_of_forms(label: str, report: BoundReport) -> list[dict[str, Any]]:
-    """Rows of a table by form: the number of prunings with any violation, and whether it is within
-    the failure probability.
+def list_coverage_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:
+    """Rows for each form of bound: in how many trials it was violated, and whether its failure
+    probability explains that.
     """
     rows = []
     for form in report.forms:
         predictions = report.form(form)
-        broken = sum(prediction.broken for prediction in predictions)
+        violations = sum(prediction.broken for prediction in predictions)
         trials = sum(prediction.trials for prediction in predictions)
         failure_probability = 0.0 if form == "deterministic" else report.delta
         start = report.find_vacuous_start(form)
@@ -165,18 +165,18 @@ def check_coverage_of_forms(label: str, report: BoundReport) -> list[dict[str, A
                 "method": label,
                 "form": form,
                 "certified": predictions[0].certified,
-                "trials_with_violation": broken,
+                "trials_with_violation": violations,
                 "trials": trials,
                 "failure_probability": failure_probability,
-                "holds": is_within_failure_probability(broken, trials, failure_probability),
+                "holds": is_within_failure_probability(violations, trials, failure_probability),
                 "vacuous_from_sparsity": None if start is None else start.sparsity,
             }
         )
     return rows
 
 
-def is_within_failure_probability(broken: int, trials: int, delta: float) -> bool:
-    """Whether `broken` violations are likely enough: P(X >= broken) > 5 % for X binomial with
+def is_within_failure_probability(violations: int, trials: int, delta: float) -> bool:
+    """Whether so many `violations` are likely enough: P(X >= violations) > 5 % for X binomial with
     `trials` and `delta`.
 
     >>> (
@@ -188,4 +188,4 @@ def is_within_failure_probability(broken: int, trials: int, delta: float) -> boo
     """
     from scipy.stats import binom
 
-    return bool(broken == 0 or binom.sf(broken - 1, trials, delta) > ALPHA)
+    return bool(violations == 0 or binom.sf(violations - 1, trials, delta) > ALPHA)

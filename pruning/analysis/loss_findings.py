@@ -53,8 +53,8 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """`seen` where the first loses less beyond noise, `the opposite` where it loses more, else
-        `no evidence`.
+        """`seen` where the first loses less beyond noise, `the opposite` where it loses more,
+        `off the scale` where a loss overflows, else `no evidence`.
         """
         estimate = self.change.estimate
         if estimate is None:

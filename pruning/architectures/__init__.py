@@ -1,4 +1,4 @@
-"""Architectures: networks by name, one family a file."""
+"""Architectures: networks by name, one kind a file."""
 
 from pruning.registry import Registry
 from pruning.types import Architecture

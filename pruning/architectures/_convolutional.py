@@ -37,7 +37,7 @@ class ScaledArchitecture(AnySizeArchitecture):
 def draw_kaiming_normal_(net: nn.Module) -> None:
     """Draw the weight of every Linear and Conv2d again, in place.
 
-    Layers on the meta device have no numbers and are left alone.
+    Layers on the meta device hold no data and are left alone.
     """
     meta = torch.device("meta")
     for module in net.modules():

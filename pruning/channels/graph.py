@@ -111,10 +111,11 @@ class ChannelGraph:
         return masks
 
     def kept(self, model: nn.Module, masks: Masks) -> Tensor:
-        """The channels that masks leave, bool by number: all of which anything remains, be it a
-        bias.
+        """The channels that masks leave, bool by number.
 
-        What carries one that is left into another stays too, see `closed`.
+        A channel is left if any weight, bias or BatchNorm parameter that reads or writes it remains,
+        or if its group cannot be removed. Channels on a shortcut between such channels stay too, see
+        `closed`.
         """
         alive = torch.zeros(self.size, dtype=torch.bool)
         for group in self.groups:
@@ -123,7 +124,7 @@ class ChannelGraph:
             module = model.get_submodule(name)
             for tensor, parameter in module.named_parameters(recurse=False):
                 mask = masks.get(_join_name(name, tensor))
-                if mask is None:
+                if mask is None:  # nothing of it was pruned
                     mask = torch.ones(parameter.shape, dtype=torch.bool)
                 mask = mask.cpu()
                 if isinstance(module, PRUNABLE) and mask.dim() > 1:

@@ -64,15 +64,15 @@ def _select_columns(module: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tens
     if count_groups(module) == 1:
         return inputs[None]
     assert isinstance(module, nn.Conv2d)
-    width = module.in_channels // module.groups
-    height = module.out_channels // module.groups
-    output_groups = outputs // height
-    remaining, counts = torch.unique(inputs // width, return_counts=True)
+    inputs_per_group = module.in_channels // module.groups
+    outputs_per_group = module.out_channels // module.groups
+    output_groups = outputs // outputs_per_group
+    remaining, counts = torch.unique(inputs // inputs_per_group, return_counts=True)
     assert len(set(counts.tolist())) == 1, "groups of unequal size"
     assert torch.equal(remaining, torch.unique(output_groups)), "a group without inputs or outputs"
     # A column of a grouped weight is a position in the group that the output belongs to.
-    by_group = (inputs % width).reshape(len(remaining), -1)
-    return by_group[torch.searchsorted(remaining, output_groups)]
+    columns_of_group = (inputs % inputs_per_group).reshape(len(remaining), -1)
+    return columns_of_group[torch.searchsorted(remaining, output_groups)]
 
 
 def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:

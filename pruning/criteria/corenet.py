@@ -42,14 +42,14 @@ this.
 class CoreNet:
     """Empirical sensitivity: the largest part of a weight in the sum of its side, over images.
 
-    Over positions too; a side is the weights of one sign in one filter. `corenet` draws weights by
-    the sensitivity, as many from each side as it takes for the bound of the layers' relative errors
-    to be least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus`
-    repeats the draws of every filter too, and keeps the best on held-out images (biased). With
-    `depth`, a layer weighs by the square of how much errors grow behind it, for which the bound of
-    the network is least: it leaves nearly everything to the first layers, because its constant
-    alone makes errors grow by kappa, a hundred and more, in every layer; networks are ruined by
-    that.
+    The maximum is over positions too; a side is the weights of one sign in one filter. `corenet`
+    draws weights by the sensitivity, and divides the draws over the sides so that the bound of the
+    layers' relative errors is least. `plus` spends nothing on weights into neurons that no image
+    needs. `plus_plus` also repeats the draws of every filter, and keeps the best on held-out images
+    (biased). With `depth`, each layer is weighted by the square of how much errors grow behind it,
+    for which the bound of the whole network is least. Use that only to study the bound: its
+    constant alone makes errors grow by kappa, a hundred and more, in every layer, so that the last
+    layers are pruned to nothing.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -87,9 +87,9 @@ class CoreNet:
         return Method(name="sample", params={"division": "proportional"})
 
     def calibration(self, classes: int) -> Calibration:
-        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs.
+        """Ask for |S| images as if eta and eta_max were both 10^7, and `HELD_OUT` more.
 
-        Of them the first |S| are used; `HELD_OUT` images come on top.
+        The first |S| of them are used, for the network's own eta and eta_max.
         """
         size = math.ceil(math.log(8e14 / self.delta) * math.log(1e14))
         return Calibration(size + HELD_OUT)
@@ -125,9 +125,9 @@ class CoreNet:
         return {name: edges * factors[name] for name, edges in edges_by_name.items()}
 
     def prepare(self, evidence: Evidence) -> Growth:
-        """Compute how errors of each layer grow up to the outputs.
+        """Return the constants, the mean Delta of each layer, and the factor on its sensitivities.
 
-        All factors are 1 where all layers have the same weight.
+        All factors are 1 unless `depth` is set.
         """
         names = list(evidence.weights)
         constants = self._compute_constants(evidence)

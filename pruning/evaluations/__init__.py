@@ -1,4 +1,4 @@
-"""Evaluations: one question a file, asked of all networks of a job."""
+"""Evaluations of a finished job (accuracy, robustness, loss model, ...), one file each."""
 
 from pruning.analysis.applicability import Evaluation
 from pruning.registry import Registry

@@ -19,7 +19,7 @@ from torch import Tensor
 from pruning import wording
 from pruning.analysis.bound_findings import (
     NOTES,
-    check_coverage_of_forms,
+    list_coverage_rows,
     choose_headline_form,
     describe_findings,
 )
@@ -228,7 +228,7 @@ def _tabulate(reports: Mapping[str, BoundReport]) -> dict[str, list[dict[str, An
         "components": [],
     }
     for label, report in reports.items():
-        tables["coverage"] += check_coverage_of_forms(label, report)
+        tables["coverage"] += list_coverage_rows(label, report)
         tables["predictions"] += [
             {"method": label} | prediction.document() for prediction in report.predictions
         ]

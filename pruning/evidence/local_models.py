@@ -19,8 +19,8 @@ from pruning.evidence.evidence import Evidence
 from pruning.schedules import Steps, space_densities
 from pruning.types import Calibration, Masks, Scores
 
-PASS = 3
-"""A forward and a backward pass, in forward passes."""
+FORWARD_AND_BACKWARD = 3
+"""The work of a forward and a backward pass, in forward passes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Locality(Staging):
 
     def units(self, classes: int) -> int:
         """Count one forward and backward pass."""
-        return PASS * self.images
+        return FORWARD_AND_BACKWARD * self.images
 
     def penalty(self, weight: Tensor) -> Tensor:
         """Compute lambda / 2 theta^2."""
@@ -90,13 +90,13 @@ class CurvedLocality(Locality):
     ] = None
 
     def units(self, classes: int) -> int:
-        """Count the gradient and the curvature.
+        """Count one gradient, and C + 1 more for the exact curvature (`ggn`) or 3 for a sampled one.
 
-        The exact curvature takes C + 1 passes, one gradient of every image three.
+        Each is a forward and a backward pass over all images.
         """
         kind = self.curvature or choose_curvature(classes)
         passes = classes + 2 if kind == "ggn" else 4
-        return PASS * self.images * passes
+        return FORWARD_AND_BACKWARD * self.images * passes
 
     def quadratic(self, evidence: Evidence) -> Scores:
         """Compute D theta^2 / 2 by name, shape of the weight."""

@@ -175,11 +175,11 @@ def _select_usable(runs: Sequence[Run]) -> tuple[list[tuple[Run, MemberCurve]], 
 def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> JointLaw:
     """Fit the joint law of the points; raises as `fit_joint_law` does."""
     return fit_joint_law(
-        points.depth,
-        points.width,
-        points.density,
-        points.error,
-        points.unpruned,
+        depth=points.depth,
+        width=points.width,
+        density=points.density,
+        error=points.error,
+        unpruned_error=points.unpruned,
         classes=points.classes,
         images=points.test_images,
         network=list(points.network),

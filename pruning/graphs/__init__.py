@@ -1,1 +1,3 @@
-"""Networks as computational graphs: traced, folded, and evaluated only where something changed."""
+"""Networks as torch.fx graphs: traced, BatchNorm folded, evaluated again only where an image
+changed.
+"""

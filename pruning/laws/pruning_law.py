@@ -28,6 +28,9 @@ from pruning.laws.forms import Floats, PruningForm, invert_pruned_error
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
+ROUND = 0.8
+"""The density of a suggested further round, relative to the round before."""
+
 
 class PruningLaw(Document):
     """A fitted pruning law: numbers only, so that it is stored as JSON and asked later."""
@@ -357,15 +360,18 @@ class PruningLaw(Document):
             raise InsufficientPointsError(
                 f"density {furthest:.3g} is beyond what was measured, and no measured error "
                 f"reaches {RISE:g} times the unpruned error (the highest is {max(rises):.2f} "
-                f"times): {self._suggest_points()}"
+                f"times): {self._describe_points_needed()}"
             )
         if self.back_test is None:
             raise InsufficientPointsError(
                 f"density {furthest:.3g} is beyond what was measured; {self.warnings[-1]}"
             )
 
-    def _suggest_points(self) -> str:
-        """The number of rounds of 20 % more that would reach the rise, as a sentence."""
+    def _describe_points_needed(self) -> str:
+        """The further points, each at ROUND of the density before, that would reach the rise.
+
+        The clause ends a refusal.
+        """
         network = min(self.networks, key=lambda network: network.sparsest)
         needed = float(
             invert_pruned_error(
@@ -377,10 +383,10 @@ class PruningLaw(Document):
             )
         )
         if not 0 < needed < network.sparsest:
-            return "prune further until it does"
-        rounds = math.ceil(math.log(needed / network.sparsest) / math.log(0.8))
+            return "prune further, until one does"
+        rounds = math.ceil(math.log(needed / network.sparsest) / math.log(ROUND))
         return (
-            f"about {rounds} more points, each with 0.8 of the density before (to "
+            f"about {rounds} more points, each with {ROUND:g} of the density before (to "
             f"{needed:.2g}), would do"
         )
 

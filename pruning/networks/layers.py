@@ -30,7 +30,7 @@ class Use:
     layer: Layer
     inputs: Tensor
     output: GradientEdge | None
-    """The place in the graph of gradients where that of the output can be had.
+    """The place in the graph of gradients where that of the output is found.
 
     A later operation in place does not move it.
     """

@@ -45,7 +45,7 @@ def resolve(
 
 
 def build_outline(architecture: Architecture) -> nn.Module:
-    """The network with shapes alone and no numbers, so that it may be of any size."""
+    """The network with shapes but without data, so that it may be of any size."""
     with torch.device("meta"):
         return architecture.build()
 

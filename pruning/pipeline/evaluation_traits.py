@@ -1,4 +1,4 @@
-"""What the evaluations of a job say of themselves, by attributes of their classes."""
+"""Traits of the evaluations of a job, declared by attributes of their classes."""
 
 from __future__ import annotations
 

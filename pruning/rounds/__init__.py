@@ -1,1 +1,3 @@
-"""A prune-and-retrain round: planned, rehearsed, priced and done."""
+"""A prune-and-retrain round: its plan, a dry run with random scores, its cost, and the pruning
+itself.
+"""

@@ -29,7 +29,7 @@ is not trusted with it.
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """The four choices that make a pruning method, and what it removes together."""
+    """The criterion, allocation, sparsifier and granularity of a pruning method."""
 
     criterion: Criterion
     allocation: Allocation

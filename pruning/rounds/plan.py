@@ -8,8 +8,6 @@ from pruning.errors import ParameterError
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Recipe
 
-"""The evaluations that read the networks right after pruning."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRound:

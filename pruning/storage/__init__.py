@@ -1,1 +1,1 @@
-"""Files: sparse checkpoints, the stages of a job, tensors kept for later jobs."""
+"""Files of a job: sparse checkpoints, saved stages, tensors kept for later jobs."""

@@ -274,10 +274,11 @@ class _Run:
             total += loss.detach()
         return total
 
-    def _halve_micro_batch(self, batch: int) -> None:
-        if min(self.micro_batch, batch) <= 1:
+    def _halve_micro_batch(self, batch_size: int) -> None:
+        """Halve the micro-batch, free what the failed attempt held, and warn."""
+        if min(self.micro_batch, batch_size) <= 1:
             raise OutOfMemoryError("not even one image at a time fits in memory")
-        self.micro_batch = max(1, min(self.micro_batch, batch) // 2)
+        self.micro_batch = max(1, min(self.micro_batch, batch_size) // 2)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

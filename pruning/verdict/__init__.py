@@ -1,1 +1,3 @@
-"""Verdicts: which checkpoint to ship, whether the gates hold, whether the baseline is sound."""
+"""Verdicts: which checkpoint to ship, whether the limits a user set (gates) hold, and the
+baseline.
+"""

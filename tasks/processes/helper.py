@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import SecateurError
+from pruning.registry import Registry
 
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
 def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     """Return every registered method, by kind.
 
-    An architecture that has families says under `family` what depth and width mean.
+    An architecture that has families says under `family` what depth and width mean; criteria and
+    evaluations say under `segmentation` whether they support it.
     """
     from pruning.allocations import allocations
     from pruning.architectures import architectures
@@ -81,16 +83,24 @@ def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.sparsifiers import sparsifiers
 
     return {
-        "criteria": criteria.catalogue(),
+        "criteria": _mark_segmentation(criteria, default=True),
         "allocations": allocations.catalogue(),
         "granularities": granularities.catalogue(),
         "sparsifiers": sparsifiers.catalogue(),
         "schedules": schedules.catalogue(),
-        "evaluations": evaluations.catalogue(),
+        "evaluations": _mark_segmentation(evaluations, default=False),
         "architectures": [_add_family(entry) for entry in architectures.catalogue()],
         "datasets": datasets.catalogue(),
         "corruptions": corruptions.catalogue(),
     }
+
+
+def _mark_segmentation(registry: Registry[Any], *, default: bool) -> list[dict[str, Any]]:
+    """Return the entries of a registry, each with whether the method supports segmentation."""
+    return [
+        entry | {"segmentation": getattr(registry.get(entry["name"]), "of_pixels", default)}
+        for entry in registry.catalogue()
+    ]
 
 
 def _add_family(entry: dict[str, Any]) -> dict[str, Any]:

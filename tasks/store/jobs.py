@@ -253,7 +253,10 @@ _TRANSITIONS: dict[str, dict[str, str]] = {
 
 
 def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
-    """Change the status and record that; a member that has ended wakes its family."""
+    """Set the status, and add a `status` event with `data`.
+
+    A member that reaches a final status queues its family, where that is parked.
+    """
     job.status = status
     job.updated_at = read_clock(session)
     add_event(session, job, "status", {"status": status, **data})

@@ -22,7 +22,10 @@ def draw_angles(low: float, high: float, draws: Draws, stream: int = 0) -> NDArr
 
 @cache
 def build_trail(radius: int, sigma: float) -> NDArray[np.float64]:
-    """k_i ~ exp(-i^2 / (2 sigma^2)), i = 0 ... 2 radius, sum 1, as multiples of 2^-16.
+    """The weights of a one-sided Gaussian trail, k_i for i = 0 ... 2 radius pixels behind a point.
+
+    They are proportional to exp(-i^2 / (2 sigma^2)), sum to 1 and are multiples of 2^-16, so that
+    sums of grey levels are exact.
 
     >>> build_trail(1, 1.0).round(3).tolist()
     [0.574, 0.348, 0.078]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pruning.analysis.bound_findings import (
-    check_coverage_of_forms,
+    list_coverage_rows,
     choose_headline_form,
     describe_findings,
     is_within_failure_probability,
@@ -270,7 +270,7 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
     report = summarise_outcomes(outcomes, dense, labels, DELTA)
     curves = _draw_curves("method", report)
     rows: list[Any] = [entry.document() for entry in (*report.predictions, *report.components)]
-    rows += check_coverage_of_forms("method", report) + _list_layer_rows("method", report)
+    rows += list_coverage_rows("method", report) + _list_layer_rows("method", report)
     section = Section(
         title="Bounds",
         version=1,
@@ -299,7 +299,7 @@ def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
     sentences = describe_findings("method", report)
     assert any(sentence.startswith("method, minimum: ") for sentence in sentences)
     assert any(sentence.startswith("method, paper: ") for sentence in sentences)
-    rows = {row["form"]: row for row in check_coverage_of_forms("method", report)}
+    rows = {row["form"]: row for row in list_coverage_rows("method", report)}
     assert {form: row["certified"] for form, row in rows.items()} == {
         "hoeffding": True,
         "minimum": True,

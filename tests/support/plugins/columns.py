@@ -17,7 +17,7 @@ class Columns:
     """Every layer keeps the same fraction of its input columns, those with the largest sums."""
 
     def select(self, selection: Selection) -> Selected:
-        """The masks with floor(density K) of the K columns of each layer, one at least."""
+        """The masks with fewer than density K of the K columns of each layer, at least one."""
         masks: Masks = {}
         for name, weight in selection.weights.items():
             scores = selection.scores[name].expand_as(weight).flatten(1).sum(0)

@@ -14,7 +14,7 @@ class FirstLayers:
     """Every layer keeps all that is alive until the budget is spent, in the network's order."""
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """How many weights each layer keeps, one at least where the budget allows it."""
+        """The number of weights that each layer keeps, at least one where the budget allows it."""
         left = budget.keep - len(scores)
         keeps: Keeps = {}
         for name, score in scores.items():
