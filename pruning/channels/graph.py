@@ -113,9 +113,9 @@ class ChannelGraph:
     def kept(self, model: nn.Module, masks: Masks) -> Tensor:
         """The channels that masks leave, bool by number.
 
-        A channel is left if any weight, bias or BatchNorm parameter that reads or writes it remains,
-        or if its group cannot be removed. Channels on a shortcut between such channels stay too, see
-        `closed`.
+        A channel is left if any weight, bias or BatchNorm parameter that reads or writes it
+        remains, or if its group cannot be removed. Channels on a shortcut between such channels
+        stay too, see `closed`.
         """
         alive = torch.zeros(self.size, dtype=torch.bool)
         for group in self.groups:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Batches, Evidence
-from pruning.evidence.local_models import PASS
+from pruning.evidence.local_models import FORWARD_AND_BACKWARD
 from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 from pruning.types import Calibration, Scores
 
@@ -63,7 +63,7 @@ class GraSP:
 
     def units(self, classes: int) -> int:
         """Count a gradient, and a gradient of a gradient."""
-        return 3 * PASS * self.images_per_class * classes
+        return 3 * FORWARD_AND_BACKWARD * self.images_per_class * classes
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = theta (H g) / (sum |theta (H g)| + 1e-10), float64, shape of the weight.

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import PASS
+from pruning.evidence.local_models import FORWARD_AND_BACKWARD
 from pruning.types import Calibration, Scores
 
 
@@ -42,7 +42,7 @@ class SNIP:
 
     def units(self, classes: int) -> int:
         """Count one forward and backward pass."""
-        return PASS * self.images_per_class * classes
+        return FORWARD_AND_BACKWARD * self.images_per_class * classes
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = |g theta| / sum |g theta|, float64, shape of the weight.

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import PASS
+from pruning.evidence.local_models import FORWARD_AND_BACKWARD
 from pruning.networks.modes import evaluate_mode
 from pruning.schedules import Steps, space_densities
 from pruning.types import Scores
@@ -56,7 +56,7 @@ class SynFlow:
 
     def units(self, classes: int) -> int:
         """Count one forward and backward pass of one image."""
-        return PASS
+        return FORWARD_AND_BACKWARD
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import PASS
+from pruning.evidence.local_models import FORWARD_AND_BACKWARD
 from pruning.types import Calibration, Scores
 
 
@@ -43,7 +43,7 @@ class Taylor:
 
     def units(self, classes: int) -> int:
         """Count one forward and backward pass."""
-        return PASS * self.images
+        return FORWARD_AND_BACKWARD * self.images
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = (1/B) sum_b (g_b theta)^2, float64, shape of the weight.

@@ -19,9 +19,9 @@ from torch import Tensor
 from pruning import wording
 from pruning.analysis.bound_findings import (
     NOTES,
-    list_coverage_rows,
     choose_headline_form,
     describe_findings,
+    list_coverage_rows,
 )
 from pruning.analysis.bound_layers import Pruned
 from pruning.analysis.bound_report import BoundReport, Prediction, Spread, summarise_outcomes

@@ -90,7 +90,7 @@ class CurvedLocality(Locality):
     ] = None
 
     def units(self, classes: int) -> int:
-        """Count one gradient, and C + 1 more for the exact curvature (`ggn`) or 3 for a sampled one.
+        """Count one gradient, and C + 1 more for the exact curvature (`ggn`), else 3.
 
         Each is a forward and a backward pass over all images.
         """

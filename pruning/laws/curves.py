@@ -70,8 +70,8 @@ def gather_curves(  # noqa: PLR0913 - the columns of the data
     """Check measured points and average those of one network and density.
 
     Points belong to one network if they share a label in `network`; without labels, if they share
-    depth and width, and without `trial` the unpruned error too. `weight` is SEED_SD^2 / (SEED_SD^2 /
-    trials + (1 - e) / (images e)) for an error e measured on `images` test images. Raises
+    depth and width, and without `trial` the unpruned error too. `weight` is SEED_SD^2 /
+    (SEED_SD^2 / trials + (1 - e) / (images e)) for an error e measured on `images` test images. Raises
     `CurveError` for numbers no law describes, `InsufficientPointsError` where no error is above its
     unpruned one.
 

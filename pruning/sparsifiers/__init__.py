@@ -1,4 +1,4 @@
-"""Sparsifiers: how a layer chooses the weights it keeps, the best or random draws; one file each."""
+"""Sparsifiers: how a layer chooses the weights it keeps: the best, or draws; one file each."""
 
 from pruning.registry import Registry
 from pruning.types import Sparsifier
