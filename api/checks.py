@@ -13,6 +13,7 @@ from api.http.pointers import build_pointer, list_schema_faults, parse
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
+from pruning.schemas.training import Training
 from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
@@ -118,7 +119,7 @@ def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
 
 def _list_corruptions(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield pointer and name of every corruption that a training of the job draws from."""
-    trainings = [("/model/train", spec.model.train)]
+    trainings: list[tuple[str, Training | None]] = [("/model/train", spec.model.train)]
     if isinstance(spec, JobSpec):
         trainings.append(("/retrain", spec.retrain))
     for place, training in trainings:

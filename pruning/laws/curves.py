@@ -71,9 +71,9 @@ def gather_curves(  # noqa: PLR0913 - the columns of the data
 
     Points belong to one network if they share a label in `network`; without labels, if they share
     depth and width, and without `trial` the unpruned error too. `weight` is SEED_SD^2 /
-    (SEED_SD^2 / trials + (1 - e) / (images e)) for an error e measured on `images` test images. Raises
-    `CurveError` for numbers no law describes, `InsufficientPointsError` where no error is above its
-    unpruned one.
+    (SEED_SD^2 / trials + (1 - e) / (images e)) for an error e measured on `images` test images.
+    Raises `CurveError` for numbers no law describes, `InsufficientPointsError` where no error is
+    above its unpruned one.
 
     >>> curves = gather_curves([0.5, 0.5, 0.1], [0.10, 0.12, 0.3], 0.1)
     >>> curves.density.tolist(), curves.error.round(6).tolist(), curves.weight.tolist()
