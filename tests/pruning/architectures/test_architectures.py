@@ -279,8 +279,10 @@ def test_parameter_free_shortcuts_go_around_bottlenecks() -> None:
     """
     model = build("bottleneck_a")
     x = images("bottleneck_a")[:, :1].expand(-1, 16, -1, -1)
-    assert torch.equal(model.layer1[0].shortcut(x[:, :4]), F.pad(x[:, :4], (0, 0, 0, 0, 6, 6)))
-    assert torch.equal(model.layer2[0].shortcut(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
+    widening = model.get_submodule("layer1.0.shortcut")
+    halving = model.get_submodule("layer2.0.shortcut")
+    assert torch.equal(widening(x[:, :4]), F.pad(x[:, :4], (0, 0, 0, 0, 6, 6)))
+    assert torch.equal(halving(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
 
 
 @pytest.mark.parametrize(

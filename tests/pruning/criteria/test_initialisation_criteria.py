@@ -103,7 +103,8 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
     for model in (build_chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
         for parameter in find_prunable(model).values():
             nn.init.normal_(parameter, generator=rng)
-        norm.running_var.uniform_(0.5, 2, generator=rng)  # type: ignore[union-attr]
+        assert norm.running_var is not None
+        norm.running_var.uniform_(0.5, 2, generator=rng)
         masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
         shape = (1, 1, 4) if model[0].__class__ is nn.Flatten else (2, 5, 5)
         sums = [
@@ -128,17 +129,19 @@ def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
     for value in model.state_dict().values():
         if value.is_floating_point():
             nn.init.normal_(value, generator=rng)
-    model[1].running_var.abs_().add_(0.5)  # type: ignore[union-attr, operator]
+    model.get_buffer("1.running_var").abs_().add_(0.5)
     positive = copy.deepcopy(model).double().eval()
     for value in positive.state_dict().values():
         value.abs_()
     positive(torch.ones(1, 1, 3, 3, dtype=torch.float64)).sum().backward()
     scores = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
     for name, weight in find_prunable(positive).items():
+        assert weight.grad is not None
         torch.testing.assert_close(
             scores[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
         )
-    assert (model.get_buffer("1.num_batches_tracked"), model[1].training) == (0, True)
+    assert int(model.get_buffer("1.num_batches_tracked")) == 0
+    assert model[1].training
 
 
 def test_synflow_looks_at_no_data() -> None:
@@ -357,7 +360,7 @@ def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     model.eval()
-    model[1].train(statistics == "batch")
+    model.get_submodule("1").train(statistics == "batch")
     gradient, hessian = compute_flat_hessian(model, inputs, labels, 2.0)
     expected = torch.cat(
         [weight.detach().flatten() for weight in find_prunable(model).values()]

@@ -6,7 +6,7 @@ They are compared with the same random numbers and with others.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -214,7 +214,9 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
             ours = hwc(corrupt(images, name, severity, seed=5, constants=constants)).astype(int)
             theirs = np.stack(
                 [
-                    oracles.corrupted(image, name, severity, constants, script, ice)
+                    oracles.corrupted(
+                        image, name, severity, constants, cast(np.random.Generator, script), ice
+                    )
                     for image, script in zip(
                         hwc(images), scripts(name, draws, shape, constant), strict=True
                     )
@@ -291,7 +293,11 @@ def same_distribution(name: str, severity: int, constants: str, number: int) -> 
     theirs = statistics(np.stack(singles), clean)
     for key, values in ours.items():
         tolerance = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
-        for shift, side in ((tolerance, "greater"), (-tolerance, "less")):
+        sides: tuple[tuple[float, Literal["greater", "less"]], ...] = (
+            (tolerance, "greater"),
+            (-tolerance, "less"),
+        )
+        for shift, side in sides:
             test = stats.ks_2samp(values + shift, theirs[key], alternative=side, method="asymp")
             assert test.pvalue > 1e-4, (name, severity, key, side)
 
@@ -493,7 +499,12 @@ def test_auto_takes_the_constants_for_small_images_to_64_pixels() -> None:
 def test_lines_continue_as_scipy_continues_them(border: Any) -> None:
     for length in (1, 2, 3, 7):
         line = np.arange(length)
-        mode = {"nearest": "edge", "mirror": "reflect", "reflect": "symmetric"}[border]
+        modes: dict[str, Literal["edge", "reflect", "symmetric"]] = {
+            "nearest": "edge",
+            "mirror": "reflect",
+            "reflect": "symmetric",
+        }
+        mode = modes[border]
         assert (index_beyond(length, 17, 9, border) == np.pad(line, (17, 9), mode=mode)).all()
 
 
@@ -565,15 +576,18 @@ def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: floa
     assert (ours.min((1, 2)) == 0).all()
     assert (ours.max((1, 2)) == 1).all()
     for lag in (1, 4, side // 2):
-        rough = [((maps - np.roll(maps, lag, 1)) ** 2).mean((1, 2)) for maps in (ours, theirs)]
-        assert stats.ks_2samp(*rough, method="asymp").pvalue > 1e-4
+        our_roughness, their_roughness = (
+            ((maps - np.roll(maps, lag, 1)) ** 2).mean((1, 2)) for maps in (ours, theirs)
+        )
+        assert stats.ks_2samp(our_roughness, their_roughness, method="asymp").pvalue > 1e-4
     assert stats.ks_2samp(ours.mean((1, 2)), theirs.mean((1, 2)), method="asymp").pvalue > 1e-4
 
 
 def test_edges_and_distances_are_those_of_one_map_at_a_time() -> None:
     rng = np.random.default_rng(3)
-    maps = ndimage.gaussian_filter(rng.normal(0.65, 0.4, (20, 33, 47)), (0, 1.2, 1.2))
-    maps = np.uint8(np.clip(np.where(maps < 0.69, 0.3 * maps, maps), 0, 1) * 255)
+    smooth = ndimage.gaussian_filter(rng.normal(0.65, 0.4, (20, 33, 47)), (0, 1.2, 1.2))
+    levelled = np.clip(np.where(smooth < 0.69, 0.3 * smooth, smooth), 0, 1)
+    maps = (levelled * 255).astype(np.uint8)
     maps[0] = 7
     ours = detect_edges(torch.from_numpy(maps.astype(np.int32)), 50, 150)
     for levels, edges in zip(maps, ours.numpy(), strict=True):

@@ -27,7 +27,7 @@ from pruning.evidence.gradients import (
     multiply_use,
 )
 from pruning.masks import find_prunable
-from pruning.networks.layers import extract_patches
+from pruning.networks.layers import Use, extract_patches
 
 CLASSES = 4
 IMAGES = 5
@@ -88,6 +88,7 @@ class Residual(nn.Module):
         self.branch = nn.Conv2d(3, 3, 3, padding=1)
         self.lost = nn.Conv2d(3, 1, 1)
         self.head = nn.Linear(48, CLASSES)
+        assert self.norm.running_var is not None
         self.norm.running_var.fill_(1.7)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,10 +229,11 @@ def test_gradients_of_another_loss() -> None:
     gradients = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))[
         "0.weight"
     ]
+    weight = model.get_parameter("0.weight")
     model.eval()
     for index in range(IMAGES):
         loss = smooth(model(images[index : index + 1]), labels[index : index + 1])
-        assert_close(gradients[index], torch.autograd.grad(loss, model[0].weight)[0])
+        assert_close(gradients[index], torch.autograd.grad(loss, weight)[0])
 
 
 def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
@@ -258,11 +260,11 @@ def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
 def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def watched(use: object, delta: Tensor) -> Tensor:
-        gradients = multiply_use(use, delta)  # type: ignore[arg-type]
+    def watched(use: Use, delta: Tensor) -> Tensor:
+        gradients = multiply_use(use, delta)
         sizes.extend(
             (gradients.nbytes, delta.nbytes, extract_patches(use.layer, use.inputs).nbytes)
-        )  # type: ignore[attr-defined]
+        )
         return gradients
 
     monkeypatch.setattr("pruning.evidence.gradients.multiply_use", watched)
@@ -436,14 +438,16 @@ def test_default_curvature_by_the_number_of_classes() -> None:
         "mc_fisher",
         "mc_fisher",
     ]
-    for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
+    kinds: tuple[tuple[int, Curvature], ...] = ((20, "ggn"), (21, "mc_fisher"))
+    for classes, kind in kinds:
         model = nn.Linear(3, classes).double()
         batches = [(torch.randn(4, 3, dtype=torch.float64), torch.arange(4))]
+        requests: tuple[Curvature | None, ...] = (None, kind)
         default, named = (
             Evidence(model, batches=batches, generator=torch.Generator().manual_seed(9)).curvature(
                 requested
             )
-            for requested in (None, kind)
+            for requested in requests
         )
         assert torch.equal(default["weight"], named["weight"])
 
@@ -474,7 +478,7 @@ def test_curvature_of_another_loss_is_refused() -> None:
 
 def test_outputs_that_are_no_numbers_are_refused() -> None:
     model, images, labels = build_network("conv and linear")
-    model[0].weight.data.fill_(torch.nan)
+    model.get_parameter("0.weight").data.fill_(torch.nan)
     for kind in ("ggn", "mc_fisher"):
         with pytest.raises(ScoreError, match="outputs are not finite"):
             Evidence(model, batches=[(images, labels)]).curvature(kind)

@@ -288,7 +288,7 @@ def compute_row_outputs(layer: nn.Module, inputs: Tensor, row: int, w: Tensor) -
 
     It covers all images and positions, without the bias.
     """
-    weight = torch.zeros_like(layer.weight.detach())  # type: ignore[union-attr,operator]
+    weight = torch.zeros_like(layer.weight.detach())  # type: ignore[operator]
     weight = torch.cat([weight[:row], w.reshape(1, *weight.shape[1:]), weight[row + 1 :]])
     out = torch.func.functional_call(
         layer,
@@ -835,8 +835,8 @@ def prune_in_rounds(
 ) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
     model, batches = train_network()
     masks = build_full_masks(find_prunable(model))
-    stages = []
-    points = []
+    stages: list[StageLoss | None] = []
+    points: list[Masks] = []
     for target in targets:
 
         def evidence(masks: Masks, stage: int) -> Evidence:
