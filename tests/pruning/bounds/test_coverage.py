@@ -304,12 +304,12 @@ def record_logarithms(study: Study) -> list[tuple[float, float, int]]:
     logarithms: list[tuple[float, float, int]] = []
     describe = study.layers.describe
 
-    def spy(*args: Any) -> PrunedLayer:
-        layer = describe(*args)
+    def spy(*args: Any, **fields: Any) -> PrunedLayer:
+        layer = describe(*args, **fields)
         logarithms.append((layer.log, layer.log_split, layer.law.repeats))
         return layer
 
-    study.layers.describe = spy  # type: ignore[method-assign, assignment]
+    study.layers.describe = spy  # type: ignore[method-assign]
     return logarithms
 
 
