@@ -11,11 +11,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.masks import apply_masks_
 from pruning.types import Masks
 from tests.support import cases
-
-
-def make_generator(seed: int = 0) -> torch.Generator:
-    """Make a seeded generator."""
-    return torch.Generator().manual_seed(seed)
+from tests.support.seeds import make_generator
 
 
 def draw_positive_definite(

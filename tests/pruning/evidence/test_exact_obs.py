@@ -24,9 +24,9 @@ from tests.support.quadratic_cases import (
     count_images,
     draw_masks,
     draw_positive_definite,
-    make_generator,
     order_naively,
 )
+from tests.support.seeds import make_generator
 
 pytestmark = pytest.mark.usefixtures("same_layers")
 

@@ -22,8 +22,8 @@ from tests.support.quadratic_cases import (
     build_evidence,
     compute_row_jacobian,
     count_images,
-    make_generator,
 )
+from tests.support.seeds import make_generator
 
 pytestmark = pytest.mark.usefixtures("same_layers")
 

@@ -23,9 +23,9 @@ from tests.support.quadratic_cases import (
     compute_brute_cost,
     compute_brute_move,
     draw_masks,
-    make_generator,
     mask_half,
 )
+from tests.support.seeds import make_generator
 
 pytestmark = pytest.mark.usefixtures("same_layers")
 

@@ -20,7 +20,8 @@ from pruning.rounds.pruning import StageLoss, mask_scores, prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks
 from tests.support import cases
-from tests.support.quadratic_cases import draw_masks, make_generator
+from tests.support.quadratic_cases import draw_masks
+from tests.support.seeds import make_generator
 
 pytestmark = pytest.mark.usefixtures("same_layers")
 

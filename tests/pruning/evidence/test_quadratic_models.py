@@ -24,9 +24,9 @@ from tests.support.quadratic_cases import (
     compute_brute_move,
     draw_positive_definite,
     draw_vector,
-    make_generator,
     order_naively,
 )
+from tests.support.seeds import make_generator
 
 pytestmark = pytest.mark.usefixtures("same_layers")
 
