@@ -49,7 +49,7 @@ Choose = Callable[[design.Design, Sequence[Member]], Member]
 
 def build_sizes() -> dict[tuple[float, float], Size]:
     """Perceptrons on 784 values, by depth and width."""
-    sizes = {}
+    sizes: dict[tuple[float, float], Size] = {}
     for depth, width in itertools.product(SPEC.members.depths, SPEC.members.widths):
         weights = int(784 * width + (depth - 1) * width**2 + 10 * width)
         sizes[depth, width] = Size(
@@ -174,13 +174,13 @@ def main() -> int:
         )
     of_random = work["adaptive"] / work["random"]
     of_whole = work["adaptive"] / whole
-    missed = float(np.mean([deviation for _, deviation, _ in results["adaptive"]]))
+    mean_missed = float(np.mean([deviation for _, deviation, _ in results["adaptive"]]))
     print(
         f"compute of adaptive families: {of_random:.2f} of random ones' (limit {OF_RANDOM}), "
-        f"{of_whole:.2f} of the whole (limit {OF_WHOLE}); law off by {missed:.1%} (limit "
+        f"{of_whole:.2f} of the whole (limit {OF_WHOLE}); law off by {mean_missed:.1%} (limit "
         f"{BAND:.1%})"
     )
-    return int(of_random > OF_RANDOM or of_whole > OF_WHOLE or missed > BAND)
+    return int(of_random > OF_RANDOM or of_whole > OF_WHOLE or mean_missed > BAND)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def _select(model: nn.Module, image: Tensor) -> list[int]:
 
 def _loop(model: nn.Module, image: Tensor) -> list[int]:
     """The blocks in the order in which they are hidden, one mask at a time."""
-    numbers = number_blocks(*image.shape[1:], BLOCK)
+    height, width = image.shape[1:]
+    numbers = number_blocks(height, width, BLOCK)
     left = list(range(int(numbers.max()) + 1))
     order: list[int] = []
     with torch.no_grad():

@@ -49,7 +49,9 @@ def main() -> int:
             if job.status != "succeeded":
                 print(f"the job {job.status}: {job.error}")
                 return 1
-            curves = client.jobs.results(job.id).report["sections"]["loss_model"]["curves"]
+            report = client.jobs.results(job.id).report
+            assert report is not None
+            curves = report["sections"]["loss_model"]["curves"]
     changes = {
         key.removeprefix("true/"): curve["y"][-1]["value"]
         for key, curve in curves.items()

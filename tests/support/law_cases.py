@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
+from pruning.schemas.report import Estimate
 
 CURVES = Path(__file__).parents[2].parent / "shared" / "data" / "curves"
 Floats = NDArray[np.float64]
@@ -195,3 +196,16 @@ def fit_single(
         classes=10,
         **options,
     )
+
+
+def is_hit(band: Estimate, error: float) -> bool:
+    """Return whether a band holds an error."""
+    assert band.low is not None
+    assert band.high is not None
+    return bool(band.low <= error <= band.high)
+
+
+def list_hits(bands: Estimate | tuple[Estimate, ...], errors: Floats) -> list[bool]:
+    """List for each band whether it holds its error."""
+    assert isinstance(bands, tuple)
+    return [is_hit(band, error) for band, error in zip(bands, errors, strict=True)]

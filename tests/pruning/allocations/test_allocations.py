@@ -120,7 +120,7 @@ def test_erk_takes_all_four_dimensions_of_a_kernel() -> None:
 
 
 def test_erk_gives_what_a_pruned_layer_cannot_take_to_the_others() -> None:
-    shapes = {"a": (8, 8), "b": (8, 8), "c": (8, 8)}
+    shapes: dict[str, tuple[int, ...]] = {"a": (8, 8), "b": (8, 8), "c": (8, 8)}
     scores = draw_scores(shapes)
     scores["a"].flatten()[5:] = -math.inf
     assert allocate("erk", 65, shapes, scores) == {"a": 5, "b": 30, "c": 30}

@@ -181,6 +181,8 @@ def test_the_optimised_network_answers_alike_and_leaves_the_network_alone(net: A
         model = net()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2)
     images = torch.randn(5, 3, 6, 5, generator=torch.Generator().manual_seed(0))

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from pruning.analysis.bound_findings import (
+    list_coverage_rows,
     choose_headline_form,
     describe_findings,
     is_within_failure_probability,
-    list_coverage_rows,
 )
+from pruning.analysis.bound_layers import Pruned
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
-from pruning.analysis.bound_study import Outcome, Pruned
+from pruning.analysis.bound_study import Outcome
 from pruning.evaluations.bounds import _draw_curves, _list_layer_rows
 from pruning.schemas.report import Section
 from pruning.types import DrawLaw
@@ -233,9 +234,8 @@ def test_quantiles_may_be_infinite(
     values: list[float], expected: tuple[float, float] | None
 ) -> None:
     spread = Spread.from_values(torch.tensor(values))
-    assert (
-        spread and (pytest.approx(spread.median), spread.p95 and pytest.approx(spread.p95))
-    ) == expected
+    figures = None if spread is None else (spread.median, spread.p95)
+    assert figures == (None if expected is None else pytest.approx(expected))
     if spread is not None:
         assert spread.log10 is None or spread.median > 0
         json.dumps(spread.document(), allow_nan=False)
@@ -269,7 +269,8 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
                 ]
     report = summarise_outcomes(outcomes, dense, labels, DELTA)
     curves = _draw_curves("method", report)
-    rows: list[Any] = [entry.document() for entry in (*report.predictions, *report.components)]
+    rows: list[Any] = [prediction.document() for prediction in report.predictions]
+    rows += [component.document() for component in report.components]
     rows += list_coverage_rows("method", report) + _list_layer_rows("method", report)
     section = Section(
         title="Bounds",

@@ -20,15 +20,20 @@ from tests.support import cases
 from tests.support.distances import mean_relative_error
 
 
+def apply_linear(net: nn.Module, name: str, x: Tensor) -> Tensor:
+    """Apply the linear layer of a network by its definition."""
+    return F.linear(x, net.get_parameter(f"{name}.weight"), net.get_parameter(f"{name}.bias"))
+
+
 def test_a_perceptron_by_hand() -> None:
     dense, pruned = cases.mlp().double(), cases.mlp().double()
     apply_masks_(pruned, cases.half_masks(pruned))
     x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
     distances = measure_output_distances(dense, pruned, x.split(3))
     with torch.no_grad():
-        a1, b1 = (F.linear(x.flatten(1), net[1].weight, net[1].bias) for net in (dense, pruned))
-        z = F.linear(a1.relu(), dense[3].weight, dense[3].bias)
-        y = F.linear(b1.relu(), pruned[3].weight, pruned[3].bias)
+        a1, b1 = (apply_linear(net, "1", x.flatten(1)) for net in (dense, pruned))
+        z = apply_linear(dense, "3", a1.relu())
+        y = apply_linear(pruned, "3", b1.relu())
     for index in range(7):
         assert float(distances.layers["1"][index]) == pytest.approx(
             math.dist(a1[index], b1[index]) / math.hypot(*a1[index])
@@ -50,7 +55,7 @@ def test_a_perceptron_by_hand() -> None:
 
 
 def test_a_convolution_by_hand_before_an_activation_in_place() -> None:
-    def net() -> nn.Module:
+    def net() -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             return (
@@ -106,7 +111,7 @@ def test_softmax_and_centred_logits_do_not_see_what_all_logits_share() -> None:
     network = nn.Linear(4, 3)
     shifted = copy.deepcopy(network)
     with torch.no_grad():
-        shifted.bias += 5
+        shifted.bias.add_(5)
     distances = measure_output_distances(network, shifted, [torch.randn(6, 4)])
     assert float(distances.logits.min()) > 0.5
     assert (

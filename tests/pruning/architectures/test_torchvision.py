@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,7 +204,7 @@ def test_an_auxiliary_head_is_not_pruned_and_does_not_count() -> None:
     ],
 )
 def test_channels_can_be_removed(
-    architecture: str, kwargs: dict[str, object], side: int, tmp_path: Path
+    architecture: str, kwargs: dict[str, Any], side: int, tmp_path: Path
 ) -> None:
     """Removed as a whole, what remains computes the same; with an auxiliary head what it reads
     stays, so that it goes on.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -82,7 +83,12 @@ def make_plain(
     return Net(lambda net, x: net.fc(end(net.b(between(net.a(x))))))
 
 
-def make_padded(mode: str) -> nn.Module:
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES: tuple[PaddingMode, ...] = ("reflect", "circular", "replicate", "zeros")
+SHORTCUTS: tuple[Literal["A", "B"], ...] = ("A", "B")
+
+
+def make_padded(mode: PaddingMode) -> nn.Module:
     return Net(
         lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))),
         a=nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode),
@@ -123,8 +129,8 @@ def normed(net: Any, x: Tensor) -> Tensor:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
-        name: (lambda f=f: make_plain(f))
-        for name, f in {
+        name: partial(make_plain, function)
+        for name, function in {
             "relu": torch.relu,
             "tanh": torch.tanh,
             "sigmoid": torch.sigmoid,
@@ -149,7 +155,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         }.items()
     },
     **{
-        type(module).__name__ + repr(module)[-12:]: (lambda module=module: make_plain(module))
+        type(module).__name__ + repr(module)[-12:]: partial(make_plain, module)
         for module in (
             nn.ReLU(inplace=True),
             nn.Tanh(),
@@ -181,10 +187,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
             nn.Identity(),
         ),
     ),
-    **{
-        mode: (lambda mode=mode: make_padded(mode))
-        for mode in ("reflect", "circular", "replicate", "zeros")
-    },
+    **{mode: partial(make_padded, mode) for mode in PADDING_MODES},
     "grouped": lambda: make_convolution(groups=2),
     "depthwise": lambda: make_convolution(groups=4, padding="same"),
     "strided": lambda: make_convolution(stride=2),
@@ -200,12 +203,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "batchnorm": lambda: Net(normed, norm=nn.BatchNorm2d(4), flat=nn.BatchNorm1d(4, affine=False)),
     **{
-        f"shortcut {kind}": (
-            lambda kind=kind: CifarResNet(
-                depth=8, width=0.25, shortcut=kind, channels=2, classes=3
-            ).build()
-        )
-        for kind in "AB"
+        f"shortcut {kind}": CifarResNet(
+            depth=8, width=0.25, shortcut=kind, channels=2, classes=3
+        ).build
+        for kind in SHORTCUTS
     },
     "tokens": lambda: nn.Sequential(
         nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 3)

@@ -39,6 +39,7 @@ class Residual(nn.Module):
         self.grouped = nn.Conv2d(6, 6, 3, stride=2, groups=2)
         self.fc = nn.Linear(6, 3)
         for norm in (self.stem_norm, self.norm):
+            assert norm.running_var is not None
             for values in (norm.weight.data, norm.running_var):
                 values.uniform_(0.5, 1.5)
             norm.bias.data.normal_()
@@ -65,8 +66,8 @@ def make_mlp() -> nn.Module:
 def make_flat() -> nn.Module:
     """A flattening makes 16 inputs of each channel, with weights of one sign."""
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
-    net[3].weight.data.abs_()
-    net[0].bias.data.fill_(1.0)
+    net.get_parameter("3.weight").data.abs_()
+    net.get_parameter("0.bias").data.fill_(1.0)
     return net
 
 
@@ -182,7 +183,7 @@ def test_four_hundred_draws_are_covered(network: str, scale: float, method: str)
 
 def make_one_sum() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
-    net[1].weight.data.abs_()
+    net.get_parameter("1.weight").data.abs_()
     return net
 
 
@@ -247,6 +248,7 @@ def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
             self.a, self.b, self.fc = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 3)
             self.map = Padded(3, [-1, 0, 1, 2])
             self.a.weight.data = torch.tensor([1.0, 0.9, 1e-3]).reshape(3, 1, 1, 1)
+            assert self.a.bias is not None
             self.a.bias.data = torch.tensor([0.0, 0.0, 5.0])
             self.b.weight.data = torch.full((4, 3, 1, 1), 1e-3)
 
@@ -277,7 +279,7 @@ def test_bounds_scale_with_the_last_layer() -> None:
 def make_scaled_mlp(scale: float) -> nn.Module:
     torch.manual_seed(3)
     model = make_mlp()
-    model[5].weight.data.mul_(scale)
+    model.get_parameter("5.weight").data.mul_(scale)
     return model
 
 
@@ -302,8 +304,8 @@ def record_logarithms(study: Study) -> list[tuple[float, float, int]]:
     logarithms: list[tuple[float, float, int]] = []
     describe = study.layers.describe
 
-    def spy(*args: Any) -> PrunedLayer:
-        layer = describe(*args)
+    def spy(*args: Any, **fields: Any) -> PrunedLayer:
+        layer = describe(*args, **fields)
         logarithms.append((layer.log, layer.log_split, layer.law.repeats))
         return layer
 

@@ -253,10 +253,8 @@ SHARP = ("alike", "two values", "signed inputs", "importance")
 
 @pytest.mark.parametrize("name", SPREADS)
 def test_one_sum_is_covered_and_a_twentieth_of_the_bound_is_not(name: str) -> None:
-    weight, x, p, m = (
-        value.double() if isinstance(value, Tensor) else value for value in SPREADS[name]()
-    )
-    assert isinstance(m, int)
+    *tensors, m = SPREADS[name]()
+    weight, x, p = (tensor.double() for tensor in tensors)
     law = DrawLaw(torch.stack([p, torch.zeros_like(p)]), torch.tensor([m, 0]))
     changes = draw_weights(weight, law, 400) - weight[0]
     for scale, inequality in itertools.product((1.0, 10.0, 100.0), (hoeffding, bernstein)):

@@ -103,8 +103,9 @@ def test_the_estimate_holds_what_the_criteria_hold() -> None:
     """About a ResNet-20: 250 gradients of 268,288 weights in float32 are 256 MiB, the blocks 256
     MiB more.
     """
-    network = {
-        "prunable": [(1048, 16)] * 16,
+    prunable = [(1048, 16)] * 16
+    network: dict[str, Any] = {
+        "prunable": prunable,
         "parameters": 269_722,
         "activations": 29_000,
         "classes": 10,
@@ -119,9 +120,7 @@ def test_the_estimate_holds_what_the_criteria_hold() -> None:
         for name in ("magnitude", "obs")
     }
     assert estimates["magnitude"] == 4 * (4 * 269_722 + 2 * 29_000 * 128)
-    assert estimates["obs"] == 4 * (269_722 + 2 * 29_000 * 100) + OBS().memory(
-        network["prunable"], 1000
-    )
+    assert estimates["obs"] == 4 * (269_722 + 2 * 29_000 * 100) + OBS().memory(prunable, 1000)
     assert 510 * MIB < estimates["obs"] < 560 * MIB
     both = estimate_costs(
         cases.recipe(0.5, criterion=[{"name": "magnitude"}, {"name": "obs"}]),

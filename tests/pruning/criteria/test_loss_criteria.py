@@ -121,16 +121,20 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
     masks: list[Masks] = []
     for method in (Method(name="magnitude"), Method(name=name, params={"lambda": 1e14, "pi": 1})):
         point = build_evidence()
+
+        def get_point(masks: Masks, stage: int, point: Evidence = point) -> Evidence:
+            return point
+
         masks.append(
             prune_(
                 point.model,
                 build_full_masks(find_prunable(model)),
                 0.37,
                 PruningMethod.of(cases.recipe(0.5), method),
-                lambda masks, stage, point=point: point,
+                get_point,
                 generator=torch.Generator(),
             )
-        )  # type: ignore[misc]
+        )
     assert all(torch.equal(masks[0][key], masks[1][key]) for key in masks[0])
     none = criteria.create(name, {"lambda": 0}).score(build_evidence())
     order = [
@@ -190,7 +194,7 @@ def test_predictions_hold_close_to_the_point(name: str) -> None:
     errors = {}
     for scale in (1e-2, 1e-3):
         point = build_evidence()
-        point.model[4].weight.data[:, :8] *= scale
+        point.model.get_parameter("4.weight").data[:, :8] *= scale
         masks = {
             key: torch.ones_like(weight, dtype=torch.bool) for key, weight in point.weights.items()
         }
@@ -381,13 +385,13 @@ def test_units_of_work() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_through_the_library(name: str) -> None:
     point = build_evidence()
-    scores = score(point.model, name, point.batches, **{"lambda": 0.1})
-    expected = criteria.create(name, {"lambda": 0.1}).score(point)
+    params: dict[str, Any] = {"lambda": 0.1}
+    scores = score(point.model, name, point.batches, **params)
+    expected = criteria.create(name, params).score(point)
     assert all(torch.equal(scores[key], expected[key]) for key in expected)
     few = score(point.model, name, point.batches, images=7)
-    again = Evidence(
-        point.model, batches=[point.batches[0], tuple(part[:1] for part in point.batches[1])]
-    )  # type: ignore[list-item]
+    images, labels = point.batches[1]
+    again = Evidence(point.model, batches=[point.batches[0], (images[:1], labels[:1])])
     assert all(
         torch.equal(few[key], value) for key, value in criteria.create(name).score(again).items()
     )

@@ -35,7 +35,7 @@ class Folded(nn.Module):
         self.head = nn.Linear(20, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.rows(x.reshape(-1, 4))).reshape(len(x), -1))  # type: ignore[no-any-return]
+        return self.head(torch.relu(self.rows(x.reshape(-1, 4))).reshape(len(x), -1))
 
 
 class Attention(nn.Module):
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, 2)
-        return self.head(self.attend(rows, rows, rows, need_weights=False)[0].mean(1))  # type: ignore[no-any-return]
+        return self.head(self.attend(rows, rows, rows, need_weights=False)[0].mean(1))
 
 
 class Mixing(nn.Module):
@@ -61,7 +61,7 @@ class Mixing(nn.Module):
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))  # type: ignore[no-any-return]
+        return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))
 
 
 def build_evidence(model: nn.Module) -> Evidence:
@@ -111,7 +111,7 @@ def test_images_that_influence_each_other_are_refused(name: str) -> None:
 
 def test_thinet_refuses_activations_that_are_no_numbers() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 3))
-    nn.init.constant_(model[1].weight, float("inf"))
+    nn.init.constant_(model.get_parameter("1.weight"), float("inf"))
     with pytest.raises(ScoreError, match=r"weight: what its layer's inputs contribute"):
         score_network("thinet", model)
 

@@ -12,6 +12,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,12 +96,12 @@ class Bench:
     dense: Evidence
 
     def prune(
-        self, name: str, sparsity: float, **params: object
+        self, name: str, sparsity: float, **params: Any
     ) -> tuple[nn.Module, list[StageLoss | None]]:
         """Prune the network by one criterion, every stage on the same images."""
         model = copy.deepcopy(self.net)
-        stages = []
-        method = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
+        stages: list[StageLoss | None] = []
+        method = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))
         prune_(
             model,
             build_full_masks(find_prunable(model)),

@@ -91,7 +91,7 @@ def order_greedily(contributions: Tensor) -> list[float]:
     """Order the removal of channels by trying each; contributions are (samples, channels)."""
     samples, channels = contributions.shape
     at_once = math.ceil(math.sqrt(channels))
-    removed = []
+    removed: list[int] = []
     place = [0.0] * channels
     while len(removed) < channels:
         tried = []
@@ -176,7 +176,7 @@ def score_explicitly(
     }
     scores = {}
     x = images
-    for number, module in enumerate(model):
+    for number, module in enumerate(model.children()):
         name = f"{number}.weight"
         if isinstance(module, nn.Linear | nn.Conv2d):
             width = module.weight.shape[1]

@@ -198,14 +198,16 @@ def test_wanda_adds_up_all_uses_of_a_weight() -> None:
     model, batches = cases.awkward("tied")
     model.double()
     inputs = torch.cat([x for x, _ in batches]).double().flatten(1)
-    hidden = torch.tanh(model.first(inputs))  # type: ignore[operator]
+    first = model.get_submodule("first")
+    assert isinstance(first, nn.Linear)
+    hidden = torch.tanh(first(inputs))
     norm = torch.cat([inputs, hidden]).norm(dim=0)
     scores = Wanda(per_row=False).score(
         Evidence(model, batches=[(x.double(), y) for x, y in batches])
     )
     torch.testing.assert_close(
-        scores["first.weight"], (model.first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
-    )  # type: ignore[operator, union-attr]
+        scores["first.weight"], (first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
+    )
 
 
 @pytest.mark.parametrize("pruned", [False, True])

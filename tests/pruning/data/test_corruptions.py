@@ -5,73 +5,27 @@ They are compared with the same random numbers and with others.
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage, stats
-from torch import Tensor
+from scipy import stats
 
-from pruning.data import corrupted
-from pruning.data.corruptions import choose_table, corruptions
-from pruning.data.corruptions._edges import detect_edges, measure_distances
-from pruning.data.corruptions._linear import (
-    apply_separable,
-    build_smoothing,
-    build_zooming,
-    index_beyond,
-)
-from pruning.data.corruptions._plasma import draw_plasma
 from pruning.data.corruptions._streaks import draw_angles
 from pruning.data.corruptions.frost import SIDE, draw_sheets
-from pruning.data.corruptions.glass_blur import find_fronts, shuffle_pixels
 from pruning.data.corruptions.noise import (
     tabulate_gaussian,
     tabulate_impulse,
     tabulate_shot,
     tabulate_speckle,
 )
-from pruning.data.corruptions.spatter import shade_water
-from pruning.data.keyed_random import Draws, hash_
-from pruning.errors import DataError, ParameterError, UnknownNameError
+from pruning.data.keyed_random import Draws
 from pruning.library import corrupt
 from tests.support import corruption_oracles as oracles
 from tests.support import corruption_tables as tables
+from tests.support.corrupted_images import DETERMINISTIC, RANDOM, hwc, pictures
 
-STANDARD = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-    "speckle_noise",
-    "gaussian_blur",
-    "spatter",
-    "saturate",
-)
-DETERMINISTIC = (
-    "brightness",
-    "contrast",
-    "defocus_blur",
-    "gaussian_blur",
-    "jpeg_compression",
-    "pixelate",
-    "saturate",
-    "zoom_blur",
-)
-RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
 NOISE = {
     "gaussian_noise": tabulate_gaussian,
     "shot_noise": tabulate_shot,
@@ -79,20 +33,6 @@ NOISE = {
     "speckle_noise": tabulate_speckle,
 }
 SHAPES = ((3, 32, 32), (1, 33, 47), (3, 47, 33), (3, 96, 80))
-
-
-def pictures(number: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Smooth shapes and fine noise, some black, white and grey pixels among them."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((number, channels, height, width))
-    shapes = 130 + 400 * ndimage.gaussian_filter(noise, (0, 0, 3, 3)) + 15 * noise
-    shapes[:, :, : height // 4] += 150 * (rng.random((number, channels, 1, 1)) - 0.5)
-    shapes[:, :, -2:, :3] = rng.choice([0, 128, 255], (number, 1, 1, 1))
-    return torch.from_numpy(np.clip(shapes, 0, 255).astype(np.uint8))
-
-
-def hwc(images: Tensor) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).numpy()
 
 
 class Scripted:
@@ -214,7 +154,9 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
             ours = hwc(corrupt(images, name, severity, seed=5, constants=constants)).astype(int)
             theirs = np.stack(
                 [
-                    oracles.corrupted(image, name, severity, constants, script, ice)
+                    oracles.corrupted(
+                        image, name, severity, constants, cast(np.random.Generator, script), ice
+                    )
                     for image, script in zip(
                         hwc(images), scripts(name, draws, shape, constant), strict=True
                     )
@@ -291,7 +233,11 @@ def same_distribution(name: str, severity: int, constants: str, number: int) -> 
     theirs = statistics(np.stack(singles), clean)
     for key, values in ours.items():
         tolerance = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
-        for shift, side in ((tolerance, "greater"), (-tolerance, "less")):
+        sides: tuple[tuple[float, Literal["greater", "less"]], ...] = (
+            (tolerance, "greater"),
+            (-tolerance, "less"),
+        )
+        for shift, side in sides:
             test = stats.ks_2samp(values + shift, theirs[key], alternative=side, method="asymp")
             assert test.pvalue > 1e-4, (name, severity, key, side)
 
@@ -309,392 +255,3 @@ def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_
 ) -> None:
     for severity in range(1, 6):
         same_distribution(name, severity, constants, 500)
-
-
-# keys
-
-
-@pytest.mark.parametrize("name", STANDARD)
-def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for shape in ((3, 32, 32), (1, 9, 14)):
-        images = pictures(21, *shape)
-        before = torch.get_rng_state()
-        kept = images.clone()
-        whole = corrupt(images, name, 4)
-        assert whole.dtype == torch.uint8
-        assert whole.shape == images.shape
-        assert whole.is_contiguous()
-        order = torch.randperm(21, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(corrupt(images[order], name, 4, indices=order), whole[order])
-        for i in (0, 7, 20):
-            assert torch.equal(
-                corrupt(images[i : i + 1], name, 4, indices=torch.tensor([i])), whole[i : i + 1]
-            )
-        with monkeypatch.context() as patch:
-            patch.setitem(corrupted.VALUES_AT_ONCE, "cpu", 4 * images[0].numel())
-            assert torch.equal(corrupt(images, name, 4), whole)
-        last = images.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(corrupt(last, name, 4), whole)
-        assert torch.equal(images, kept)
-        assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_other_seeds_indices_and_severities_are_other_draws(name: str) -> None:
-    images = pictures(1, 3, 32, 32).expand(2, -1, -1, -1)
-    far = torch.tensor([3, 3 + (1 << 32)])
-    pairs = [
-        corrupt(images, name, 3),
-        corrupt(images, name, 3, seed=1),
-        corrupt(images, name, 3, indices=far),
-        corrupt(images, name, 4),
-    ]
-    distinct = {image.numpy().tobytes() for pair in pairs for image in pair}
-    assert len(distinct) >= (5 if name == "motion_blur" else 7), (
-        "of 7; near angles may be the same shifts in whole pixels"
-    )
-    draws = {
-        Draws.from_key(seed, other, severity, indices=far).words(1)[0].item()
-        for seed in (0, 1, -1)
-        for other in ("fog", "snow")
-        for severity in (1, 2)
-    }
-    assert len(draws) == 12
-
-
-def unsigned_hash(x: int) -> int:
-    x ^= x >> 16
-    x = x * 0x7FEB352D % (1 << 32)
-    x ^= x >> 15
-    x = x * 0x846CA68B % (1 << 32)
-    return x ^ x >> 16
-
-
-def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
-    numbers = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
-    words = torch.tensor(
-        [number - (1 << 32) if number >> 31 else number for number in numbers], dtype=torch.int32
-    )
-    assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [
-        unsigned_hash(number) for number in numbers
-    ]
-    draws = Draws.from_key(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
-    first, second = ([key & 0xFFFFFFFF for key in column] for column in draws.keys.T.tolist())
-    for stream in (0, 1, 5):
-        words_by_image = draws.words(4, stream=stream).tolist()
-        for row, k1, k2 in zip(words_by_image, first, second, strict=True):
-            for position, word in enumerate(row):
-                place = unsigned_hash(unsigned_hash(position) ^ (stream * 0x9E3779B9) % (1 << 32))
-                assert word & 0xFFFFFFFF == unsigned_hash(
-                    (unsigned_hash(place ^ k1) + k2) % (1 << 32)
-                )
-    assert Draws.from_key(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
-        [-143189812, 295269214]
-    ]
-
-
-def test_words_are_uniform_and_independent() -> None:
-    words = Draws.from_key(0, "test", indices=torch.arange(400)).words(5000).numpy()
-    values = words.view(np.uint32).astype(np.float64) / 2**32
-    assert stats.kstest(values.ravel()[:1_000_000], "uniform").pvalue > 1e-3
-    for shift in range(0, 32, 8):
-        counts = np.bincount((words.ravel() >> shift) & 0xFF, minlength=256)
-        assert stats.chisquare(counts).pvalue > 1e-3
-    bits = (words[:, :2000, None] >> np.arange(32)) & 1
-    assert abs(bits.mean((0, 1)) - 0.5).max() < 5 * 0.5 / math.sqrt(800_000)
-    limit = 5 / math.sqrt(values.size)
-    centred = (values - 0.5) * math.sqrt(12)
-    other = (
-        Draws.from_key(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
-        / 2**32
-    )
-    stream = (
-        Draws.from_key(0, "test", indices=torch.arange(400))
-        .words(5000, stream=1)
-        .numpy()
-        .view(np.uint32)
-        / 2**32
-    )
-    for shifted in (
-        np.roll(centred, 1, 0),
-        np.roll(centred, 1, 1),
-        np.roll(centred, 32, 1),
-        np.roll(centred, 1024, 1),
-        np.roll(centred, (1, 1), (0, 1)),
-        (other - 0.5) * math.sqrt(12),
-        (stream - 0.5) * math.sqrt(12),
-    ):
-        assert abs((centred * shifted).mean()) < limit
-    pairs = np.bincount(
-        ((values[:, :-1] * 16).astype(int) * 16 + (values[:, 1:] * 16).astype(int)).ravel(),
-        minlength=256,
-    )
-    assert stats.chisquare(pairs).pvalue > 1e-3
-    assert len(np.unique(words)) > words.size - 3 * words.size**2 / 2**33
-
-
-def test_normal_numbers_are_normal() -> None:
-    normal = (
-        Draws.from_key(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
-    )
-    assert stats.kstest(normal.ravel(), "norm").pvalue > 1e-3
-    assert abs(normal.mean()) < 5e-3
-    assert normal.var() == pytest.approx(1.0, abs=7e-3)
-    assert stats.kurtosis(normal.ravel()) == pytest.approx(0.0, abs=0.025)
-    assert (np.abs(normal) > 3).mean() == pytest.approx(0.0027, abs=3e-4)
-    assert (normal * 4096 == np.round(normal * 4096)).all()
-
-
-def test_integers_and_signed_numbers_are_uniform() -> None:
-    draws = Draws.from_key(0, "test", indices=torch.arange(100))
-    for limit in (1, 3, 5, 512):
-        integers = draws.integers(limit, 2000).numpy()
-        assert integers.min() == 0
-        assert integers.max() == limit - 1
-        if limit > 1:
-            assert stats.chisquare(np.bincount(integers.ravel())).pvalue > 1e-3
-    signed = draws.signed(2000).numpy().astype(np.float64)
-    assert stats.kstest(signed.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
-    assert -1 <= signed.min() < -0.999
-    assert 0.999 < signed.max() < 1
-
-
-# parts
-
-
-def test_the_constants_are_those_of_the_paper() -> None:
-    assert sorted(STANDARD) == corruptions.names()
-    for name in STANDARD:
-        method = corruptions.get(name)
-        for ours, theirs in (
-            (method.cifar, tables.CIFAR[name]),
-            (method.imagenet, tables.IMAGENET[name]),
-        ):
-            rows = [row if isinstance(row, tuple) else (row,) for row in theirs]
-            assert len(ours) == len(rows) == 5
-            for row, published in zip(ours, rows, strict=True):
-                assert row[: 2 if name == "frost" else None] == pytest.approx(published)
-
-
-def test_auto_takes_the_constants_for_small_images_to_64_pixels() -> None:
-    contrast = corruptions.get("contrast")
-    assert [
-        choose_table(contrast, "auto", *size)[0]
-        for size in ((8, 8), (64, 500), (65, 64), (65, 65), (224, 300))
-    ] == [(0.75,), (0.75,), (0.75,), (0.4,), (0.4,)]
-    for side, constants in ((64, "cifar"), (65, "imagenet")):
-        images = pictures(1, 3, side, side)
-        assert torch.equal(
-            corrupt(images, "fog", 2), corrupt(images, "fog", 2, constants=constants)
-        )
-
-
-@pytest.mark.parametrize("border", ["nearest", "mirror", "reflect"])
-def test_lines_continue_as_scipy_continues_them(border: Any) -> None:
-    for length in (1, 2, 3, 7):
-        line = np.arange(length)
-        mode = {"nearest": "edge", "mirror": "reflect", "reflect": "symmetric"}[border]
-        assert (index_beyond(length, 17, 9, border) == np.pad(line, (17, 9), mode=mode)).all()
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.4, 1.0, 6.0])
-def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
-    levels = pictures(1, 1, 33, 47)[0, 0]
-    ours = apply_separable(
-        levels,
-        build_smoothing(33, sigma, 4.0, "nearest"),
-        build_smoothing(47, sigma, 4.0, "nearest"),
-    ).numpy()
-    assert (
-        np.abs(ours - ndimage.gaussian_filter(levels.double().numpy(), sigma, mode="nearest")).max()
-        < 0.01
-    )
-    flat = apply_separable(
-        torch.full((5, 5), 255),
-        build_smoothing(5, sigma, 4.0, "nearest"),
-        build_smoothing(5, sigma, 4.0, "nearest"),
-    )
-    assert (flat == 255).all()
-    assert (build_zooming(33, 30, 35).sum(1) == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "shift"),
-    [(32, 32, 1), (13, 9, 2), (9, 21, 4), (3, 3, 1), (2, 9, 1), (1, 1, 1), (4, 40, 2), (40, 5, 2)],
-)
-def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
-    height: int, width: int, shift: int
-) -> None:
-    draws = Draws.from_key(0, "glass", indices=torch.arange(4))
-    images = torch.arange(4 * height * width).view(4, 1, height, width)
-    ours = shuffle_pixels(images, shift, 2, draws)
-    for n, expected in enumerate(images.clone()[:, 0].numpy()):
-        for time in range(2):
-            words = draws.words(height, width, stream=time)[n].numpy()
-            for y in range(height - shift, shift, -1):
-                for x in range(width - shift, shift, -1):
-                    word = int(words[y, x]) & 0xFFFFFFFF
-                    dy, dx = (
-                        (word >> 16) * 2 * shift // 65536 - shift,
-                        (word & 0xFFFF) * 2 * shift // 65536 - shift,
-                    )
-                    expected[y, x], expected[y + dy, x + dx] = (
-                        int(expected[y + dy, x + dx]),
-                        int(expected[y, x]),
-                    )
-        assert (ours[n, 0].numpy() == expected).all()
-    visited = [
-        pixel
-        for rows, columns in find_fronts(height, width, shift)
-        for pixel in zip(rows.tolist(), columns.tolist(), strict=True)
-    ]
-    assert (
-        len(visited) == len(set(visited)) == max(height - 2 * shift, 0) * max(width - 2 * shift, 0)
-    )
-
-
-@pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
-def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
-    ours = (
-        draw_plasma(side, decay, Draws.from_key(0, "plasma", indices=torch.arange(300)))
-        .double()
-        .numpy()
-    )
-    rng = np.random.default_rng(0)
-    theirs = np.stack([oracles.clouds(side, decay, rng) for _ in range(300)])
-    assert (ours.min((1, 2)) == 0).all()
-    assert (ours.max((1, 2)) == 1).all()
-    for lag in (1, 4, side // 2):
-        rough = [((maps - np.roll(maps, lag, 1)) ** 2).mean((1, 2)) for maps in (ours, theirs)]
-        assert stats.ks_2samp(*rough, method="asymp").pvalue > 1e-4
-    assert stats.ks_2samp(ours.mean((1, 2)), theirs.mean((1, 2)), method="asymp").pvalue > 1e-4
-
-
-def test_edges_and_distances_are_those_of_one_map_at_a_time() -> None:
-    rng = np.random.default_rng(3)
-    maps = ndimage.gaussian_filter(rng.normal(0.65, 0.4, (20, 33, 47)), (0, 1.2, 1.2))
-    maps = np.uint8(np.clip(np.where(maps < 0.69, 0.3 * maps, maps), 0, 1) * 255)
-    maps[0] = 7
-    ours = detect_edges(torch.from_numpy(maps.astype(np.int32)), 50, 150)
-    for levels, edges in zip(maps, ours.numpy(), strict=True):
-        assert (edges == oracles.canny(levels, 50, 150)).all()
-    assert not ours[0].any()
-    assert ours[1:].any()
-    away = measure_distances(ours, 20).numpy()
-    assert (away[0] == 20).all()
-    for distances, marked in zip(away[1:], ours[1:].numpy(), strict=True):
-        assert distances == pytest.approx(
-            np.minimum(ndimage.distance_transform_edt(~marked), 20), abs=1e-5
-        )
-    dry = torch.zeros(1, 8, 8, dtype=torch.float64)
-    assert not shade_water(dry).any(), "no drops: the image stays as it is"
-
-
-def test_water_is_that_of_one_map_at_a_time() -> None:
-    rng = np.random.default_rng(4)
-    liquid = ndimage.gaussian_filter(rng.normal(0.65, 0.3, (20, 32, 32)), (0, 1, 1))
-    liquid[liquid < 0.69] = 0
-    for drops, shaded in zip(liquid, shade_water(torch.from_numpy(liquid)).numpy(), strict=True):
-        assert shaded == pytest.approx(oracles.water(drops), abs=1e-5)
-
-
-def test_frost_is_synthesised_and_never_ends() -> None:
-    ice = draw_sheets(torch.device("cpu")).double()
-    rough = (ice[:, :, 1:] - ice[:, :, :-1]).abs().mean()
-    seam = (ice[:, :, 0] - ice[:, :, -1]).abs().mean()
-    assert seam.item() == pytest.approx(rough.item(), rel=0.2)
-    assert 20 < ice[..., 1].std((1, 2)).mean() < 30
-    large = corrupt(torch.zeros(1, 3, 10, 600, dtype=torch.uint8), "frost", 1, constants="imagenet")
-    assert torch.equal(large[..., :88], large[..., 512:600])
-
-
-# what does not fit
-
-
-@pytest.mark.parametrize("name", STANDARD)
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (1, 3, 1, 1),
-        (2, 1, 1, 1),
-        (1, 3, 2, 2),
-        (2, 3, 1, 5),
-        (1, 1, 6, 3),
-        (2, 3, 33, 47),
-        (0, 3, 32, 32),
-    ],
-)
-def test_tiny_empty_and_odd_images_are_corrupted(name: str, shape: tuple[int, ...]) -> None:
-    images = torch.full(shape, 90, dtype=torch.uint8)
-    for constants in ("cifar", "imagenet"):
-        for severity in (1, 5):
-            result = corrupt(images, name, severity, constants=constants)
-            assert result.shape == shape
-            assert result.dtype == torch.uint8
-            assert result is not images
-            if name.endswith("blur") or name in ("contrast", "pixelate", "elastic_transform"):
-                assert torch.equal(result, images), "a flat image stays flat"
-
-
-@pytest.mark.parametrize("level", [0, 255])
-@pytest.mark.parametrize("name", STANDARD)
-def test_black_and_white_images_are_corrupted(name: str, level: int) -> None:
-    images = torch.full((2, 3, 16, 16), level, dtype=torch.uint8)
-    result = corrupt(images, name, 5)
-    if name in ("shot_noise", "speckle_noise", "fog") and level == 0:
-        assert not result.any()
-    if name in ("brightness",) and level == 255:
-        assert torch.equal(result, images)
-
-
-def test_wrong_arguments_are_refused() -> None:
-    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    for severity in (0, 6, -1, 2.0, True, "3", None):
-        with pytest.raises(ParameterError, match=r"severity is an integer from 1 to 5, not"):
-            corrupt(images, "fog", severity)  # type: ignore[arg-type]
-    with pytest.raises(
-        UnknownNameError,
-        match=r"unknown corruption 'gausian_noise'; did you mean 'gaussian_noise'\?",
-    ):
-        corrupt(images, "gausian_noise", 1)
-    with pytest.raises(
-        ParameterError, match=r"constants are 'auto', 'cifar', 'imagenet', not 'mnist'"
-    ):
-        corrupt(images, "fog", 1, constants="mnist")
-    with pytest.raises(DataError, match=r"uint8 levels 0 to 255, not float32"):
-        corrupt(images.float(), "fog", 1)
-    for shape in ((2, 2, 8, 8), (2, 4, 8, 8), (3, 8, 8), (2, 0, 8, 8)):
-        with pytest.raises(DataError, match=r"\(N, C, H, W\) with 1 or 3 channels, not \("):
-            corrupt(torch.zeros(shape, dtype=torch.uint8), "fog", 1)
-    with pytest.raises(DataError, match="at least 1 pixel each way, not 0 x 8"):
-        corrupt(torch.zeros(2, 3, 0, 8, dtype=torch.uint8), "fog", 1)
-    with pytest.raises(ParameterError, match=r"2 images need as many indices, not \(3,\)"):
-        corrupt(images, "fog", 1, indices=torch.arange(3))
-    with pytest.raises(ParameterError, match="indices are integers, not float32"):
-        corrupt(images, "fog", 1, indices=torch.zeros(2))
-    with pytest.raises(ParameterError, match="indices are at least 0, not -1"):
-        corrupt(images, "fog", 1, indices=torch.tensor([0, -1]))
-    with pytest.raises(ParameterError, match="severity"):
-        corrupt(images[:0], "fog", 9)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", STANDARD)
-def test_a_cuda_device_gives_the_same_numbers(name: str) -> None:
-    far = torch.tensor([0, 5, 1 << 40])
-    on_cpu, on_cuda = (
-        Draws.from_key(1, name, indices=far.to(device)) for device in ("cpu", "cuda")
-    )
-    assert torch.equal(on_cpu.words(100, stream=2), on_cuda.words(100, stream=2).cpu())
-    assert torch.equal(on_cpu.normal(100), on_cuda.normal(100).cpu())
-    images = pictures(5, 3, 33, 47)
-    for severity in (1, 5):
-        for constants in ("cifar", "imagenet"):
-            cpu, cuda = (
-                corrupt(images.to(device), name, severity, constants=constants)
-                for device in ("cpu", "cuda")
-            )
-            assert cuda.device.type == "cuda"
-            difference = (cpu.int() - cuda.cpu().int()).abs()
-            assert (difference > (1 if name == "elastic_transform" else 0)).double().mean() == 0

@@ -206,13 +206,14 @@ def test_arrays_of_masks_are_checked(tmp_path: Path) -> None:
     labels = masks().labels["train"].copy()
     labels[0] = 255
     masks(train=labels)  # an image to learn nothing from is accepted
-    for changes, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"test": ignored}, "test: all pixels of image 0 are 255.*nothing to measure"),
         ({"train": np.full((6, 5, 7), 255, np.uint8)}, "nothing to learn"),
         ({"test": ignored * 0 + 7}, "value 7 in a mask, but there are 3 classes"),
         ({"test": ignored[:, :4]}, "masks must be uint8"),
         ({"test": np.zeros(2, np.int64)}, "masks must be uint8"),
-    ]:
+    ]
+    for changes, message in refused:
         with pytest.raises(DataError, match=message):
             masks(**changes)
     with pytest.raises(DataError, match="255 in a mask is not a class"):
@@ -226,14 +227,12 @@ def test_arrays_of_masks_are_checked(tmp_path: Path) -> None:
 def test_npz_with_masks(tmp_path: Path) -> None:
     dataset = masks()
     path = tmp_path / "data.npz"
-    np.savez(
-        path,
-        **{
-            f"{split}_{part}": values[split]
-            for part, values in (("x", dataset.images), ("y", dataset.labels))
-            for split in ("train", "test")
-        },
-    )
+    columns: dict[str, Any] = {
+        f"{split}_{part}": values[split]
+        for part, values in (("x", dataset.images), ("y", dataset.labels))
+        for split in ("train", "test")
+    }
+    np.savez(path, **columns)
     again = uploads.read_dataset(path, "data.npz", MOST)
     assert again.task == "segmentation"
     assert (again.labels["train"] == dataset.labels["train"]).all()

@@ -51,7 +51,7 @@ def arrays(
 
 def ids(data: Data, split: str) -> list[int]:
     images = getattr(data, split).images.long()
-    return (images[:, 0, 0, 0] * 256 + images[:, 0, 0, 1]).tolist()  # type: ignore[no-any-return]
+    return (images[:, 0, 0, 0] * 256 + images[:, 0, 0, 1]).tolist()
 
 
 def prepared(source: Arrays, seed: int = 0, **fields: Any) -> Data:
@@ -86,7 +86,7 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
     assert len(set(all_ids)) == len(all_ids)
     assert all(ids(data, split) == ids(again, split) for split in ("fit", "val", "test"))
     counts = {"train": train, "test": test, "val": val}
-    planned = count_split_images(cases.recipe(limit=Limit(**limit)), counts)  # type: ignore[arg-type]
+    planned = count_split_images(cases.recipe(limit=Limit(**limit)), counts)
     assert planned == {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}
     if stratify and not val:  # classes come equally often, so each draw is balanced to one image
         for split in (
@@ -200,7 +200,7 @@ def test_moments_are_those_of_the_whole_train_split() -> None:
         ("a", "b", "c"),
     )
     for fields in ({}, {"train": 30}, {"train": 30, "seed": 5}):
-        data = prepared(source, normalize=None, **fields)  # type: ignore[arg-type]
+        data = prepared(source, normalize=None, **fields)
         assert data.mean == pytest.approx((images / 255).mean((0, 2, 3)).tolist(), abs=1e-12)
         assert data.std == pytest.approx((images / 255).std((0, 2, 3)).tolist(), abs=1e-9)
 

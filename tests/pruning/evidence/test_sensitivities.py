@@ -15,7 +15,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.evidence.sensitivities import Positions, compute_sample_size, compute_sensitivities
 from pruning.library import load_model
 from pruning.masks import find_prunable
-from pruning.networks.layers import Use, count_groups, extract_patches, record_uses
+from pruning.networks.layers import Layer, Use, count_groups, extract_patches, record_uses
 from pruning.types import Scores
 from tests.support import cases
 
@@ -97,7 +97,7 @@ def test_memory_and_batches_do_not_matter(
     whole = compute_sensitivities(model, names, [(inputs, labels)], positions)
     largest = 0
 
-    def watched(layer: module.Layer, inputs: Tensor) -> Tensor:
+    def watched(layer: Layer, inputs: Tensor) -> Tensor:
         nonlocal largest
         largest = max(largest, len(inputs))
         return extract_patches(layer, inputs)

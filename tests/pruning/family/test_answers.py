@@ -126,10 +126,8 @@ def test_the_smallest_measured_network_stands_beside_the_law_s_answer() -> None:
     assert [planned_round.density for planned_round in shorter[:-1]] == [
         planned_round.density for planned_round in planned[: len(shorter) - 1]
     ]
-    assert (shorter[-1].density, len(shorter)) == (
-        pytest.approx(planned[len(shorter) - 1].density),
-        round(math.log(smallest.density) / math.log(family.keep)),
-    )
+    assert shorter[-1].density == pytest.approx(planned[len(shorter) - 1].density)
+    assert len(shorter) == round(math.log(smallest.density) / math.log(family.keep))
     other = replace(state, answers=(answer.model_copy(update={"smallest_run": smallest}),))
     assert (
         f"The spec of job {smallest.job}, with {smallest.sparsity} as target"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -138,13 +140,7 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
                                 "errors": tuple(
                                     np.minimum(
                                         0.9,
-                                        error[
-                                            points.mask_networks(
-                                                lambda network, run=run: (
-                                                    network == run.member.network
-                                                )
-                                            )
-                                        ]
+                                        error[points.mask_networks(partial(eq, run.member.network))]
                                         * np.exp(
                                             law.fit.noise * rng.standard_normal(family.rounds)
                                         ),

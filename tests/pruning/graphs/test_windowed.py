@@ -40,6 +40,8 @@ class Residual(nn.Module):
 class Joined(nn.Module):
     """Channels of two paths side by side, some of them selected."""
 
+    chosen: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.left = nn.Conv2d(channels, 2, 1)
@@ -123,6 +125,8 @@ def draw_network(rng: random.Random, channels: int, size: tuple[int, int]) -> nn
     net.eval()(torch.zeros(1, channels, *size))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.weight)

@@ -34,7 +34,7 @@ from pruning.networks.loading import (
     resolve,
 )
 
-RESNET = {"depth": 8, "width": 0.25}
+RESNET: dict[str, Any] = {"depth": 8, "width": 0.25}
 
 
 def state() -> dict[str, Tensor]:
@@ -59,14 +59,15 @@ def test_half_precision_becomes_float32(dtype: torch.dtype) -> None:
     }
     model = load_model("cifar_resnet", weights, **RESNET)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert torch.equal(model.conv1.weight, weights["conv1.weight"].float())
+    assert torch.equal(model.get_parameter("conv1.weight"), weights["conv1.weight"].float())
 
 
 def test_batch_counters_may_be_missing() -> None:
     weights = {
         name: value for name, value in state().items() if not name.endswith("num_batches_tracked")
     }
-    assert int(load_model("cifar_resnet", weights, **RESNET).bn1.num_batches_tracked) == 0
+    model = load_model("cifar_resnet", weights, **RESNET)
+    assert int(model.get_buffer("bn1.num_batches_tracked")) == 0
 
 
 BAD: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
@@ -217,11 +218,12 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, case: str) -> 
 @pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580, 0x4B50])
 def test_a_header_of_an_unlucky_length_is_still_read(tmp_path: Path, length: int) -> None:
     """640 bytes of header are 80 02: the first bytes of a pickle."""
+    metadata = {"pad": ""}
     entry = {
         "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-        "__metadata__": {"pad": ""},
+        "__metadata__": metadata,
     }
-    entry["__metadata__"]["pad"] = "x" * (length - len(json.dumps(entry)))
+    metadata["pad"] = "x" * (length - len(json.dumps(entry)))
     content = header(entry) + struct.pack("<f", 2.5)
     assert content[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
     (tmp_path / "f").write_bytes(content)
@@ -235,7 +237,8 @@ def test_a_file_loads_as_its_state_dict(tmp_path: Path) -> None:
         torch.equal(value, weights[name]) for name, value in read_state(tmp_path / "f").items()
     )
     assert torch.equal(
-        load_model("cifar_resnet", tmp_path / "f", **RESNET).conv1.weight, weights["conv1.weight"]
+        load_model("cifar_resnet", tmp_path / "f", **RESNET).get_parameter("conv1.weight"),
+        weights["conv1.weight"],
     )
 
 

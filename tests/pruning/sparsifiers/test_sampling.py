@@ -109,6 +109,9 @@ def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
     def bound(kept: np.ndarray) -> float:
         return float((weights[open_] * epsilon(c[open_], torch.tensor(kept))).sum())
 
+    def overspend(kept: np.ndarray) -> float:
+        return float(kept.sum()) - budget
+
     if budget < 135:
         start = np.full(5, budget / 5).clip(max=limits[open_].numpy())
         best = minimize(
@@ -116,7 +119,7 @@ def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
             start,
             bounds=[(1e-6, float(limits[i])) for i in open_],
             options={"maxiter": 500, "ftol": 1e-13},
-            constraints={"type": "eq", "fun": lambda kept: kept.sum() - budget},
+            constraints={"type": "eq", "fun": overspend},
         )
         assert bound(kept[open_].numpy()) <= best.fun * (1 + 1e-6)
 

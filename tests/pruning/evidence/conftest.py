@@ -1,0 +1,16 @@
+"""The seed of the layers that the tests of quadratic models build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def same_layers() -> Iterator[None]:
+    """Seed the layers that a test builds, so that they are the same in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
