@@ -342,14 +342,16 @@ def test_of_batchnorm_the_statistics_of_remaining_channels_go_back() -> None:
     keep = masks["1.weight"]
     assert keep.any()
     assert not keep.all()
-    small, before = build_compact(model, masks, shape), model[1].running_mean.clone()
-    small[1].running_mean.fill_(7.0)
-    small[1].num_batches_tracked.fill_(5)
+    small = build_compact(model, masks, shape)
+    before = model.get_buffer("1.running_mean").clone()
+    small.get_buffer("1.running_mean").fill_(7.0)
+    small.get_buffer("1.num_batches_tracked").fill_(5)
     expand_(model, masks, small, shape)
     assert torch.equal(
-        model[1].running_mean, torch.where(keep, torch.tensor(7.0, dtype=torch.float64), before)
+        model.get_buffer("1.running_mean"),
+        torch.where(keep, torch.tensor(7.0, dtype=torch.float64), before),
     )
-    assert int(model[1].num_batches_tracked) == 5
+    assert int(model.get_buffer("1.num_batches_tracked")) == 5
 
 
 def test_masks_that_remove_no_channel_change_nothing() -> None:
@@ -383,8 +385,8 @@ def test_a_channel_goes_only_when_all_of_it_is_masked(left: str | None) -> None:
 def test_modes_and_frozen_parameters_survive() -> None:
     model, shape = build("concatenated")
     model.train()
-    model.norm.eval()
-    model.head.bias.requires_grad_(False)
+    model.get_submodule("norm").eval()
+    model.get_parameter("head.bias").requires_grad_(False)
     masks = select(model, shape, 0.5).masks
     small = build_compact(model, masks, shape)
     assert oracles.module_modes(small) == oracles.module_modes(model)
@@ -678,7 +680,7 @@ def test_layers_without_a_side_to_prune_are_named() -> None:
 
 def test_a_frozen_bias_keeps_only_what_its_layer_writes() -> None:
     model, shape = build("mlp")
-    model.fc2.bias.requires_grad_(False)
+    model.get_parameter("fc2.bias").requires_grad_(False)
     names = set(find_prunable(model))
     assert [group.name for group in ChannelGraph.of(model, shape, names).removable] == ["fc1"]
     assert ChannelGraph.of(model, shape, names - {"fc2.weight"}).removable == ()
@@ -835,7 +837,7 @@ def test_channels_coupled_to_the_image_stay() -> None:
 def test_a_network_that_cannot_be_traced_is_refused(broken: str) -> None:
     model: nn.Module = Several() if broken == "several" else cases.mlp()
     if broken == "copy":
-        model.register_buffer("derived", model[1].weight * 2)
+        model.register_buffer("derived", model.get_parameter("1.weight") * 2)
     with pytest.raises(StructureError, match=r"cannot be (traced|copied)"):
         ChannelGraph.of(model, (1, 5, 5) if broken == "shape" else (1, 4, 4), find_prunable(model))
 
@@ -855,7 +857,13 @@ def document(model: nn.Module, **kwargs: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_a_description_rebuilds_the_very_network(shortcut: str, tmp_path: Path) -> None:
-    kwargs = {"depth": 8, "width": 0.5, "shortcut": shortcut, "channels": 2, "classes": 3}
+    kwargs: dict[str, Any] = {
+        "depth": 8,
+        "width": 0.5,
+        "shortcut": shortcut,
+        "channels": 2,
+        "classes": 3,
+    }
     model = load_model("cifar_resnet", **kwargs)
     masks = select(model, (2, 8, 8), 0.4).masks
     apply_masks_(model, masks)

@@ -25,6 +25,7 @@ from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Optimizer, Train, Training
 from pruning.storage.stages import Stages
 from pruning.training.loop import Controls, train_
+from pruning.training.optimizer import make_optimizer
 from tests.support import cases
 from tests.support.pipelines import (
     CPU,
@@ -255,10 +256,9 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     key = "train" if "train" in fields else "retrain"
     recipe = cases.recipe(0.5, 0.8, **fields | {key: fields[key] | {"lr_schedule": schedule}})
     steps: list[tuple[float, float]] = []
-    build = pruning.training.loop.make_optimizer
 
     def listening(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-        optimizer = build(model, spec)
+        optimizer = make_optimizer(model, spec)
         weights = next(model.parameters())
         optimizer.register_step_pre_hook(
             lambda *_: steps.append(
@@ -319,9 +319,9 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
             model = cases.mlp()
             model.load_state_dict(untrained)
             train_(model, cases.make_data(), recipe.train, seed=0, name="train", masks=masks)
-            weights = part(stages[name], "model.")
+            trained = part(stages[name], "model.")
             assert all(
-                torch.equal(value, model.state_dict()[key]) for key, value in weights.items()
+                torch.equal(value, model.state_dict()[key]) for key, value in trained.items()
             )
 
 
@@ -487,14 +487,12 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
     byte of the training.
     """
     data = cases.make_data()
-    black = {
-        name: Split(split.images.clone(), split.labels)
-        for name in ("fit", "val", "test")
-        for split in [getattr(data, name)]
-    }
-    for split in black.values():
+    fit, val, test = (
+        Split(split.images.clone(), split.labels) for split in (data.fit, data.val, data.test)
+    )
+    for split in (fit, val, test):
         split.images[:, :, 3] = 0
-    data = replace(data, mean=(0.0,), **black)
+    data = replace(data, mean=(0.0,), fit=fit, val=val, test=test)
     model = cases.mlp()
     masks = {"1.weight": torch.arange(16).lt(12).expand(6, 16)}
     train_(
@@ -559,7 +557,7 @@ def test_independent_targets_start_from_the_dense_network(tmp_path: Path) -> Non
 def test_a_network_at_chance_is_a_baseline_mismatch_each_time(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, retrain={"mode": "none"})
     model = cases.mlp()
-    nn.init.zeros_(model[3].weight)  # type: ignore[index, arg-type]
+    nn.init.zeros_(model.get_parameter("3.weight"))
     for _ in range(2):
         pipeline = Pipeline(
             recipe=recipe,
@@ -673,7 +671,7 @@ def test_the_initialisation_follows_the_seed(tmp_path: Path) -> None:
                 watcher=Listener(),
                 device=CPU,
             )
-            ._fresh()
+            ._build_initial()
             .get_parameter("1.weight")
         )
 

@@ -174,7 +174,8 @@ def test_a_report_before_any_target_is_whole(tmp_path: Path) -> None:
     results, _ = finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path)
     results.pipeline.done.clear()
     report = results.report(partial=True)
-    assert report.checkpoints == report.rounds == ()
+    assert report.checkpoints == ()
+    assert report.rounds == ()
     assert report.recommendation.checkpoint is None
     assert "No checkpoint was finished" in report.recommendation.reason
 
@@ -226,18 +227,20 @@ def checkpoint(
     def around(value: float) -> Estimate:
         return Estimate(value=value, low=value - 0.01, high=value + 0.01, n=100)
 
-    return Checkpoint.model_construct(
-        id=cid or f"magnitude-{sparsity}",
-        sparsity=sparsity,
-        error=around(0.1 + test),
-        val_error=around(0.1 + val),
-        val_error_increase=around(val),
-        error_increase=Increase(given=around(0), control=around(test)),
-    )
+    fields: dict[str, Any] = {
+        "id": cid or f"magnitude-{sparsity}",
+        "sparsity": sparsity,
+        "error": around(0.1 + test),
+        "val_error": around(0.1 + val),
+        "val_error_increase": around(val),
+        "error_increase": Increase(given=around(0), control=around(test)),
+    }
+    return Checkpoint.model_construct(**fields)
 
 
 def references(control_over_given: float = 0.0, classes: int = 10) -> References:
-    network = Network.model_construct(error=Estimate(value=0.1, low=0.08, high=0.12, n=100))
+    fields: dict[str, Any] = {"error": Estimate(value=0.1, low=0.08, high=0.12, n=100)}
+    network = Network.model_construct(**fields)
     gap = Estimate(
         value=control_over_given,
         low=control_over_given - 0.01,

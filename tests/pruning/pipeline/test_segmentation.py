@@ -44,6 +44,7 @@ from pruning.storage.stages import Stages
 from pruning.training.loop import Controls, Teacher, train_
 from pruning.training.optimizer import learning_rate_factor
 from pruning.verdict.baseline import check_baseline, guessing_error
+from tests.support.finished_jobs import run_and_export
 from tests.support.segmentation_world import MOST, pairs, upload
 
 CLASSES = 4
@@ -66,7 +67,7 @@ class Tiny(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)  # type: ignore[no-any-return]
+        return self.net(x)
 
 
 def tiny(seed: int = 0, dropout: float = 0.0) -> Tiny:
@@ -327,7 +328,7 @@ def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.Mon
         run.micro_batch = size
         run.train(0, 1)
         ends.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
-    assert torch.allclose(*ends, atol=1e-5)
+    assert torch.allclose(ends[0], ends[1], atol=1e-5)
 
 
 def test_dropout_follows_the_seed_and_survives_an_interruption(data: Data) -> None:
@@ -439,8 +440,7 @@ def run(
         ),
         folder / "files",
     )
-    pipeline.target_done = results.export
-    pipeline.run()
+    run_and_export(pipeline, results)
     return results.report(*results.evaluate()), warnings
 
 

@@ -224,7 +224,7 @@ def test_records_become_tables_with_units_and_intervals() -> None:
     )
     assert by_class is not None
     assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
-    for value in (
+    values: tuple[Any, ...] = (
         {"iid": "checked"},
         [],
         {},
@@ -234,7 +234,8 @@ def test_records_become_tables_with_units_and_intervals() -> None:
         3,
         {"a": {}},
         {"value": 1.0, "low": None, "high": None, "n": 3},
-    ):
+    )
+    for value in values:
         assert build_table(value) is None
 
 

@@ -113,8 +113,8 @@ def test_any_mask_survives(tmp_path: Path, bits: list[bool], transpose: bool) ->
     assert torch.equal(read_sparse(tmp_path / "f")["w"], weight)
     with safe_open(tmp_path / "f", framework="numpy") as file:
         expected = "".join("01"[bit] for bit in mask.reshape(-1).tolist())
-        bits = "".join(f"{byte:08b}" for byte in file.get_tensor("w.bitmask"))
-    assert bits == expected + "0" * (-len(expected) % 8)
+        stored = "".join(f"{byte:08b}" for byte in file.get_tensor("w.bitmask"))
+    assert stored == expected + "0" * (-len(expected) % 8)
 
 
 def test_nothing_is_masked(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
             namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
             exec(code, namespace)
             assert not namespace["model"].fc1.weight.detach().any()
-            assert torch.equal(namespace["model"].fc1.bias, model.fc1.bias)
+            assert torch.equal(namespace["model"].fc1.bias, model.get_parameter("fc1.bias"))
 
 
 def channel_masks(model: nn.Module) -> Masks:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import pytest
 import torch
@@ -209,7 +209,7 @@ def test_training_ends_in_eval_mode_and_plain_layout() -> None:
 
 def test_frozen_parameters_do_not_move() -> None:
     model = cases.mlp()
-    model[1].weight.requires_grad_(False)  # type: ignore[union-attr, index]
+    model.get_parameter("1.weight").requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     train_(model, cases.make_data(), Training(batch_size=8), seed=0, name="t")
     assert [
@@ -233,7 +233,7 @@ def test_lr_factor_is_the_documented_one(
 ) -> None:
     milestones = (1.0, 2.5) if name == "step" else ()
     gamma = gamma if name == "step" else 0.1
-    schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)  # type: ignore[arg-type]
+    schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)
     expected = oracles.lr_factor(name, at * epochs, epochs, milestones, gamma, warmup)
     assert math.isclose(
         learning_rate_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15
@@ -247,8 +247,13 @@ def learning_rates(
     rates: list[float] = []
 
     class Listening(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
+        @overload
+        def step(self, closure: None = None) -> None: ...
+        @overload
+        def step(self, closure: Callable[[], float]) -> float: ...
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
             rates.append(self.param_groups[0]["lr"])
+            return None
 
     monkeypatch.setattr(
         pruning.training.loop,
@@ -278,7 +283,7 @@ def test_a_later_start_replays_the_rest_of_the_schedule(
         batch_size=4,
         optimizer=Optimizer(lr=0.3),
         lr_schedule=LrSchedule(name=name, warmup_epochs=1.5),
-    )  # type: ignore[arg-type]
+    )
     whole = learning_rates(monkeypatch, training, 0, 12)
     assert len(whole) == 15
     assert learning_rates(monkeypatch, training, 3, 12) == whole[9:]
@@ -468,7 +473,7 @@ def loss_gradients(model: nn.Module) -> dict[str, Tensor]:
     model.zero_grad()
     F.cross_entropy(model(data.normalize(data.fit.images)), data.fit.labels).backward()
     return {
-        name: parameter.grad + 0.01 * parameter.detach()
+        name: oracles.gradient(parameter) + 0.01 * parameter.detach()
         for name, parameter in model.named_parameters()
     }
 
@@ -505,8 +510,8 @@ def test_training_rests_where_the_penalised_loss_does(momentum: float, nesterov:
     l1 = 0.02
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    model = l1_train(model, l1, epochs=1500, momentum=momentum, nesterov=nesterov)
+        initial = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    model = l1_train(initial, l1, epochs=1500, momentum=momentum, nesterov=nesterov)
     slopes, weight = loss_gradients(model), model.get_parameter("1.weight").detach()
     zero = weight == 0
     assert 0.2 < zero.double().mean() < 0.9
@@ -613,8 +618,10 @@ def test_an_absurd_learning_rate_is_a_divergence(every_steps: int) -> None:
 def test_weights_that_overflow_in_the_very_last_step_are_a_divergence() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Linear(2, 3))
     with torch.no_grad():
-        model[1].weight.fill_(1e-3)
-        model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]]) * 1e37)
+        model.get_parameter("1.weight").fill_(1e-3)
+        model.get_parameter("2.weight").copy_(
+            torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]]) * 1e37
+        )
     data = cases.make_data(fit=8)
     logits = model(data.normalize(data.fit.images))
     assert torch.isfinite(F.cross_entropy(logits, data.fit.labels))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruning.architectures import architectures
-from pruning.architectures.mlp import Flat
+from pruning.architectures.mlp import FlatArchitecture
 
 
 @architectures.register("one_layer")
 @dataclass(frozen=True)
-class OneLayer(Flat):
+class OneLayer(FlatArchitecture):
     """Logistic regression on flattened images, with a hidden layer as wide as the classes."""
 
     def build(self) -> nn.Module:

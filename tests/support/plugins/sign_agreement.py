@@ -19,7 +19,7 @@ class SignAgreement:
 
     def evaluate(self, record: JobRecord) -> Section:
         """One number for each checkpoint."""
-        given = dict(record.given.named_parameters())
+        given = dict(record.dense().named_parameters())
         scalars = {}
         for checkpoint in record.rounds:
             if checkpoint.target is None:
