@@ -37,8 +37,9 @@ run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
 
 CATALOGUE = """
 import json
-from tasks.processes.helper import catalogue
-names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue({}).items()}
+from tasks.processes.helper import build_catalogue
+catalogue = build_catalogue({}).items()
+names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue}
 print(json.dumps(names))
 """
 
