@@ -136,6 +136,5 @@ def test_a_job_runs_with_one_of_each_kind(tmp_path: Path, method: dict[str, Any]
     sections = report.sections
     agreement = sections["sign_agreement"].scalars[f"agreement/{checkpoint.id}"]
     assert agreement.value == 1.0
-    assert any(
-        "dim" in name for name in sections["robustness"].curves | sections["robustness"].scalars
-    )
+    rows = sections["robustness"].details["errors_by_shift"]
+    assert any("dim" in row["shift"] for row in rows)
