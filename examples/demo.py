@@ -33,7 +33,8 @@ from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.training.loop import train_
 from secateur import Client
 
-ARCHITECTURE, KWARGS = "cifar_resnet", {"depth": 14, "width": 1.0, "channels": 1, "classes": 10}
+ARCHITECTURE = "cifar_resnet"
+KWARGS: dict[str, Any] = {"depth": 14, "width": 1.0, "channels": 1, "classes": 10}
 SPARSITIES = [0.5, 0.7, 0.8, 0.9, 0.95]
 console = Console()
 

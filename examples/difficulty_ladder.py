@@ -65,7 +65,7 @@ class Study:
 def plan_studies(arguments: argparse.Namespace) -> dict[str, Study]:
     """Plan the study of each dataset, by the dataset's name."""
     quick = arguments.quick
-    bounds = {"methods": METHODS, "trials": 1 if quick else 3}
+    bounds: dict[str, Any] = {"methods": METHODS, "trials": 1 if quick else 3}
     if quick:
         bounds |= {"images": 20, "sparsities": sorted({0.01, 0.1, *arguments.sparsity})}
     return {

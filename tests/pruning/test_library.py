@@ -86,7 +86,7 @@ def test_prune_takes_tied_and_frozen_weights() -> None:
             self.fc2.bias.requires_grad_(False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x.flatten(1))))))  # type: ignore[no-any-return]
+            return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x.flatten(1))))))
 
     torch.manual_seed(0)
     recipe = cases.recipe(

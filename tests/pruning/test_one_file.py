@@ -38,8 +38,8 @@ run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
 CATALOGUE = """
 import json
 from tasks.processes.helper import build_catalogue
-catalogue = build_catalogue({})
-names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue.items()}
+catalogue = build_catalogue({}).items()
+names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue}
 print(json.dumps(names))
 """
 
@@ -136,4 +136,5 @@ def test_a_job_runs_with_one_of_each_kind(tmp_path: Path, method: dict[str, Any]
     sections = report.sections
     agreement = sections["sign_agreement"].scalars[f"agreement/{checkpoint.id}"]
     assert agreement.value == 1.0
-    assert "dim" in sections["robustness"].model_dump_json()
+    rows = sections["robustness"].details["errors_by_shift"]
+    assert any("dim" in row["shift"] for row in rows)

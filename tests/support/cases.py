@@ -30,19 +30,19 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
 
 
-def _build_conv(*layers: nn.Module, features: int) -> nn.Module:
+def _build_conv(*layers: nn.Module, features: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 3))
 
 
 def _build_frozen() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
-    net[1].weight.requires_grad_(False)
+    net.get_parameter("1.weight").requires_grad_(False)
     return net
 
 
 def _build_flat_batchnorm() -> nn.Module:
     net = _build_conv(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), features=8)
-    net[1].running_var.zero_()
+    net.get_buffer("1.running_var").zero_()
     return net
 
 

@@ -35,10 +35,12 @@ def corrupted(
     """An image under a corruption; frost takes `sheets`, uint8 (K, S, S, 3)."""
     constant = (CIFAR if constants == "cifar" else IMAGENET)[name][severity - 1]
     if name == "frost":
+        assert rng is not None
+        assert sheets is not None
         levels = frost(image, constant, rng, sheets, step=5 if constants == "cifar" else 1)
     else:
         levels = FUNCTIONS[name](image, constant, rng)
-    return np.uint8(np.clip(levels, 0, 255))
+    return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def gaussian_noise(image: Array, sigma: float, rng: Generator) -> Array:
@@ -85,7 +87,7 @@ def defocus_blur(image: Array, constant: tuple[float, float], rng: Generator) ->
 
 def glass_blur(image: Array, constant: tuple[float, int, int], rng: Generator) -> Array:
     sigma, shift, times = constant
-    x = np.uint8(gaussian_blur(image, sigma, rng) + 1e-9)
+    x = (gaussian_blur(image, sigma, rng) + 1e-9).astype(np.uint8)
     height, width, _ = x.shape
     for _ in range(times):
         offsets = rng.integers(-shift, shift, size=(height, width, 2)).tolist()
@@ -145,7 +147,7 @@ def snow(image: Array, constant: tuple[float, ...], rng: Generator) -> Array:
     loc, scale, zoom, threshold, radius, sigma, mix = constant
     layer = enlarged(rng.normal(size=image.shape[:2], loc=loc, scale=scale), zoom)
     layer[layer < threshold] = 0
-    layer = np.uint8(np.clip(layer, 0, 1) * 255)
+    layer = (np.clip(layer, 0, 1) * 255).astype(np.uint8)
     layer = np.round(streaks(layer, int(radius), sigma, rng.uniform(-135, -45)))[:, :, None] / 255.0
     x = image / 255.0
     x = mix * x + (1 - mix) * np.maximum(x, luma(x) * 1.5 + 0.5)
@@ -317,7 +319,7 @@ def equalised(levels: Array) -> Array:
 
 
 def water(liquid: Array) -> Array:
-    drops = np.uint8(np.clip(liquid * 255, 0, 255))
+    drops = np.clip(liquid * 255, 0, 255).astype(np.uint8)
     outline = canny(drops, 50, 150)
     mean = np.ones((3, 3)) / 9
     away = np.full(drops.shape, 20.0)

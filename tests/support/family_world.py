@@ -147,7 +147,8 @@ def live(
     ends: Callable[[Member], MemberStatus] = lambda member: "succeeded",
 ) -> State:
     """The family after so many turns, or its end; `ends` tells how a member's job ends."""
-    world, runs, network_sizes = world or World(), [], sizes(family)
+    world, network_sizes = world or World(), sizes(family)
+    runs: list[Run] = []
     state = take_turn(family, network_sizes, runs)
     for _ in range(turns):
         if state.finished:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pruning.analysis.job_record import RoundRecord
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.schemas.recipe import Recipe
@@ -23,6 +24,16 @@ ORIGIN = Origin(
     dataset_name="random",
     dataset_sha256="",
 )
+
+
+def run_and_export(pipeline: Pipeline, results: Results) -> None:
+    """Run a job that exports each target's network when it is finished."""
+
+    def export(record: RoundRecord) -> None:
+        results.export(record)
+
+    pipeline.target_done = export
+    pipeline.run()
 
 
 def finish_and_export(
@@ -44,6 +55,5 @@ def finish_and_export(
         folder / "files",
         lambda checkpoint, format, path: files.append((checkpoint, format, path)),
     )
-    pipeline.target_done = results.export
-    pipeline.run()
+    run_and_export(pipeline, results)
     return results, files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import select, update
 
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import Digits
-from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, hash_file
+from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts
 from tasks.run_job import Runner
 from tasks.settings import Settings
-from tasks.store import Store, assets, claims, jobs, new_id
-from tasks.store.tables import Dataset, Event, Job, Outbox, ResultFile, StageFile
+from tasks.store import Store, claims, jobs
+from tasks.store.tables import Event, Job, Outbox, ResultFile, StageFile
 from tests.support.servers import until
+from tests.support.stored_datasets import make_noise, store_dataset
 
 SPEC: dict[str, Any] = {
     "type": "prune",
@@ -38,89 +39,7 @@ SPEC: dict[str, Any] = {
 }
 FORMATS = {"sparse", "dense", "masks"}
 REPORTS = {"json", "html", "md", "junit"}
-
-PLUGIN = """
-import json, os, signal, time
-from dataclasses import dataclass
-from pathlib import Path
-from pruning.architectures import architectures
-from pruning.criteria import criteria
-from pruning.architectures.mlp import dense_net
-from pruning.reporting import RENDERERS
-from pruning.storage.stages import Stages
-
-# The tests do not look at plots: leaving them out saves a second in every process.
-RENDERERS["html"] = lambda report: "<!doctype html>"
-here = Path(__file__).parent
-save_ = Stages.save
-
-
-def act(how):
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "stop":
-        (here / "reached").touch()
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if how == "gate":
-        (here / "reached").touch()
-        while not (here / "go").exists():
-            time.sleep(0.01)
-    if how == "exit":
-        os._exit(7)
-    if how == "abort":
-        os.abort()
-    if how == "raise":
-        raise ValueError("the plugin is broken")
-    if how == "garbage":
-        import sys
-        os.write(int(sys.argv[2]), b'{"type": "progress", "do')
-        os._exit(0)
-
-
-def save(self, name, tensors, note):
-    with (here / "saves").open("a") as log:
-        log.write(name + "\\n")
-    count = str(len((here / "saves").read_text().splitlines()))
-    plan = json.loads((here / "plan.json").read_text())
-    act(plan.get("before " + count))
-    save_(self, name, tensors, note)
-    act(plan.get(count) or plan.get(name))
-
-
-Stages.save = save
-
-
-@criteria.register("poison")
-@dataclass(frozen=True)
-class Poison:
-    "Ends the process."
-    how: str = "exit"
-
-    def score(self, evidence):
-        act(self.how)
-
-
-@architectures.register("poison_net")
-@dataclass(frozen=True)
-class PoisonNet:
-    "Ends the process as soon as it is trained."
-    classes: int = 10
-
-    @property
-    def input_shape(self):
-        return 1, 8, 8
-
-    @property
-    def outputs(self):
-        return self.classes
-
-    def build(self):
-        net = dense_net(64, (4,), self.classes, "relu")
-        net.register_forward_pre_hook(
-            lambda module, inputs: act("exit") if module.training else None
-        )
-        return net
-"""
+PLUGIN = Path(__file__).with_name("chaos_plugin.py")
 
 
 @dataclass
@@ -134,7 +53,7 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        (self.folder / "chaos.py").write_text(PLUGIN)
+        shutil.copy(PLUGIN, self.folder / "chaos.py")
         self.plan()
 
     def plan(self, **actions: str) -> None:
@@ -205,49 +124,16 @@ class World:
         ).id
 
     def dataset(self) -> str:
-        id = new_id("dst")
-        path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
-        arrays = Digits().load()
-        arrays.save(path)
-        return self._add_dataset(id, path, arrays)
+        """Store the digits as a dataset, and return its id."""
+        return self._store_dataset(Digits().load())
 
     def noise(self) -> str:
         """Store a dataset whose labels have nothing to do with its images."""
-        id = new_id("dst")
-        path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
-        rng = np.random.default_rng(0)
-        arrays = Arrays(
-            {
-                "train": rng.integers(0, 255, (300, 1, 8, 8), np.uint8),
-                "test": rng.integers(0, 255, (100, 1, 8, 8), np.uint8),
-            },
-            {"train": np.arange(300) % 10, "test": rng.permutation(np.arange(100) % 10)},
-            tuple(map(str, range(10))),
-        )
-        arrays.save(path)
-        return self._add_dataset(id, path, arrays)
+        return self._store_dataset(make_noise())
 
-    def _add_dataset(self, id: str, path: Path, arrays: Arrays) -> str:
-        key = f"datasets/{id}/data.safetensors"
-        self.artifacts.put(key, path)
-        with self.store.write() as session:
-            assets.add(
-                session,
-                Dataset(
-                    id=id,
-                    project="default",
-                    name="digits",
-                    sha256=hash_file(path),
-                    size_bytes=path.stat().st_size,
-                    classes=list(arrays.classes),
-                    shape=list(arrays.shape),
-                    counts=arrays.counts,
-                    normalize=None,
-                    artifact=key,
-                ),
-            )
-        path.unlink()
-        return id
+    def _store_dataset(self, arrays: Arrays) -> str:
+        folder = Path(str(self.settings.work_dir)).parent
+        return store_dataset(self.store, self.artifacts, folder, arrays)
 
     def job(self, id: str) -> Job:
         return read_job(self.store, id)

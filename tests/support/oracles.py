@@ -63,6 +63,12 @@ def finite_differences(loss: Callable[[], Tensor], weight: Tensor, step: float =
     return gradient
 
 
+def gradient(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter through which a loss has gone backward."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 def cross_entropy(logits: Sequence[float], label: int) -> float:
     """Compute -log softmax(logits)[label]."""
     top = max(logits)

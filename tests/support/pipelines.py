@@ -136,3 +136,20 @@ def part(state: State, prefix: str) -> State:
     return {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
     }
+
+
+def gridded(mode: str, schedule: str, independent: bool) -> Recipe:
+    params = (
+        {"rounds": 2}
+        if schedule in ("linear", "cubic")
+        else {"fraction": 0.4}
+        if schedule == "geometric"
+        else {}
+    )
+    return cases.recipe(
+        0.5,
+        0.8,
+        schedule={"name": schedule, "params": params},
+        independent=independent,
+        **MODES[mode],
+    )

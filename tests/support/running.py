@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from secateur import Client, SecateurError
 
-Answer = TypeVar("T")
+Answer = TypeVar("Answer")
 PATIENCE_S = 150.0
 FAST = {
     "SECATEUR_LEASE_S": "6",

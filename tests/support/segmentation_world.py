@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor, nn
+
+from pruning.data import uploads
+from pruning.data.tensors import Data, prepare
+from pruning.schemas.recipe import Limit
 
 Array = np.ndarray[Any, Any]
 MOST = 10**8
@@ -79,3 +85,39 @@ def upload(files: dict[str, bytes], folder: Path) -> Path:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
+
+
+CLASSES = 4
+
+
+class Tiny(nn.Module):
+    """Three convolutions, one answer for every pixel."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Conv2d(12, CLASSES, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def tiny(seed: int = 0, dropout: float = 0.0) -> Tiny:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Tiny(dropout)
+
+
+def scenes(folder: Path) -> Data:
+    """Scenes of four classes, as a job reads them from an upload."""
+    path = upload(pairs("images/{split}", {"train": 20, "test": 6}, CLASSES, side=24), folder)
+    dataset = uploads.read_dataset(path, "upload.zip", MOST)
+    return prepare(dataset, limit=Limit(), seed=0, normalize=None)

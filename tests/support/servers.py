@@ -149,7 +149,7 @@ class Postgresql:
         """Create an empty database and return its URL."""
         name = f"t{next(self.count)}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
 
     def answers(self) -> bool:

@@ -21,7 +21,7 @@ FEW_SHIFTS: dict[str, Any] = {
     "noise": [0.5, 2.0],
 }
 
-EVALUATIONS = (
+EVALUATIONS: tuple[dict[str, Any], ...] = (
     {"name": "robustness", "params": FEW_SHIFTS},
     {"name": "prune_potential", "params": FEW_SHIFTS},
     {"name": "noise_similarity", "params": {"levels": [0.0, 0.7], "draws": 3, "images": 10}},

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.data.tensors import Data
 from pruning.schemas.training import Optimizer
+from tests.support import cases
 
 State = dict[str, Tensor]
 SGD = Optimizer(lr=0.05, momentum=0.9)
@@ -49,3 +51,11 @@ class Cramped(nn.Module):
         if len(x) > self.most:
             raise self.error("DefaultCPUAllocator: can't allocate memory")
         return self.inner(x)
+
+
+def rgb() -> Data:
+    return cases.make_data(fit=14, shape=(3, 8, 8))
+
+
+def colour_net() -> nn.Module:
+    return cases.conv_net(channels=3, features=256)

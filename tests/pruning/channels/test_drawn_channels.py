@@ -32,8 +32,8 @@ def seeded(seed: int = 0) -> Generator:
 
 def example() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
-    net[1].weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-    net[3].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.25]]))
+    net.get_parameter("1.weight").data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    net.get_parameter("3.weight").data.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.25]]))
     return net.double()
 
 
@@ -119,7 +119,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(
         reweighted["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64)
     )
-    assert torch.equal(reweighted["1.weight"], net[1].weight)
+    assert torch.equal(reweighted["1.weight"], net.get_parameter("1.weight"))
     laws = drawn.laws(net, find_prunable(net))
     assert list(laws) == ["3.weight"]
     torch.testing.assert_close(laws["3.weight"].probabilities, law.probabilities)
@@ -230,8 +230,8 @@ def test_budgets_at_the_edges() -> None:
     least = selection(net, 0.16, Sample())
     assert int(least.masks["inner.weight"].flatten(1).any(1).sum()) == 1
     with torch.no_grad():
-        net.head.weight.zero_()
-        net.inner.weight.zero_()
+        net.get_parameter("head.weight").zero_()
+        net.get_parameter("inner.weight").zero_()
     dead = selection(net, 0.5, Sample())
     assert bool(dead.masks["stem.weight"].any()), (
         "where nothing can be drawn, the first channel stays"

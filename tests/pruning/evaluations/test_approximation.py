@@ -95,7 +95,7 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         ):
             with torch.no_grad():
                 a, b = (
-                    net.double()[1](images.flatten(1).double())
+                    net.double().get_submodule("1")(images.flatten(1).double())
                     for net in (pipeline.dense(), network)
                 )
             values[phase] = section.curves[f"layers_{phase}/magnitude"].y[index].value
@@ -145,9 +145,9 @@ def test_channels_that_are_gone_count_as_zero(tmp_path: Path) -> None:
     small = round_record.network()
     with torch.no_grad():
         scattered = torch.zeros(30, 12)
-        scattered[:, kept] = small[1](images.flatten(1))
+        scattered[:, kept] = small.get_submodule("1")(images.flatten(1))
         assert scattered.shape[1] > int(kept.sum()) > 0
-        a = pipeline.dense()[1](images.flatten(1))
+        a = pipeline.dense().get_submodule("1")(images.flatten(1))
         z, y = pipeline.dense()(images), small(images)
     assert section.curves["layers_after/filter_norm"].y[0].value == pytest.approx(
         mean_relative_error(a, scattered), rel=1e-5
@@ -303,7 +303,7 @@ def test_a_layer_that_puts_out_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.inf, math.nan, 3e38])
 def test_a_network_that_overflows_is_named(tmp_path: Path, value: float) -> None:
     dense, broken = cases.mlp(), cases.mlp()
-    nn.init.constant_(broken[1].weight, value)
+    nn.init.constant_(broken.get_parameter("1.weight"), value)
     section = compare(tmp_path, dense, broken)
     assert "layers_before/magnitude" in section.curves
     assert not {"layers_after/magnitude", "logits_after/magnitude", "kl_after/magnitude"} & set(

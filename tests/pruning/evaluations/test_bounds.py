@@ -226,18 +226,18 @@ def check_study(study: Study, sparsities: tuple[float, ...], x: Tensor) -> None:
 def make_networks(hidden: int = 8) -> dict[str, nn.Module]:
     torch.manual_seed(1)
     dead = cases.mlp(hidden=hidden)
-    dead[1].bias.data.fill_(-100)
+    dead.get_parameter("1.bias").data.fill_(-100)
     balanced = nn.Sequential(
         nn.Flatten(), nn.Linear(16, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, 3, bias=False)
     )
-    balanced[1].weight.data = torch.tensor([1.0, -1.0]).repeat(hidden, 8)
+    balanced.get_parameter("1.weight").data = torch.tensor([1.0, -1.0]).repeat(hidden, 8)
     one_sided, zero = cases.mlp(hidden=hidden), cases.mlp(hidden=hidden)
     for index in (1, 3):
-        one_sided[index].weight.data.abs_().mul_(1 - 2 * (index == 3))
+        one_sided.get_parameter(f"{index}.weight").data.abs_().mul_(1 - 2 * (index == 3))
     for parameter in zero.parameters():
         parameter.data.zero_()
     tiny = cases.mlp(hidden=hidden)
-    tiny[1].weight.data.mul_(1e-30)
+    tiny.get_parameter("1.weight").data.mul_(1e-30)
     return {
         "dead": dead,
         "balanced": balanced,
@@ -301,7 +301,7 @@ def test_what_cannot_be_bounded_is_named() -> None:
         nn.Flatten(),
         nn.Linear(4, 3),
     )
-    tokens[2].running_mean.copy_(torch.tensor([3.0, -1.0]))
+    tokens.get_buffer("2.running_mean").copy_(torch.tensor([3.0, -1.0]))
     with pytest.raises(StructureError, match="normalises no channels"):
         make_study(tokens, {"name": "magnitude"}, x)
     with pytest.raises(EvidenceError, match="are not finite"):

@@ -104,15 +104,16 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
     assert faults({"noise": [-1]}) == ["/params/noise/0"]
     (fault,) = list_schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
     assert "'fogg' is not one of" in fault.message
-    for bad in (
+    refused: tuple[dict[str, list[int] | int], ...] = (
         {"severities": [6]},
         {"severities": [0]},
         {"severities": []},
         {"noise": [0]},
         {"images": 0},
-    ):
+    )
+    for parameters in refused:
         with pytest.raises(ParameterError):
-            evaluations.create(name, bad)
+            evaluations.create(name, parameters)
 
 
 def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Results) -> None:

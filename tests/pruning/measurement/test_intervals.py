@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from pruning.measurement.intervals import Z95, binomial_interval, difference_interval, mean_interval
+from pruning.schemas.report import Estimate
 from tests.support import oracles
+
+
+def low(interval: Estimate) -> float:
+    """The lower end of an interval that has one."""
+    assert interval.low is not None
+    return interval.low
+
+
+def high(interval: Estimate) -> float:
+    """The upper end of an interval that has one."""
+    assert interval.high is not None
+    return interval.high
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
@@ -19,9 +32,7 @@ def test_binomial_agrees_with_bisection_of_the_tail_sums(n: int, confidence: flo
         assert (interval.low, interval.high) == pytest.approx(
             oracles.clopper_pearson(errors, n, confidence), abs=1e-10
         )
-        assert interval.low is not None
-        assert interval.high is not None
-        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        assert 0 <= low(interval) <= interval.value <= high(interval) <= 1
         assert (interval.value, interval.n) == (errors / n, n)
 
 
@@ -29,8 +40,8 @@ def test_binomial_is_symmetric() -> None:
     for errors in range(26):
         interval, mirrored = binomial_interval(errors, 25), binomial_interval(25 - errors, 25)
         assert (interval.low, interval.high) == pytest.approx(
-            (1 - mirrored.high, 1 - mirrored.low), abs=1e-12
-        )  # type: ignore[operator]
+            (1 - high(mirrored), 1 - low(mirrored)), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("n", [5, 20, 60])
@@ -40,8 +51,8 @@ def test_binomial_covers_at_least_as_often_as_it_says(n: int) -> None:
         covered = math.fsum(
             math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
             for k, interval in enumerate(intervals)
-            if interval.low <= rate <= interval.high
-        )  # type: ignore[operator]
+            if low(interval) <= rate <= high(interval)
+        )
         assert covered >= 0.95 - 1e-9
 
 
@@ -56,7 +67,7 @@ def test_paired_difference_covers_about_as_often_as_it_says(b: float, c: float, 
     hits = 0
     for (first, second), count in zip(draws.tolist(), times.tolist(), strict=True):
         interval = difference_interval(first, second, n)
-        hits += count * (interval.low <= b - c <= interval.high)  # type: ignore[operator]
+        hits += count * (low(interval) <= b - c <= high(interval))
     assert 0.93 <= hits / 20_000 <= 0.975
 
 
@@ -70,9 +81,9 @@ def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
                 )
                 assert interval.value == (first - second) / n == -mirrored.value
                 assert (interval.low, interval.high) == pytest.approx(
-                    (-mirrored.high, -mirrored.low)
-                )  # type: ignore[operator]
-                assert -1 <= interval.low <= interval.value <= interval.high <= 1  # type: ignore[operator]
+                    (-high(mirrored), -low(mirrored))
+                )
+                assert -1 <= low(interval) <= interval.value <= high(interval) <= 1
 
 
 def test_mean_is_the_textbook_interval() -> None:

@@ -53,7 +53,7 @@ def test_batchnorm_is_measured_in_eval_mode() -> None:
 def test_a_collapsed_network_still_has_numbers(weight: float) -> None:
     model = cases.mlp()
     with torch.no_grad():
-        model[3].weight.fill_(weight)  # type: ignore[union-attr, index]
+        model.get_parameter("3.weight").fill_(weight)
     measured = measure_network(model, cases.make_data())
     assert torch.isfinite(measured.losses).all()
     assert measured.document().loss.value > 0

@@ -7,7 +7,7 @@ import pytest
 from pruning import wording
 from pruning.reporting import summary, to_html, to_junit, to_markdown
 from pruning.reporting.accuracy_plot import plot_accuracy
-from pruning.reporting.markdown import escape
+from pruning.reporting.comment import escape
 from pruning.reporting.plots import plot_section
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import (

@@ -11,6 +11,7 @@ from pruning.errors import BudgetError
 from pruning.granularities import granularities
 from pruning.networks.loading import load_model
 from pruning.rounds.rehearsal import ROUNDS, rehearse
+from pruning.types import Granularity, Selected, Selection
 from tests.support import cases
 
 CHANNELS: dict[str, Any] = {"criterion": {"name": "filter_norm"}}
@@ -80,14 +81,15 @@ def test_rounds_coarse_enough_pass(granularity: dict[str, Any]) -> None:
 def test_of_very_many_rounds_only_those_to_targets_are_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    densities = []
+    densities: list[float] = []
     block = granularities.get("block")
     select = block.select
-    monkeypatch.setattr(
-        block,
-        "select",
-        lambda self, selection: densities.append(selection.density) or select(self, selection),
-    )
+
+    def select_and_note(method: Granularity, selection: Selection) -> Selected:
+        densities.append(selection.density)
+        return select(method, selection)
+
+    monkeypatch.setattr(block, "select", select_and_note)
     schedule = {"name": "linear", "params": {"rounds": ROUNDS}}
     assert tried(0.25, 0.75, schedule=schedule, **BLOCKS) == []
     assert densities == [0.75, 0.25]

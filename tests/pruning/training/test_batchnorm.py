@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,22 +12,10 @@ from torch.nn import functional as F
 
 from pruning.data.tensors import Data, Split
 from pruning.errors import SecateurError
-from pruning.masks import apply_masks_
-from pruning.measurement.measure import measure_network
-from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.pipeline.results import Results
-from pruning.schemas.recipe import Recipe
-from pruning.schemas.report import Report
-from pruning.schemas.training import Optimizer, Training
 from pruning.seeding import generator
-from pruning.storage.stages import Stages
 from pruning.training.batchnorm import BATCH, reestimate_
-from pruning.training.loop import train_
 from tests.support import cases, oracles
-from tests.support.finished_jobs import ORIGIN
-from tests.support.pipelines import CPU, OPTIMIZER, TRAIN, Listener, part, tensors
-
-State = dict[str, Tensor]
+from tests.support.pipelines import State
 
 
 def net(seed: int = 1) -> nn.Sequential:
@@ -47,13 +33,17 @@ def net(seed: int = 1) -> nn.Sequential:
             nn.Dropout(0.5),
             nn.Linear(32, 3),
         ).eval()
-        for layer in (model[1], model[4]):
+        for layer in batchnorms(model):
             nn.init.normal_(layer.weight)
             nn.init.normal_(layer.bias)
-            layer.running_mean.normal_().mul_(30)
-            layer.running_var.uniform_().mul_(0.01)
-            layer.num_batches_tracked.fill_(77)
+            layer.get_buffer("running_mean").normal_().mul_(30)
+            layer.get_buffer("running_var").uniform_().mul_(0.01)
+            layer.get_buffer("num_batches_tracked").fill_(77)
     return model
+
+
+def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
 def state(model: nn.Module) -> State:
@@ -86,9 +76,10 @@ def statistics_by_hand(
     by its own moments.
     """
     statistics: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
+    convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
     for x in images:
         x = x.double()
-        for index, (conv, norm) in enumerate(((model[0], model[1]), (model[3], model[4]))):
+        for index, (conv, norm) in enumerate(zip(convolutions, batchnorms(model), strict=True)):
             bias = None if conv.bias is None else conv.bias.double()
             x = F.conv2d(x, conv.weight.double(), bias, padding=1)
             values = x.transpose(0, 1).flatten(1)
@@ -116,7 +107,7 @@ def test_the_statistics_are_the_averages_over_the_batches(images: int) -> None:
     estimated = reestimate_(model, data, 4, 2)
     assert estimated is not None
     assert estimated["kept"] == 1
-    for layer, moments in zip((model[1], model[4]), per_batch, strict=True):
+    for layer, moments in zip(batchnorms(model), per_batch, strict=True):
         for buffer, values in (
             ("running_mean", [m for m, _ in moments]),
             ("running_var", [v for _, v in moments]),
@@ -124,7 +115,7 @@ def test_the_statistics_are_the_averages_over_the_batches(images: int) -> None:
             torch.testing.assert_close(
                 layer.get_buffer(buffer).double(), torch.stack(values).mean(0), rtol=1e-4, atol=1e-5
             )
-        assert int(layer.num_batches_tracked) == len(batches)
+        assert int(layer.get_buffer("num_batches_tracked")) == len(batches)
     with torch.no_grad():
         wanted["after"] = float(F.cross_entropy(model(judged), data.fit.labels[judges]))
     assert {key: estimated[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
@@ -215,8 +206,8 @@ def told(model: nn.Module, data: Data) -> Data:
 
 def confident(model: nn.Sequential) -> nn.Sequential:
     with torch.no_grad():
-        model[-1].weight.mul_(100)
-        model[-1].bias.mul_(100)
+        for parameter in model[-1].parameters():
+            parameter.mul_(100)
     return model
 
 
@@ -229,7 +220,7 @@ def test_worse_statistics_are_not_kept_and_every_buffer_is_as_before() -> None:
     assert estimated["kept"] == 0
     assert estimated["after"] > estimated["before"]
     assert changed(model, before) == set()
-    assert [int(model[index].num_batches_tracked) for index in (1, 4)] == [77, 77]
+    assert [int(model.get_buffer(f"{index}.num_batches_tracked")) for index in (1, 4)] == [77, 77]
 
 
 def test_better_statistics_are_kept() -> None:
@@ -237,12 +228,12 @@ def test_better_statistics_are_kept() -> None:
     right = state(model)
     data = told(model, cases.make_data(fit=60))
     for index in (1, 4):
-        nn.init.constant_(model[index].running_mean, 1e3)
+        nn.init.constant_(model.get_buffer(f"{index}.running_mean"), 1e3)
     reference = reestimate_(model, data, 0, 1)
     assert reference is not None
     assert reference["kept"] == 1
     assert reference["after"] < reference["before"]
-    assert not torch.equal(model[1].running_mean, right["1.running_mean"])
+    assert not torch.equal(model.get_buffer("1.running_mean"), right["1.running_mean"])
 
 
 def test_an_equal_loss_keeps_what_was_there() -> None:
@@ -259,15 +250,15 @@ def test_an_equal_loss_keeps_what_was_there() -> None:
 @pytest.mark.parametrize("broken", [float("nan"), -float("inf")])
 def test_a_loss_that_is_no_number_is_worse_than_any(broken: float) -> None:
     model = net()
-    nn.init.constant_(model[1].running_mean, broken)
+    nn.init.constant_(model.get_buffer("1.running_mean"), broken)
     estimated = reestimate_(model, cases.make_data(), 0, 1)
     assert estimated is not None
     assert estimated["kept"] == 1
     assert estimated["before"] == torch.finfo(torch.float32).max
     assert estimated["after"] < 1e6
-    assert torch.isfinite(model[1].running_mean).all()
+    assert torch.isfinite(model.get_buffer("1.running_mean")).all()
     hopeless = net()
-    nn.init.constant_(hopeless[-1].bias, broken)
+    nn.init.constant_(hopeless[-1].get_parameter("bias"), broken)
     before = state(hopeless)
     estimated = reestimate_(hopeless, cases.make_data(), 0, 1)
     assert estimated is not None
@@ -288,11 +279,10 @@ def test_a_loss_that_is_no_number_is_worse_than_any(broken: float) -> None:
 def test_networks_without_running_statistics_have_nothing_to_estimate() -> None:
     assert reestimate_(cases.mlp(), cases.make_data(), 0, 1) is None
     for tracked in ({"track_running_stats": False}, {}):
-        model = nn.Sequential(nn.BatchNorm2d(1, **tracked), nn.Flatten(), nn.Linear(16, 3))
+        norm = nn.BatchNorm2d(1, **tracked)
         if not tracked:
-            model[
-                0
-            ].track_running_stats = False  # its buffers are there, but no training would move them
+            norm.track_running_stats = False  # its buffers are there, but no training moves them
+        model = nn.Sequential(norm, nn.Flatten(), nn.Linear(16, 3))
         before = state(model)
         assert reestimate_(model, cases.make_data(), 0, 1) is None
         assert changed(model, before) == set()
@@ -310,8 +300,8 @@ def test_a_layer_that_no_pass_reaches_stays_as_it_is() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.spare = net(), nn.BatchNorm2d(2)
-            nn.init.constant_(self.spare.running_mean, 5)
-            self.spare.num_batches_tracked.fill_(9)
+            nn.init.constant_(self.spare.get_buffer("running_mean"), 5)
+            self.spare.get_buffer("num_batches_tracked").fill_(9)
 
         def forward(self, x: Tensor) -> Tensor:
             out: Tensor = self.inner(x)
@@ -336,7 +326,7 @@ def test_modes_momenta_gradients_and_the_global_generator_stay(modes: str) -> No
         oracles.module_modes(model),
         [parameter.requires_grad for parameter in model.parameters()],
     )
-    momenta = [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in batchnorms(model)]
     weights, random = state(model), torch.get_rng_state()
     estimated = reestimate_(model, cases.make_data(), 0, 1)
     assert estimated is not None
@@ -345,11 +335,7 @@ def test_modes_momenta_gradients_and_the_global_generator_stay(modes: str) -> No
     assert all("running" in key or "num_batches" in key for key in changed(model, weights))
     assert oracles.module_modes(model) == before
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert (
-        [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-        == momenta
-        == [0.1, None]
-    )
+    assert [layer.momentum for layer in batchnorms(model)] == momenta == [0.1, None]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
     again = net()
@@ -375,90 +361,3 @@ def test_momenta_and_modes_come_back_also_after_an_error() -> None:
     with pytest.raises(SecateurError, match="out of memory"):
         reestimate_(model, cases.make_data(), 0, 1)
     assert (model.norm.momentum, model.norm.training, model.training) == (0.3, True, True)
-
-
-# whole jobs
-
-
-def trained() -> State:
-    model = cases.conv_net()
-    train_(
-        model,
-        cases.make_data(),
-        Training(epochs=6, batch_size=8, optimizer=Optimizer(lr=0.05)),
-        seed=1,
-        name="given",
-    )
-    return dict(model.state_dict())
-
-
-def job(recipe: Recipe, folder: Path) -> Results:
-    networks = Networks(cases.conv_net, None if recipe.train is not None else trained())
-    pipeline = Pipeline(
-        recipe=recipe,
-        networks=networks,
-        data=cases.make_data(),
-        stages=Stages(folder / "stages", recipe.digest()),
-        watcher=Listener(),
-        device=CPU,
-    )
-    results = Results(pipeline, ORIGIN, folder / "files")
-    pipeline.target_done = results.export
-    pipeline.run()
-    return results
-
-
-@pytest.mark.parametrize(
-    "retrain", [{"mode": "none"}, {"mode": "fine_tune", **OPTIMIZER}], ids=["none", "fine_tune"]
-)
-def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(
-    tmp_path: Path, retrain: dict[str, Any]
-) -> None:
-    recipe = cases.recipe(0.3, 0.9, retrain=retrain, evaluations=())
-    results = job(recipe, tmp_path)
-    stages, data, before = tensors(results.pipeline), cases.make_data(), "dense"
-    report = results.report()
-    assert Report.model_validate_json(report.model_dump_json()) == report
-    for number, done in enumerate(results.pipeline.done, 1):
-        name, model = f"round-0-{number:03d}", cases.conv_net().eval()
-        model.load_state_dict(part(stages[before], "model."))
-        masks = part(stages[name], "mask.")
-        apply_masks_(model, masks)
-        estimated = reestimate_(model, data, 0, number)
-        assert done.batchnorm == estimated is not None
-        assert torch.equal(measure_network(model, data).losses, done.pruned.losses)
-        if done.retrained is not None:
-            train_(model, data, recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks)
-        wanted = model.state_dict()
-        assert all(
-            torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
-        )
-        for entry in (report.rounds[number - 1], report.checkpoints[number - 1]):
-            assert entry.batchnorm is not None
-            assert (entry.batchnorm.loss_before, entry.batchnorm.loss_after) == (
-                estimated["before"],
-                estimated["after"],
-            )
-            assert entry.batchnorm.kept is bool(estimated["kept"])
-        before = name
-    again = job(recipe, tmp_path)
-    assert again.report().checkpoints[0].batchnorm == report.checkpoints[0].batchnorm
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"batchnorm": "keep", "retrain": {"mode": "none"}},
-        {"when": "before_training", "train": TRAIN},
-    ],
-    ids=["keep", "before_training"],
-)
-def test_nothing_is_re_estimated_where_the_recipe_says_so(
-    tmp_path: Path, fields: dict[str, Any]
-) -> None:
-    results = job(cases.recipe(0.9, evaluations=(), **fields), tmp_path)
-    (done,) = results.pipeline.done
-    report = results.report()
-    assert done.batchnorm is report.rounds[0].batchnorm is report.checkpoints[0].batchnorm is None
-    if "batchnorm" in fields:
-        assert torch.equal(done.network().get_buffer("1.running_mean"), trained()["1.running_mean"])

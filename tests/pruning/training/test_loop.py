@@ -1,43 +1,25 @@
-"""Training: the loop against a hand-made one, resuming, masks, learning rates, memory,
-divergence.
-"""
+"""Training: the loop against a hand-made one, resuming, masks, and schedules in pieces."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.training.loop
 from pruning.data.tensors import Data
-from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train, Training
 from pruning.seeding import generator
 from pruning.training.loop import Controls, count_steps_per_epoch, train_
-from pruning.training.optimizer import learning_rate_factor, make_optimizer
 from tests.support import cases, oracles
-from tests.support.trainings import SGD, Cramped, Memory, same
-
-
-def rgb() -> Data:
-    return cases.make_data(fit=14, shape=(3, 8, 8))
-
-
-def colour_net() -> nn.Module:
-    return cases.conv_net(channels=3, features=256)
-
+from tests.support.trainings import SGD, Memory, colour_net, rgb, same
 
 L1: dict[str, Any] = {"optimizer": SGD, "penalty": Penalty(l1=0.02)}
-
 RUNS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Data], dict[str, Any], bool]] = {
     "mlp-sgd": (cases.mlp, lambda: cases.make_data(fit=14), {"optimizer": SGD}, False),
     "mlp-plain-sgd": (
@@ -209,79 +191,12 @@ def test_training_ends_in_eval_mode_and_plain_layout() -> None:
 
 def test_frozen_parameters_do_not_move() -> None:
     model = cases.mlp()
-    model[1].weight.requires_grad_(False)  # type: ignore[union-attr, index]
+    model.get_parameter("1.weight").requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     train_(model, cases.make_data(), Training(batch_size=8), seed=0, name="t")
     assert [
         key for key, value in model.state_dict().items() if torch.equal(value, before[key])
     ] == ["1.weight"]
-
-
-# learning rates
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(
-    name=st.sampled_from(["constant", "cosine", "linear", "step"]),
-    epochs=st.integers(1, 30),
-    at=st.floats(0, 1),
-    warmup=st.sampled_from([0.0, 0.5, 2.0]),
-    gamma=st.floats(0.05, 0.9),
-)
-def test_lr_factor_is_the_documented_one(
-    name: str, epochs: int, at: float, warmup: float, gamma: float
-) -> None:
-    milestones = (1.0, 2.5) if name == "step" else ()
-    gamma = gamma if name == "step" else 0.1
-    schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)  # type: ignore[arg-type]
-    expected = oracles.lr_factor(name, at * epochs, epochs, milestones, gamma, warmup)
-    assert math.isclose(
-        learning_rate_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15
-    )
-
-
-def learning_rates(
-    monkeypatch: pytest.MonkeyPatch, training: Training, start: int, images: int
-) -> list[float]:
-    """The learning rate at every step of a training."""
-    rates: list[float] = []
-
-    class Listening(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
-            rates.append(self.param_groups[0]["lr"])
-
-    monkeypatch.setattr(
-        pruning.training.loop,
-        "make_optimizer",
-        lambda model, spec: Listening(model.parameters(), lr=1),
-    )
-    train_(cases.mlp(), cases.make_data(fit=images), training, seed=0, name="t", start_epoch=start)
-    return rates
-
-
-def test_a_milestone_takes_effect_at_its_very_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(
-        epochs=4,
-        batch_size=4,
-        optimizer=Optimizer(lr=1),
-        lr_schedule=LrSchedule(name="step", milestones=(1, 2.5), gamma=0.5),
-    )
-    assert learning_rates(monkeypatch, training, 0, 16) == [1] * 4 + [0.5] * 6 + [0.25] * 6
-
-
-@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
-def test_a_later_start_replays_the_rest_of_the_schedule(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    training = Training(
-        epochs=5,
-        batch_size=4,
-        optimizer=Optimizer(lr=0.3),
-        lr_schedule=LrSchedule(name=name, warmup_epochs=1.5),
-    )  # type: ignore[arg-type]
-    whole = learning_rates(monkeypatch, training, 0, 12)
-    assert len(whole) == 15
-    assert learning_rates(monkeypatch, training, 3, 12) == whole[9:]
 
 
 @pytest.mark.parametrize(
@@ -413,210 +328,3 @@ def test_resuming_inside_a_piece_gives_the_same_bytes() -> None:
         )
         assert same(again, model)
         assert images[0] == 2 * 14
-
-
-def test_optimizers_get_their_constants() -> None:
-    sgd = make_optimizer(
-        cases.mlp(), Optimizer(lr=0.2, momentum=0.5, weight_decay=0.01, nesterov=True)
-    )
-    assert {key: sgd.defaults[key] for key in ("lr", "momentum", "weight_decay", "nesterov")} == {
-        "lr": 0.2,
-        "momentum": 0.5,
-        "weight_decay": 0.01,
-        "nesterov": True,
-    }
-    adamw = make_optimizer(
-        cases.mlp(), Optimizer(name="adamw", lr=0.2, betas=(0.8, 0.9), weight_decay=0.01)
-    )
-    assert isinstance(adamw, torch.optim.AdamW)
-    assert adamw.defaults["betas"] == (0.8, 0.9)
-
-
-# the L1 penalty
-
-
-def l1_train(
-    model: nn.Module, l1: float, *, epochs: int = 1, momentum: float = 0.9, nesterov: bool = False
-) -> nn.Module:
-    """Train in float64 on nine images at once, with the penalty, at a constant learning rate."""
-    training = Train(
-        epochs=epochs,
-        batch_size=64,
-        penalty=Penalty(l1=l1),
-        lr_schedule=LrSchedule(name="constant"),
-        optimizer=Optimizer(lr=0.2, momentum=momentum, nesterov=nesterov, weight_decay=0.01),
-    )
-    train_(model.double(), Float64(cases.make_data(fit=9)), training, seed=0, name="t")
-    return model
-
-
-class Float64(Data):
-    """Images in double precision."""
-
-    def __init__(self, data: Data) -> None:
-        super().__init__(**vars(data))
-
-    def normalize(self, images: Tensor) -> Tensor:
-        return super().normalize(images).double()
-
-
-def loss_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """The gradients of the mean cross-entropy over all images plus half the weight decay times the
-    squared norm.
-    """
-    data = Float64(cases.make_data(fit=9))
-    model.zero_grad()
-    F.cross_entropy(model(data.normalize(data.fit.images)), data.fit.labels).backward()
-    return {
-        name: parameter.grad + 0.01 * parameter.detach()
-        for name, parameter in model.named_parameters()
-    }
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_one_step_with_the_penalty_is_the_proximal_one(momentum: float) -> None:
-    before, after = cases.mlp().double(), l1_train(cases.mlp(), 0.3, momentum=momentum)
-    threshold = 0.3 * 0.2 / (1 - momentum)
-    zeros = 0
-    for name, slope in loss_gradients(before).items():
-        expected = before.get_parameter(name).detach() - 0.2 * slope
-        if name.endswith("weight"):
-            expected = torch.tensor(
-                [
-                    math.copysign(max(abs(w) - threshold, 0.0), w)
-                    for w in expected.flatten().tolist()
-                ],
-                dtype=torch.float64,
-            ).reshape(expected.shape)
-        weight = after.get_parameter(name).detach()
-        torch.testing.assert_close(weight, expected, atol=1e-15, rtol=1e-13)
-        zeros += int((weight == 0).sum())
-        assert not weight[weight == 0].signbit().any()
-    assert zeros
-
-
-@pytest.mark.parametrize(
-    ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)]
-)
-def test_training_rests_where_the_penalised_loss_does(momentum: float, nesterov: bool) -> None:
-    """Optimality: the slope is -l1 sign(w) of what is left and within l1 of what is zero (within a
-    fiftieth).
-    """
-    l1 = 0.02
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    model = l1_train(model, l1, epochs=1500, momentum=momentum, nesterov=nesterov)
-    slopes, weight = loss_gradients(model), model.get_parameter("1.weight").detach()
-    zero = weight == 0
-    assert 0.2 < zero.double().mean() < 0.9
-    torch.testing.assert_close(
-        slopes["1.weight"][~zero], -l1 * weight[~zero].sign(), atol=l1 / 50, rtol=0
-    )
-    assert slopes["1.weight"][zero].abs().max() <= l1 * 1.02
-    assert slopes["1.bias"].abs().max() < l1 / 50
-
-
-def test_the_penalty_leaves_biases_batchnorm_frozen_and_excluded_weights() -> None:
-    strong = Train(batch_size=4, optimizer=Optimizer(lr=1e-4), penalty=Penalty(l1=1e6))
-    model = colour_net()
-    train_(model, rgb(), strong, seed=0, name="t", exclude=("4.weight",))
-    assert [name for name, value in model.named_parameters() if not value.any()] == ["0.weight"]
-    model = cases.mlp()
-    model.get_parameter("1.weight").requires_grad_(False)
-    train_(model, cases.make_data(), strong, seed=0, name="t")
-    assert [name for name, value in model.named_parameters() if not value.any()] == ["3.weight"]
-
-
-def test_a_penalty_of_zero_is_none() -> None:
-    data, plain, zero = cases.make_data(fit=14), cases.mlp(), cases.mlp()
-    train_(plain, data, Train(epochs=2, batch_size=4), seed=0, name="t")
-    train_(zero, data, Train(epochs=2, batch_size=4, penalty=Penalty(l1=0)), seed=0, name="t")
-    assert same(plain, zero)
-
-
-# memory and divergence
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-@pytest.mark.parametrize(("most", "micro"), [(5, [4]), (3, [4, 2]), (1, [4, 2, 1])])
-def test_out_of_memory_accumulates_to_the_same_gradients(
-    most: int, micro: list[int], error: type[Exception]
-) -> None:
-    data, training = cases.make_data(fit=22), Training(epochs=2, batch_size=8, optimizer=SGD)
-    whole, cramped, warnings = cases.mlp(), Cramped(cases.mlp(), most, error), list[str]()
-    train_(whole, data, training, seed=0, name="t")
-    train_(cramped, data, training, seed=0, name="t", controls=Controls(warn=warnings.append))
-    for name, weight in whole.state_dict().items():
-        torch.testing.assert_close(cramped.inner.state_dict()[name], weight, atol=1e-6, rtol=1e-5)
-    assert [
-        int(message.split("micro-batches of ")[1].split(";")[0]) for message in warnings
-    ] == micro
-    assert all(
-        message.startswith("out of memory: gradients are accumulated") for message in warnings
-    )
-
-
-def test_a_resumed_training_remembers_the_micro_batch() -> None:
-    data, training, saver = (
-        cases.make_data(fit=22),
-        Training(epochs=2, batch_size=8, optimizer=SGD),
-        Memory(),
-    )
-    whole = Cramped(cases.mlp(), 3)
-    train_(whole, data, training, seed=0, name="t", controls=Controls(saver=saver, every_steps=1))
-    for state in saver.saved:
-        assert state[1]["micro_batch"] == 2
-        again, warnings = Cramped(cases.mlp(), 3), list[str]()
-        train_(
-            again,
-            data,
-            training,
-            seed=0,
-            name="t",
-            controls=Controls(saver=Memory(state), warn=warnings.append),
-        )
-        assert same(again, whole)
-        assert [message.split(";")[0].rsplit(" ", 1)[1] for message in warnings] == ["2"]
-
-
-def test_out_of_memory_with_one_image_fails_as_such() -> None:
-    with pytest.raises(OutOfMemoryError, match="not even one image"):
-        train_(Cramped(cases.mlp(), 0), cases.make_data(), Training(batch_size=8), seed=0, name="t")
-
-
-def test_another_runtime_error_is_not_taken_for_memory() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
-        train_(cases.mlp(inputs=17), cases.make_data(), Training(batch_size=8), seed=0, name="t")
-
-
-@pytest.mark.parametrize("every_steps", [1, 200])
-def test_an_absurd_learning_rate_is_a_divergence(every_steps: int) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3))
-    saver = Memory()
-    with pytest.raises(DivergenceError, match="a smaller learning rate may help"):
-        train_(
-            model,
-            cases.make_data(),
-            Training(epochs=20, batch_size=8, optimizer=Optimizer(lr=100)),
-            seed=0,
-            name="t",
-            controls=Controls(saver=saver, every_steps=every_steps),
-        )
-    assert all(
-        torch.isfinite(value).all()
-        for tensors, meta in saver.saved[:1]
-        for value in tensors.values()
-    )
-
-
-def test_weights_that_overflow_in_the_very_last_step_are_a_divergence() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Linear(2, 3))
-    with torch.no_grad():
-        model[1].weight.fill_(1e-3)
-        model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]]) * 1e37)
-    data = cases.make_data(fit=8)
-    logits = model(data.normalize(data.fit.images))
-    assert torch.isfinite(F.cross_entropy(logits, data.fit.labels))
-    with pytest.raises(DivergenceError, match="a smaller learning rate may help"):
-        train_(model, data, Training(batch_size=8, optimizer=Optimizer(lr=100)), seed=0, name="t")

@@ -24,7 +24,7 @@ from pruning.storage.stages import Stages
 from pruning.training.loop import train_
 from pruning.verdict.shift_guidelines import VALIDATION, apply_guideline
 from tests.support import cases
-from tests.support.finished_jobs import ORIGIN
+from tests.support.finished_jobs import ORIGIN, run_and_export
 from tests.support.pipelines import CPU, Listener
 
 
@@ -142,8 +142,7 @@ def report(tmp_path: Path, knowledge: str | None, **fields: Any) -> Report:
         device=CPU,
     )
     results = Results(pipeline, ORIGIN, tmp_path / "files")
-    pipeline.target_done = results.export
-    pipeline.run()
+    run_and_export(pipeline, results)
     sections, failures = results.evaluate()
     assert failures == []
     made = results.report(sections, failures)

@@ -1,0 +1,91 @@
+"""The tables of a report's sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruning.reporting import to_html, to_markdown
+from pruning.reporting.tables import ROWS, build_table
+from pruning.schemas.report import Estimate, Section
+from tests.support import reports
+from tests.support.page import Page
+
+
+def test_records_become_tables_with_units_and_intervals() -> None:
+    change, error = (
+        Estimate(value=0.13716, low=0.128, high=0.1462),
+        Estimate(value=0.1, low=0.05, high=0.2),
+    )
+    table = build_table(
+        [
+            {
+                "target_sparsity": 0.95,
+                "criterion": "qm",
+                "loss_change_nats": change.model_dump(),
+                "error_after_retraining": error.model_dump(),
+                "rank": 4.5,
+                "seen": True,
+            },
+            {
+                "target_sparsity": 0.8,
+                "criterion": "lm",
+                "loss_change_nats": "overflow on 3 images",
+                "rank": 12.0,
+                "images": 2000,
+            },
+        ]
+    )
+    assert table is not None
+    assert table.head == [
+        "target sparsity",
+        "criterion",
+        "loss change (nats)",
+        "error after retraining",
+        "rank",
+        "seen",
+        "images",
+    ]
+    assert table.rows == [
+        ["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
+        ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"],
+    ]
+    assert table.numeric == {0, 2, 3, 4, 6}
+    by_class = build_table(
+        {"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class"
+    )
+    assert by_class is not None
+    assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
+    values: tuple[Any, ...] = (
+        {"iid": "checked"},
+        [],
+        {},
+        [{"a": [1]}],
+        [{"a": {"b": 1}}],
+        "x",
+        3,
+        {"a": {}},
+        {"value": 1.0, "low": None, "high": None, "n": 3},
+    )
+    for value in values:
+        assert build_table(value) is None
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    section = Section(
+        title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]}
+    )
+    report = reports.realistic(sections={"t": section})
+    for text in ("".join(Page(to_html(report)).text), to_markdown(report)):
+        assert "7 more rows are in the JSON report" in text
+
+
+def test_a_section_of_tables_alone_opens_the_first() -> None:
+    details = {"criteria": [{"a": 1}], "others": [{"a": 2}]}
+    section = Section(title="t", version=1, details=details)
+    page = to_html(reports.realistic(sections={"t": section}, checkpoints=(), rounds=()))
+    assert page.count("<details open>") == 1
+    assert "<details open><summary>criteria" in page
+    with_curves = section.model_copy(update={"scalars": {"x": Estimate(value=1.0)}})
+    assert "<details open>" not in to_html(
+        reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=())
+    )

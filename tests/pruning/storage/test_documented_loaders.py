@@ -1,0 +1,131 @@
+"""The documentation of checkpoint files: its loaders and its table of metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from pruning.channels.compaction import build_compact, load_compact, write_arch
+from pruning.errors import CheckpointError
+from pruning.masks import apply_masks_, find_prunable
+from pruning.storage.checkpoints import (
+    WRITERS,
+    read_sparse,
+    write_dense,
+    write_sparse,
+)
+from pruning.types import Masks
+from tests.support.checkpoint_cases import network
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "checkpoints.md"
+
+
+def documented(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def test_the_documented_loader_agrees_exactly(tmp_path: Path) -> None:
+    (code,) = [block for block in documented("python") if "def load_sparse" in block]
+    assert "torch" not in code
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    for dtype in (torch.float32, torch.float16):
+        state, masks = network(dtype)
+        write_sparse(tmp_path / "f", state, masks)
+        state, expected = namespace["load_sparse"](tmp_path / "f"), read_sparse(tmp_path / "f")
+        assert set(state) == set(expected)
+        for name, value in expected.items():
+            assert state[name].dtype == value.numpy().dtype
+            assert state[name].shape == tuple(value.shape)
+            assert np.array_equal(state[name], value.numpy())
+
+
+def test_the_documented_loader_needs_no_torch(tmp_path: Path) -> None:
+    write_sparse(tmp_path / "f", *network())
+    (code,) = [block for block in documented("python") if "def load_sparse" in block]
+    code += (
+        "\nimport sys\nload_sparse(sys.argv[1])\nassert not {'torch', 'pruning'} & "
+        "set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "f"], check=True, cwd=tmp_path)
+
+
+def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning.library import load_model
+
+    monkeypatch.chdir(tmp_path)
+    model = load_model("lenet_300_100", height=8, width=8)
+    masks = {
+        name: torch.zeros_like(weight, dtype=torch.bool)
+        for name, weight in find_prunable(model).items()
+    }
+    apply_masks_(model, masks)
+    for format, write in WRITERS.items():
+        write(
+            Path(f"magnitude-0.95.{format}.safetensors"),
+            model.state_dict(),
+            masks,
+            architecture="lenet_300_100",
+            kwargs={"height": 8, "width": 8},
+        )
+    small = build_compact(model, channel_masks(model), (1, 8, 8))
+    write_arch(Path("filter_norm-0.5.arch.json"), small, "lenet_300_100", {"height": 8, "width": 8})
+    write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
+    for code in documented("python"):
+        if "load_compact" in code:
+            names: dict[str, Any] = {}
+            exec(code, names)
+            assert names["model"].fc1.weight.shape == (150, 64)
+            assert all(
+                torch.equal(value, small.state_dict()[name])
+                for name, value in names["model"].state_dict().items()
+            )
+        elif "def load_sparse" not in code:
+            namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
+            exec(code, namespace)
+            assert not namespace["model"].fc1.weight.detach().any()
+            assert torch.equal(namespace["model"].fc1.bias, model.get_parameter("fc1.bias"))
+
+
+def channel_masks(model: nn.Module) -> Masks:
+    """Masks that remove the first half of the first hidden layer."""
+    keep = torch.arange(300) >= 150
+    return {
+        "fc1.weight": keep[:, None].expand(300, 64),
+        "fc1.bias": keep,
+        "fc2.weight": keep.expand(100, 300),
+        "fc3.weight": torch.ones(10, 100, dtype=torch.bool),
+    }
+
+
+def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
+    example, arch = (json.loads(block) for block in documented("json"))
+    (tmp_path / "arch.json").write_text(json.dumps(arch))
+    with pytest.raises(
+        CheckpointError, match="lists 2 layers"
+    ):  # it is shortened, but otherwise valid
+        load_compact(tmp_path / "arch.json", {})
+    write_sparse(
+        tmp_path / "f",
+        {"fc1.weight": torch.zeros(300, 784)},
+        {"fc1.weight": torch.zeros(300, 784, dtype=torch.bool)},
+        **{
+            key: value
+            for key, value in example.items()
+            if key not in ("format", "version", "tensors")
+        },
+    )
+    with safe_open(tmp_path / "f", framework="numpy") as file:
+        assert list(file.metadata()) == ["secateur"]
+        assert json.loads(file.metadata()["secateur"]) == example
