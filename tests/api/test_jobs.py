@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from httpx2 import Response
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 import tasks.helper
 from api.helper_pool import HelperPool
@@ -305,11 +307,10 @@ def test_a_key_that_another_transaction_took_is_replayed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL lets two transactions insert at once; the second meets the unique key."""
-    from sqlalchemy.exc import IntegrityError
+    create = jobs.create
+    calls: list[str] = []
 
-    create, calls = jobs.create, []
-
-    def racing(session, new, **options):  # type: ignore[no-untyped-def]
+    def racing(session: Session, new: jobs.NewJob, **options: Any) -> tuple[Job, bool]:
         calls.append(options["idempotency_key"])
         if len(calls) == 1:
             raise IntegrityError("INSERT", {}, Exception("duplicate key"))
@@ -326,7 +327,7 @@ def test_a_key_that_another_transaction_took_is_replayed(
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ä"])
 def test_an_odd_idempotency_key_is_refused(world: World, key: str) -> None:
     response = world.client.post(
-        "/v1/jobs", json=SPEC, headers={"Idempotency-Key": key.encode("latin-1")}
+        "/v1/jobs", json=SPEC, headers={b"Idempotency-Key": key.encode("latin-1")}
     )
     fault(response, 422, "invalid_parameter")
     assert count(world, Job) == 0

@@ -41,7 +41,7 @@ ROWS = (
     row(7, "unheard_of", x=1),
     row(8, "status", status="succeeded"),
 )
-PREDICTED = {
+PREDICTED: dict[str, Any] = {
     "criterion": "magnitude",
     "confidence": 0.9,
     "law": {"sigma": 0.014, "warnings": ["few points"]},
@@ -473,7 +473,7 @@ def test_a_family_comes_from_a_file(finished: Imitation, run: Run, tmp_path: Pat
 
 
 def test_results_of_a_job_without_a_report(finished: Imitation, run: Run) -> None:
-    bare = {
+    bare: dict[str, Any] = {
         "id": "a",
         "criterion": None,
         "requested_sparsity": None,
@@ -503,17 +503,15 @@ def test_results_of_a_job_without_a_report(finished: Imitation, run: Run) -> Non
 
 
 def test_bar_does_not_read_markup(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Console(
-        file=io.StringIO(), force_terminal=True, width=120, markup=False, highlight=False
-    )
+    drawn = io.StringIO()
+    terminal = Console(file=drawn, force_terminal=True, width=120, markup=False, highlight=False)
     monkeypatch.setattr("secateur.cli.watch.err", terminal)
     monkeypatch.setattr("secateur.cli.console.err", terminal)
     with Display() as display:
         for each in (row(1, "stage", name="[/b]"), *ROWS):
             display.show(Event.model_validate(each))
-    drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
-    assert "stage [/b]" in drawn
-    assert "about 1:01:40 left" in drawn
+    assert "stage [/b]" in drawn.getvalue()
+    assert "about 1:01:40 left" in drawn.getvalue()
 
 
 def test_download_names_the_files(finished: Imitation, run: Run, tmp_path: Path) -> None:

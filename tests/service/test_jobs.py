@@ -6,12 +6,15 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pruning.channels.compaction import load_compact
 from pruning.data.builtin import datasets
@@ -22,12 +25,13 @@ from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
 from secateur import ApiError, AsyncClient, JobCancelled, JobFailed
+from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 
 pytestmark = pytest.mark.xdist_group("serve")
 TRAIN = {"epochs": 4, "rewind_epoch": 1}
-SMALL = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
-BASE = {
+SMALL: dict[str, Any] = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
+BASE: dict[str, Any] = {
     "type": "prune",
     "model": {"architecture": "mlp", "train": TRAIN},
     "dataset": SMALL,
@@ -263,7 +267,11 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
     report = service.client.jobs.results(job.id).parsed_report()
     data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
-    for format, read in (("sparse", read_sparse), ("dense", load_file)):
+    readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
+        "sparse": read_sparse,
+        "dense": load_file,
+    }
+    for format, read in readers.items():
         path = service.client.jobs.download(
             job.id, "magnitude-0.9", tmp_path / format, format=format
         )
@@ -365,7 +373,9 @@ def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> 
     job = service.client.jobs.submit(BASE | {"model": {"id": model.id}})
     with pytest.raises(JobFailed, match="chance"):
         service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
-    assert service.client.jobs.get(job.id).error.code == "baseline_mismatch"
+    error = service.client.jobs.get(job.id).error
+    assert error is not None
+    assert error.code == "baseline_mismatch"
 
 
 @pytest.mark.slow
@@ -386,6 +396,7 @@ def test_cancel_keeps_what_is_finished(service: Running) -> None:
         service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
     results = service.client.jobs.results(job.id)
     assert [checkpoint.id for checkpoint in results.checkpoints] == ["magnitude-0.5"]
+    assert results.report is not None
     assert results.report["partial"] is True
     assert service.client.jobs.cancel(job.id).status == "cancelled"
 
@@ -406,7 +417,7 @@ def test_two_clients_follow_one_job(service: Running) -> None:
 
 
 def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
-    def cli(*arguments: str, expect: int = 0) -> dict[str, object]:
+    def cli(*arguments: str, expect: int = 0) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, "-m", "secateur.cli", *arguments, "--json"],
             capture_output=True,
@@ -416,7 +427,7 @@ def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
             env={"SECATEUR_URL": service.url, "PATH": "/usr/bin:/bin"},
         )
         assert done.returncode == expect, done.stderr
-        return json.loads(done.stdout)
+        return dict(json.loads(done.stdout))
 
     (tmp_path / "job.json").write_text(json.dumps(BASE | {"gates": {"max_error_increase": 1.0}}))
     job = cli("jobs", "submit", str(tmp_path / "job.json"), "--watch")["job"]

@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {
     "dataset": {"builtin": "digits"},
     "targets": {"sparsity": [0.5, 0.9]},
 }
-ESTIMATE = {
+ESTIMATE: dict[str, Any] = {
     "rounds": 2,
     "steps": 20,
     "flops": 1e9,

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tasks import owners, supervise, workspace
-from tasks.artifacts import open_artifacts
+from tasks import owners, workspace
+from tasks.artifacts import LocalArtifacts, open_artifacts
 from tasks.reaper import reap_forever
 from tasks.store import Store, assets, claims
 from tasks.store.tables import Dataset, Job
@@ -286,7 +287,7 @@ def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
             OSError(errno.ENOSPC, "No space left on device") if "dense.safetensors" in key else None
         ),
     )
-    world.runner(store).run(id)  # type: ignore[arg-type]
+    world.runner(store).run(id)
     error = failed(world, id, "storage_failed")
     assert "No space left" in error["message"]
     assert error["retryable"]
@@ -334,7 +335,8 @@ def test_damaged_and_missing_stages_are_computed_again(
     assert len(saved) >= 2
     names = sorted(saved)
     truncated, lost = saved[names[0]], saved[names[-1]]
-    path = world.artifacts.path(truncated.artifact)  # type: ignore[attr-defined]
+    assert isinstance(world.artifacts, LocalArtifacts)
+    path = world.artifacts.path(truncated.artifact)
     os.truncate(path, path.stat().st_size // 2)
     world.artifacts.delete(lost.artifact)
     world.settle_all(id)
@@ -388,7 +390,7 @@ def test_a_process_that_cannot_start_counts_as_a_crash(
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(supervise.subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
     runner = world.runner(max_attempts=2)
     runner.run(id)
     assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)

@@ -323,7 +323,7 @@ def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(wor
         world.artifacts,
         lambda key: OSError(errno.ENOSPC, "No space left") if "report" in key else None,
     )
-    assert world.runner(full).run(id)  # type: ignore[arg-type]
+    assert world.runner(full).run(id)
     job = world.job(id)
     assert job.status == "failed"
     assert job.error is not None

@@ -5,6 +5,7 @@ leader.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def write(store: Store, action: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
     id = create(store).id
-    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    answers = together([partial(claim, store, id, str(number)) for number in range(20)])
     won = [answer for answer in answers if answer is not None]
     assert len(won) == 1, answers
     job = read_job(store, id)
@@ -54,10 +55,10 @@ def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
 def test_twenty_threads_race_for_a_dead_owners_job_and_one_wins(store: Store) -> None:
     id = create(store).id
     claimed(store, id, "dead", lease_s=-1.0)
-    together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    together([partial(claim, store, id, str(number)) for number in range(20)])
     assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
     due_now(store, id)
-    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    answers = together([partial(claim, store, id, str(number)) for number in range(20)])
     assert sum(answer is not None for answer in answers) == 1
     assert read_job(store, id).fence == 2
     assert gapless(store, id)
@@ -393,8 +394,8 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
 
     answers = together(
         [
-            *(lambda id=id: beat(id) for id in ids[:3]),
-            *(lambda id=id: take(id) for id in ids),  # type: ignore[misc]
+            *(partial(beat, id) for id in ids[:3]),
+            *(partial(take, id) for id in ids),
             *[lambda: [sweep(store) for _ in range(5)]] * 2,
         ]
     )
@@ -412,7 +413,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
         for number in range(10):
             write(store, claims.record_event, held, "warning", {"message": f"{index}.{number}"})
 
-    answers = together([lambda index=number: tell(index) for number in range(6)])  # type: ignore[misc]
+    answers = together([partial(tell, number) for number in range(6)])
     assert answers == [None] * 6
     assert gapless(store, id)
     events = history(store, id)
@@ -455,7 +456,7 @@ def test_of_many_candidates_one_leads(store: Store) -> None:
         with store.write() as session:
             return leaders.lead(session, "relay", owner, 60.0)
 
-    answers = together([lambda owner=str(number): lead(owner) for number in range(8)])  # type: ignore[misc]
+    answers = together([partial(lead, str(number)) for number in range(8)])
     assert sorted(answers, key=str) == [False] * 7 + [True], answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 from sqlalchemy import text
@@ -170,7 +171,7 @@ def test_one_of_many_claims_takes_the_turn(store: Store) -> None:
     id = create_family(store)
     member, _ = take_turn(store, id, "a", "b")
     end_member(store, member, "succeeded")
-    answers = together([lambda name=str(number): claim(store, id, name) for number in range(12)])
+    answers = together([partial(claim, store, id, str(number)) for number in range(12)])
     assert sum(answer is not None for answer in answers) == 1, answers
     assert read_job(store, id).fence == 2
 
@@ -220,10 +221,7 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     members = take_turn(store, id, *"abcdef")
     held = {member: claimed(store, member) for member in members}
     answers = together(
-        [
-            lambda member=member: write(store, claims.settle, held[member], "succeeded")
-            for member in members
-        ]
+        [partial(write, store, claims.settle, held[member], "succeeded") for member in members]
     )
     assert answers == [None] * 6
     assert is_due(store, id)
@@ -321,7 +319,7 @@ def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
             turns,
             relay,
             *(
-                lambda member=member: write(store, claims.settle, held_members[member], "succeeded")
+                partial(write, store, claims.settle, held_members[member], "succeeded")
                 for member in members
             ),
         ]

@@ -381,11 +381,12 @@ def test_the_catalogue_is_replaced_whole(store: Store) -> None:
     with store.read() as session:
         assert assets.read_catalogue(session) is None
     digests = set()
-    for document in (
+    documents: list[dict[str, Any]] = [
         {"criteria": []},
         {"criteria": [{"name": "ü"}]},
         {"criteria": [{"name": "ü"}]},
-    ):
+    ]
+    for document in documents:
         with store.write() as session:
             assets.publish_catalogue(session, document)
         with store.read() as session:
