@@ -269,3 +269,9 @@ def fault(response: Any, status: int, code: str, pointer: str | None = None) -> 
     if pointer is not None:
         assert pointer in [item["pointer"] for item in body["errors"]], body["errors"]
     return body
+
+
+def count_rows(world: World, table: type) -> int:
+    """Return the number of rows of a table."""
+    with world.services.store.read() as session:
+        return session.query(table).count()
