@@ -82,11 +82,8 @@ class Pipeline:
     """The costs of the evaluations that will follow, by name: a share of the progress."""
 
     def __post_init__(self) -> None:
-        if (
-            self.recipe.retrain.mode == "weight_rewind"
-            and self.recipe.train is None
-            and self.networks.rewind is None
-        ):
+        rewinds = self.recipe.retrain.mode == "weight_rewind"
+        if rewinds and self.recipe.train is None and self.networks.rewind is None:
             raise ParameterError(
                 "weight rewinding needs the weights to rewind to", pointer="/retrain/mode"
             )

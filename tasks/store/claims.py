@@ -29,8 +29,6 @@ from tasks.store.tables import Job, Outbox, ResultFile, StageFile
 
 HELD = ("running", "pausing", "cancelling")
 REPUBLISH_S = 60.0
-
-
 MAX_REPUBLISH_S = 3600.0
 MAX_RETRY_DELAY_S = 30.0
 
@@ -74,16 +72,15 @@ def claim(
 ) -> Claim | None:
     """Take the job if it is queued and due, or held under a stale lease; None leaves it to others.
 
-    `is_gone(owner)` says whether an owner on this host has died, which makes its lease stale at
-    once.
+    `is_gone(owner)` says whether an owner on this host has died: then its lease is stale at once.
     """
     job = lock_job(session, job_id)
     if job is None:
         return None
     is_turn = is_parked(job)
-    if is_turn and not has_turn_due(session, job):
-        return None
     if is_turn:
+        if not has_turn_due(session, job):
+            return None
         job.status = "queued"
         session.flush()
     elif job.status in HELD and _is_stale(session, job, is_gone):
@@ -189,10 +186,9 @@ def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> st
     gets no further.
     """
     job = lock_held_job(session, claim)
-    replaced_row = session.get(StageFile, (job.id, name))
+    row = session.get(StageFile, (job.id, name))
     # Read now: the merge below changes this very row.
-    replaced = None if replaced_row is None else replaced_row.artifact
-    replaced_sha256 = None if replaced_row is None else replaced_row.sha256
+    replaced, replaced_sha256 = (row.artifact, row.sha256) if row else (None, None)
     session.merge(
         StageFile(
             job_id=job.id,
@@ -251,8 +247,7 @@ def settle(
     """
     job = lock_held_job(session, claim)
     if job.status == "cancelling":  # a client asked while the last files were being stored
-        status = "cancelled"
-        error = None
+        status, error = "cancelled", None
     if summary is not None:
         job.summary = summary
     job.error = error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -10,19 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from httpx2 import Response
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-import tasks.helper
-from api.helper_pool import HelperPool
 from tasks.store import jobs
 from tasks.store.tables import Job, Outbox
-from tests.support.api_world import ESTIMATE, SPEC, World, fault
-
-
-def count(world: World, table: type) -> int:
-    with world.services.store.read() as session:
-        return session.query(table).count()
+from tests.support.api_world import ESTIMATE, SPEC, World, count_rows, fault
 
 
 def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> None:
@@ -41,7 +34,7 @@ def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> Non
     }
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["created_at"].endswith("Z")
-    assert count(world, Outbox) == 1
+    assert count_rows(world, Outbox) == 1
     assert world.services.wake.is_set()
     assert set(job) == {
         "id",
@@ -70,7 +63,7 @@ def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> No
     assert body["estimate"] == ESTIMATE
     assert body["recipe"]["criterion"] == {"name": "magnitude", "params": {}}
     assert body["spec"] == SPEC
-    assert count(world, Job) == count(world, Outbox) == 0
+    assert count_rows(world, Job) == count_rows(world, Outbox) == 0
 
 
 def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> None:
@@ -108,166 +101,6 @@ def test_an_unknown_preset_is_answered_with_the_list(world: World) -> None:
     )
 
 
-def test_an_estimate_is_asked_for_once(world: World) -> None:
-    for fields in (
-        {"labels": {"n": "1"}},
-        {"labels": {"n": "2"}},
-        {"seed": 7},
-        {"device": "cpu"},
-        {"priority": 9},
-    ):
-        assert world.client.post("/v1/jobs", json={**SPEC, **fields}).status_code == 202
-    assert [verb for verb, _ in world.helper.questions] == ["estimate"]
-    world.client.post("/v1/jobs", json={**SPEC, "targets": {"sparsity": [0.7]}})
-    assert len(world.helper.questions) == 2
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def estimate(world: World, sparsity: float = 0.5) -> Response:
-    return world.client.post(
-        "/v1/jobs?validate_only=true", json={**SPEC, "targets": {"sparsity": [sparsity]}}
-    )
-
-
-def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
-    world.helper.gate = threading.Event()
-    with ThreadPoolExecutor(48) as pool:
-        answers = [pool.submit(estimate, world) for _ in range(48)]
-        until(lambda: world.helper.questions)
-        assert (
-            world.client.get("/healthz").status_code
-            == world.client.get("/v1/jobs").status_code
-            == 200
-        )
-        world.helper.gate.set()
-        assert {answer.result().status_code for answer in answers} == {200}
-    assert len(world.helper.questions) == 1
-
-
-def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
-    world.helper.error = tasks.helper.HelperError("helper_timeout", "slow")
-    fault(estimate(world), 503, "helper_timeout")
-    world.helper.error = None
-    assert estimate(world).status_code == 200
-    assert len(world.helper.questions) == 2
-
-
-def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
-    build: Callable[..., World],
-) -> None:
-    world = build(helpers=2, helper_wait_s=0.3)
-    world.helper.gate = threading.Event()
-    with ThreadPoolExecutor(48) as pool:
-        first = [pool.submit(estimate, world, 0.1 + number / 10) for number in range(2)]
-        until(lambda: len(world.helper.questions) == 2)
-        rest = [pool.submit(estimate, world, 0.5 + number / 100) for number in range(46)]
-        assert (
-            world.client.get("/healthz").status_code
-            == world.client.get("/v1/jobs").status_code
-            == 200
-        )
-        refused = [answer.result() for answer in rest]  # while both helpers are still at work
-        for response in refused:
-            fault(response, 503, "busy")
-            assert response.headers["retry-after"]
-        upload = pool.submit(world.client.post, "/v1/datasets", files={"file": ("a.zip", b"zip")})
-        until(lambda: len(world.helper.questions) == 3)  # another kind has helpers of its own
-        world.helper.gate.set()
-        assert upload.result().status_code == 201
-        assert {answer.result().status_code for answer in first} == {200}
-    assert estimate(world, 0.9).status_code == 200
-    assert len(world.helper.questions) == 4
-
-
-def test_the_newest_estimates_are_remembered() -> None:
-    questions = []
-
-    class Counting(HelperPool):
-        async def ask(self, verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-            questions.append(payload["spec"]["n"])
-            return {"units": payload["spec"]["n"]}
-
-    async def run() -> None:
-        helpers = Counting(1, timeout_s=1, wait_s=1, size=2)
-        for number in (1, 2, 1, 3, 1, 2):
-            assert await helpers.estimate({"spec": {"n": number}}) == {"units": number}
-
-    asyncio.run(run())
-    assert questions == [1, 2, 3, 2]
-
-
-def test_the_estimate_gets_model_and_dataset(world: World) -> None:
-    model = world.model(kwargs={"hidden": [4]}, classes=["dog", "cat"])
-    dataset = world.dataset()
-    spec = {**SPEC, "model": {"id": model}, "dataset": {"id": dataset}}
-    assert world.client.post("/v1/jobs", json=spec).status_code == 202
-    _, payload = world.helper.questions[0]
-    assert payload["model"] == {
-        "architecture": "mlp",
-        "kwargs": {"hidden": [4]},
-        "normalize": None,
-        "classes": ["dog", "cat"],
-    }
-    assert payload["dataset"] == {
-        "shape": [3, 8, 8],
-        "classes": ["cat", "dog"],
-        "counts": {"train": 4, "test": 2},
-        "task": "classification",
-    }
-    assert payload["spec"] == spec
-
-
-def shifted_spec(*ids: str, **dataset: str) -> dict[str, Any]:
-    sets = [{"name": f"set{number}", "id": id} for number, id in enumerate(ids)]
-    return {**SPEC, "dataset": {**(dataset or {"builtin": "digits"}), "shifted": sets}}
-
-
-def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: World) -> None:
-    first, second = world.dataset(), world.dataset(classes=("cat",))
-    answer = world.client.post("/v1/jobs", json=shifted_spec(first, second))
-    assert answer.status_code == 202
-    _, payload = world.helper.questions[0]
-    assert [reference["classes"] for reference in payload["shifted"]] == [["cat", "dog"], ["cat"]]
-    fault(world.client.delete(f"/v1/datasets/{second}"), 409, "in_use")
-    id = answer.json()["id"]
-    assert world.client.post(f"/v1/jobs/{id}/cancel").status_code == 200
-    assert world.client.delete(f"/v1/datasets/{second}").status_code == 204
-    fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "missing_input")
-    assert world.client.delete(f"/v1/jobs/{id}").status_code == 204
-    assert world.client.delete(f"/v1/datasets/{first}").status_code == 204
-
-
-def test_a_shifted_set_of_nobody_is_pointed_at(world: World) -> None:
-    own, theirs = world.dataset(), world.dataset(project="other")
-    answer = world.client.post("/v1/jobs", json=shifted_spec(own, theirs))
-    assert fault(answer, 404, "not_found")["errors"][0]["pointer"] == "/dataset/shifted/1/id"
-
-
-@pytest.mark.parametrize(
-    "sets",
-    [
-        [{"name": "nominal", "id": "dst_00000000"}],
-        [{"name": "Night watch", "id": "dst_00000000"}],
-        [{"id": "dst_00000000"}],
-        [{"name": "a", "id": "dst_00000000"}, {"name": "a", "id": "dst_00000001"}],
-        [{"name": "a", "id": "mdl 1"}],
-    ],
-)
-def test_odd_shifted_sets_are_refused(world: World, sets: list[dict[str, str]]) -> None:
-    answer = world.client.post(
-        "/v1/jobs", json={**SPEC, "dataset": {"builtin": "digits", "shifted": sets}}
-    )
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"].startswith("/dataset")
-
-
 def test_a_dataset_without_training_images_is_no_dataset_of_a_job(world: World) -> None:
     dataset = world.dataset(counts={"train": 0, "val": 0, "test": 2})
     answer = world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": dataset}})
@@ -283,7 +116,7 @@ def test_an_idempotency_key_makes_one_job(world: World) -> None:
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
     other = world.client.post("/v1/jobs", json={**SPEC, "seed": 1}, headers=headers)
     fault(other, 422, "idempotency_key_reused")
-    assert count(world, Job) == 1
+    assert count_rows(world, Job) == 1
     assert world.client.post("/v1/jobs", json=SPEC).json()["id"] != first.json()["id"]
 
 
@@ -298,18 +131,17 @@ def test_one_new_key_in_many_simultaneous_requests_makes_one_job(world: World) -
     with ThreadPoolExecutor(8) as pool:
         answers = set(pool.map(post, range(8)))
     assert len(answers) == 1
-    assert count(world, Job) == count(world, Outbox) == 1
+    assert count_rows(world, Job) == count_rows(world, Outbox) == 1
 
 
 def test_a_key_that_another_transaction_took_is_replayed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL lets two transactions insert at once; the second meets the unique key."""
-    from sqlalchemy.exc import IntegrityError
+    create = jobs.create
+    calls: list[str] = []
 
-    create, calls = jobs.create, []
-
-    def racing(session, new, **options):  # type: ignore[no-untyped-def]
+    def racing(session: Session, new: jobs.NewJob, **options: Any) -> tuple[Job, bool]:
         calls.append(options["idempotency_key"])
         if len(calls) == 1:
             raise IntegrityError("INSERT", {}, Exception("duplicate key"))
@@ -326,10 +158,10 @@ def test_a_key_that_another_transaction_took_is_replayed(
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ä"])
 def test_an_odd_idempotency_key_is_refused(world: World, key: str) -> None:
     response = world.client.post(
-        "/v1/jobs", json=SPEC, headers={"Idempotency-Key": key.encode("latin-1")}
+        "/v1/jobs", json=SPEC, headers={b"Idempotency-Key": key.encode("latin-1")}
     )
     fault(response, 422, "invalid_parameter")
-    assert count(world, Job) == 0
+    assert count_rows(world, Job) == 0
 
 
 def test_prefer_wait_answers_when_the_job_ends(world: World) -> None:

@@ -172,7 +172,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
     process = start()
     _, url = listening(process)
     address = url.removeprefix("http://")
-    with socket.create_connection(tuple(address.split(":"))) as client:
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port))) as client:
         client.sendall(
             f"POST /v1/models HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000000\r\n".encode()
             + b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n"

@@ -28,7 +28,15 @@ from secateur import (
 from secateur.errors import retry_after
 from tests.support.imitation import Answer, Imitation, family_results, job, member, problem
 
-BUSY = problem(503, "busy", **{"Retry-After": "7"})
+
+def refuse_for(seconds: int, status: int = 503, code: str = "busy") -> Answer:
+    """Return a refusal that asks the client to come again after so many seconds."""
+    answer = problem(status, code)
+    answer.headers["Retry-After"] = str(seconds)
+    return answer
+
+
+BUSY = refuse_for(7)
 SPEC = {
     "type": "prune",
     "model": {"id": "mdl_12345678"},
@@ -106,7 +114,7 @@ def test_retries_honour_retry_after(
 ) -> None:
     service.on(
         "GET /v1/methods",
-        [BUSY, problem(429, "slow_down", **{"Retry-After": "3"}), Answer(200, {})],
+        [BUSY, refuse_for(3, 429, "slow_down"), Answer(200, {})],
     )
     assert client.methods() == {}
     assert sleeps == [7.0, 3.0]
@@ -123,7 +131,7 @@ def test_retries_are_bounded(service: Imitation, client: Client, sleeps: list[fl
 def test_unreasonable_retry_after_is_not_waited_for(
     service: Imitation, client: Client, sleeps: list[float]
 ) -> None:
-    service.on("GET /v1/methods", problem(503, "busy", **{"Retry-After": "3600"}))
+    service.on("GET /v1/methods", refuse_for(3600))
     with pytest.raises(ApiError):
         client.methods()
     assert sleeps == []

@@ -26,7 +26,7 @@ def fresh(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def make(**settings: str) -> Running:
-        started.append(Running(tmp_path / str(len(started)), **settings))
+        started.append(Running(tmp_path / str(len(started)), workers=1, **settings))
         return started[-1]
 
     yield make

@@ -7,39 +7,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pruning.channels.compaction import load_compact
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
-from pruning.library import load_model, read_sparse
+from pruning.library import read_sparse
 from pruning.measurement.costs import count_flops
 from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
-from pruning.schemas.report import Report
-from secateur import ApiError, AsyncClient, JobCancelled, JobFailed
+from secateur import ApiError, AsyncClient, JobCancelled
 from tests.support.running import Running
+from tests.support.service_jobs import BASE, run_job
 
 pytestmark = pytest.mark.xdist_group("serve")
-TRAIN = {"epochs": 4, "rewind_epoch": 1}
-SMALL = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
-BASE = {
-    "type": "prune",
-    "model": {"architecture": "mlp", "train": TRAIN},
-    "dataset": SMALL,
-    "targets": {"sparsity": [0.8, 0.5]},
-    "evaluations": [{"name": "accuracy"}],
-}
-
-
-def run(service: Running, spec: dict[str, object]) -> Report:
-    job = service.client.jobs.submit(spec)
-    service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
-    return service.client.jobs.results(job.id).parsed_report()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +78,7 @@ def run(service: Running, spec: dict[str, object]) -> Report:
     ids=lambda change: "-".join(change),
 )
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
-    report = run(service, BASE | change)
+    report = run_job(service, BASE | change)
     assert [checkpoint.requested_sparsity for checkpoint in report.checkpoints] == [0.5, 0.8]
     for checkpoint in report.checkpoints:
         assert checkpoint.sparsity == pytest.approx(checkpoint.requested_sparsity, abs=1e-4)
@@ -161,7 +145,7 @@ def test_several_criteria_are_compared_with_what_they_predicted(service: Running
         {"name": "snip"},
         *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4)),
     ]
-    report = run(
+    report = run_job(
         service,
         BASE
         | {
@@ -232,51 +216,8 @@ def test_what_cannot_be_pruned_so_is_told_at_once(
     assert [(fault.code, fault.pointer) for fault in problem.errors] == [(code, place)]
 
 
-def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
-    digits = datasets.create("digits").load()
-    np.savez(
-        tmp_path / "digits.npz",
-        train_x=digits.images["train"],
-        train_y=digits.labels["train"],
-        test_x=digits.images["test"],
-        test_y=digits.labels["test"],
-    )
-    torch.manual_seed(0)
-    net = load_model("lenet_300_100", height=8, width=8)
-    save_file(net.state_dict(), tmp_path / "net.safetensors")
-    dataset = service.client.datasets.upload(
-        tmp_path / "digits.npz", normalize={"mean": [0.3], "std": [0.4]}
-    )
-    model = service.client.models.upload(
-        tmp_path / "net.safetensors", "lenet_300_100", kwargs={"height": 8, "width": 8}
-    )
-    job = service.client.jobs.submit(
-        {
-            "type": "prune",
-            "model": {"id": model.id, "train": {"epochs": 5}},
-            "dataset": {"id": dataset.id},
-            "targets": {"sparsity": [0.9]},
-            "retrain": {"epochs": 2},
-            "device": "cpu",
-        }
-    )
-    service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
-    report = service.client.jobs.results(job.id).parsed_report()
-    data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
-    for format, read in (("sparse", read_sparse), ("dense", load_file)):
-        path = service.client.jobs.download(
-            job.id, "magnitude-0.9", tmp_path / format, format=format
-        )
-        again = measure_network(
-            load_model("lenet_300_100", read(path), height=8, width=8), data
-        ).document()
-        assert again.error == report.checkpoints[0].error
-    html = service.client.jobs.report(job.id, format="html").decode()
-    assert "magnitude-0.9" in html
-
-
 def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running) -> None:
-    report = run(
+    report = run_job(
         service,
         BASE
         | {
@@ -305,69 +246,6 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
         service.client.jobs.predict(report.job_id, max_error=0.5 * law["unpruned_error"])
 
 
-def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
-    digits = datasets.create("digits").load()
-    inputs, labels = digits.images["test"], digits.labels["test"]
-    np.savez(tmp_path / "night.npz", test_x=inputs // 3, test_y=labels)
-    np.savez(tmp_path / "zeros.npz", test_x=255 - inputs[labels == 0], test_y=labels[labels == 0])
-    night, zeros = (
-        service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros")
-    )
-    report = run(
-        service,
-        BASE
-        | {
-            "dataset": {
-                **SMALL,
-                "shifted": [
-                    {"name": "night", "id": night},
-                    {"name": "inverted-zeros", "id": zeros},
-                ],
-            },
-            "evaluations": [
-                {"name": name, "params": {"corruptions": ["fog"]}}
-                for name in ("robustness", "prune_potential")
-            ],
-            "shifts": {"knowledge": "partly_modelled"},
-        },
-    )
-    assert report.failures == ()
-    rows = {
-        (row["network"], row["shift"]): row["error"]
-        for row in report.sections["robustness"].details["errors_by_shift"]
-    }
-    assert rows["control", "night"]["n"] == len(labels) - len(labels) // 2
-    assert rows["control", "inverted-zeros"]["n"] == -(-int((labels == 0).sum()) // 2)
-    assert rows["control", "inverted-zeros"]["value"] > rows["control", "nominal"]["value"]
-    potentials = report.sections["prune_potential"].details["potential_by_distribution"]
-    assert {
-        row["group"] for row in potentials if row["distribution"] in ("night", "inverted-zeros")
-    } == {"shifted set"}
-    assert "inverted-zeros" in service.client.jobs.report(report.job_id, format="html").decode()
-
-
-def test_a_shifted_set_that_does_not_fit_is_told_at_once(service: Running, tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", test_x=np.zeros((4, 8, 9), np.uint8), test_y=np.arange(4))
-    wide = service.client.datasets.upload(tmp_path / "wide.npz").id
-    with pytest.raises(ApiError, match="9x8 pixels") as caught:
-        service.client.jobs.submit(
-            BASE | {"dataset": {**SMALL, "shifted": [{"name": "wide", "id": wide}]}}
-        )
-    assert [fault.pointer for fault in caught.value.errors] == ["/dataset/shifted/0/id"]
-
-
-def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    save_file(load_model("mlp", height=8, width=8).state_dict(), tmp_path / "net.safetensors")
-    model = service.client.models.upload(
-        tmp_path / "net.safetensors", "mlp", kwargs={"height": 8, "width": 8}
-    )
-    job = service.client.jobs.submit(BASE | {"model": {"id": model.id}})
-    with pytest.raises(JobFailed, match="chance"):
-        service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
-    assert service.client.jobs.get(job.id).error.code == "baseline_mismatch"
-
-
 @pytest.mark.slow
 def test_cancel_keeps_what_is_finished(service: Running) -> None:
     job = service.client.jobs.submit(
@@ -386,6 +264,7 @@ def test_cancel_keeps_what_is_finished(service: Running) -> None:
         service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
     results = service.client.jobs.results(job.id)
     assert [checkpoint.id for checkpoint in results.checkpoints] == ["magnitude-0.5"]
+    assert results.report is not None
     assert results.report["partial"] is True
     assert service.client.jobs.cancel(job.id).status == "cancelled"
 
@@ -406,7 +285,7 @@ def test_two_clients_follow_one_job(service: Running) -> None:
 
 
 def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
-    def cli(*arguments: str, expect: int = 0) -> dict[str, object]:
+    def cli(*arguments: str, expect: int = 0) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, "-m", "secateur.cli", *arguments, "--json"],
             capture_output=True,
@@ -416,7 +295,7 @@ def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
             env={"SECATEUR_URL": service.url, "PATH": "/usr/bin:/bin"},
         )
         assert done.returncode == expect, done.stderr
-        return json.loads(done.stdout)
+        return dict(json.loads(done.stdout))
 
     (tmp_path / "job.json").write_text(json.dumps(BASE | {"gates": {"max_error_increase": 1.0}}))
     job = cli("jobs", "submit", str(tmp_path / "job.json"), "--watch")["job"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pruning.data import uploads
 from pruning.data.tensors import prepare
@@ -14,6 +16,7 @@ from pruning.library import load_model, read_sparse
 from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from secateur import ApiError
+from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 from tests.support.segmentation_world import MOST, pairs, upload
 
@@ -50,7 +53,8 @@ def send(
 ) -> tuple[str, Path]:
     path = upload(pairs(layout, counts, CLASSES, side), folder)
     dataset = service.client.datasets.upload(path, name="scenes")
-    assert (dataset.task, len(dataset.classes)) == ("segmentation", CLASSES)
+    assert dataset.model_extra is not None
+    assert (dataset.task, len(dataset.model_extra["classes"])) == ("segmentation", CLASSES)
     assert any("padded" in note for note in dataset.notes)
     return dataset.id, path
 
@@ -93,7 +97,11 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
     data = prepare(
         uploads.read_dataset(path, path.name, MOST), limit=Limit(), seed=0, normalize=None
     )
-    for format, read in (("dense", load_file), ("sparse", read_sparse)):
+    readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
+        "dense": load_file,
+        "sparse": read_sparse,
+    }
+    for format, read in readers.items():
         file = service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format)
         model = load_model(
             "torchvision_segmentation", read(file), name=name, classes=CLASSES, **kwargs
@@ -110,7 +118,8 @@ def test_without_splits_the_report_says_what_was_set_aside(
 ) -> None:
     id, _ = send(service, tmp_path, "images", {"": 10}, 32)
     view = service.client.datasets.get(id)
-    assert view.counts == {"train": 8, "val": 0, "test": 2}
+    assert view.model_extra is not None
+    assert view.model_extra["counts"] == {"train": 8, "val": 0, "test": 2}
     assert any("2 of 10 images" in note for note in view.notes)
 
 

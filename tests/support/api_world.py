@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {
     "dataset": {"builtin": "digits"},
     "targets": {"sparsity": [0.5, 0.9]},
 }
-ESTIMATE = {
+ESTIMATE: dict[str, Any] = {
     "rounds": 2,
     "steps": 20,
     "flops": 1e9,
@@ -269,3 +269,9 @@ def fault(response: Any, status: int, code: str, pointer: str | None = None) -> 
     if pointer is not None:
         assert pointer in [item["pointer"] for item in body["errors"]], body["errors"]
     return body
+
+
+def count_rows(world: World, table: type) -> int:
+    """Return the number of rows of a table."""
+    with world.services.store.read() as session:
+        return session.query(table).count()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def test_puts_of_one_key_at_once_leave_one_of_them_whole(
 ) -> None:
     contents = [bytes([number]) * (CHUNK // 2 + number) for number in range(6)]
     sources = [file(tmp_path, content, f"s{number}") for number, content in enumerate(contents)]
-    assert together([lambda path=path: artifacts.put("k", path) for path in sources]) == [None] * 6  # type: ignore[misc]
+    assert together([partial(artifacts.put, "k", path) for path in sources]) == [None] * 6
     assert read(artifacts, "k") in contents
 
 
@@ -230,12 +232,12 @@ def test_a_full_disk_leaves_no_part_of_a_file(
 
 
 def test_an_interrupted_copy_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    class Interrupted:
-        def read(self, size: int) -> bytes:
+    class Interrupted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copy_durably(Interrupted(), tmp_path / "target")  # type: ignore[arg-type]
+        copy_durably(Interrupted(), tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
 
 

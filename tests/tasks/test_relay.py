@@ -34,7 +34,7 @@ def settings(server: Valkey) -> Settings:
 def waiting(server: Valkey) -> list[str]:
     """Return the ids of the jobs in the queue, in the order in which a worker gets them."""
     app = make_app(settings(server))
-    published = []
+    published: list[str] = []
     try:
         with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as messages:
             while True:
@@ -75,6 +75,7 @@ def test_a_message_holds_the_id_and_nothing_else(lite: Store, valkey: Valkey) ->
     with valkey.client() as client:
         [key] = client.keys(f"{QUEUE}*")
         [raw] = client.lrange(key, 0, -1)
+    assert isinstance(raw, bytes)
     envelope = json.loads(raw)
     assert envelope["headers"]["task"] == queue.RUN_JOB
     assert json.loads(base64.b64decode(envelope["body"]))[:2] == [[id], {}]

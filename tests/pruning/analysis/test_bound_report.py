@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pruning.analysis.bound_findings import (
-    list_coverage_rows,
     choose_headline_form,
     describe_findings,
     is_within_failure_probability,
+    list_coverage_rows,
 )
 from pruning.analysis.bound_layers import Pruned
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from pruning.registry import Registry
 from tasks.helper import PASSED_ON, SPIN, HelperError, clean_environment, run_helper
 
 MLP: dict[str, Any] = {"hidden": [4], "channels": 1, "height": 2, "width": 2, "classes": 2}
@@ -180,7 +181,7 @@ def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_se
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
-    known = {
+    known: dict[str, Registry[Any]] = {
         "criteria": criteria,
         "allocations": allocations,
         "sparsifiers": sparsifiers,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import pytest
 
-from tasks.processes import pipe as pipe_module
 from tasks.processes.pipe import Pipe
 
 
@@ -19,7 +19,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
     def send(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()
         now = 0.0
-        monkeypatch.setattr(pipe_module.time, "monotonic", lambda: now)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
         pipe = Pipe(write)
         for seconds, done in moments:
             now += seconds

@@ -1,18 +1,18 @@
-"""Jobs as workers see them, on both databases: claim, fence, lease, attempts, the reaper, the
-leader.
-"""
+"""Jobs as workers see them, on both databases: claim, fence, lease, attempts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, claims, jobs, leaders, outbox
-from tasks.store.tables import Leader, Outbox
+from tasks.store import Store, claims, jobs, outbox
+from tasks.store.tables import Outbox
+from tests.support.family_turns import write
 from tests.support.job_world import (
     change,
     claim,
@@ -34,15 +34,9 @@ FILE = claims.SavedFile("a", "0" * 64, 1)
 OTHER = claims.SavedFile("b", "1" * 64, 2)
 
 
-def write(store: Store, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `action(session, ...)` in one transaction."""
-    with store.write() as session:
-        return action(session, *args, **kwargs)
-
-
 def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
     id = create(store).id
-    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    answers = together([partial(claim, store, id, str(number)) for number in range(20)])
     won = [answer for answer in answers if answer is not None]
     assert len(won) == 1, answers
     job = read_job(store, id)
@@ -54,10 +48,10 @@ def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
 def test_twenty_threads_race_for_a_dead_owners_job_and_one_wins(store: Store) -> None:
     id = create(store).id
     claimed(store, id, "dead", lease_s=-1.0)
-    together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    together([partial(claim, store, id, str(number)) for number in range(20)])
     assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
     due_now(store, id)
-    answers = together([lambda name=str(number): claim(store, id, name) for number in range(20)])  # type: ignore[misc]
+    answers = together([partial(claim, store, id, str(number)) for number in range(20)])
     assert sum(answer is not None for answer in answers) == 1
     assert read_job(store, id).fence == 2
     assert gapless(store, id)
@@ -263,41 +257,6 @@ def test_the_pause_after_a_crash_doubles(store: Store) -> None:
     assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0], abs=0.4)
 
 
-def published_ago(store: Store, id: str, seconds: float) -> None:
-    """Publish the messages that wait, and let that be this long ago."""
-    with store.write() as session:
-        for message in messages(store, id):
-            outbox.mark_published(session, message)
-    change(store, id, published_at=write(store, assets.read_clock) - seconds, available_at=0.0)
-
-
-def test_an_unclaimed_job_is_published_again_ever_more_rarely(store: Store) -> None:
-    id = create(store).id
-    assert sweep(store) == 1  # never published: the message waits already
-    assert len(messages(store, id)) == 1
-    for pause in (60, 120, 240, 480, 960, 1920, 3600, 3600):
-        published_ago(store, id, pause - 10)
-        assert sweep(store) == 0
-        assert messages(store, id) == []
-        published_ago(store, id, pause + 10)
-        assert sweep(store) == 1
-        assert len(messages(store, id)) == 1
-        assert sweep(store) == 1
-        assert len(messages(store, id)) == 1
-
-
-def test_republishing_starts_again_with_every_claim(store: Store) -> None:
-    id = create(store).id
-    for _ in range(8):
-        published_ago(store, id, 5000)
-        sweep(store)
-    published_ago(store, id, 0)
-    write(store, claims.hand_back, claimed(store, id))
-    published_ago(store, id, 70)
-    assert sweep(store) == 1
-    assert len(messages(store, id)) == 1
-
-
 def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: Store) -> None:
     id = create(store).id
     [sent] = messages(store, id)
@@ -317,93 +276,6 @@ def test_messages_become_due_in_their_order(store: Store) -> None:
         assert len(outbox.list_due_messages(session, 1)) == 1
 
 
-@pytest.mark.parametrize("status", ["queued", "paused"])
-def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
-    late, early, free = (
-        create(store, deadline_s=1000.0).id,
-        create(store, deadline_s=1000.0).id,
-        create(store).id,
-    )
-    for id in (late, early, free):
-        change(store, id, status=status)
-    change(store, late, deadline_at=1.0)
-    sweep(store)
-    assert [read_job(store, id).status for id in (late, early, free)] == ["failed", status, status]
-    job = read_job(store, late)
-    assert job.error is not None
-    assert (job.error["code"], job.error["retryable"]) == ("deadline_exceeded", False)
-    assert messages(store, late) == []
-
-
-@pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-@pytest.mark.parametrize("way", ["sweep", "claim"])
-def test_what_was_asked_of_a_dead_owner_is_done(
-    store: Store, verb: str, after: str, way: str
-) -> None:
-    id = create(store).id
-    claimed(store, id, "dead")
-    write(store, jobs.request, "default", id, verb)
-    if way == "sweep":
-        assert sweep(store, gone=False) == 0
-        assert sweep(store, gone=True) == 1
-    else:
-        assert claim(store, id, "two", gone=True) is None
-    job = read_job(store, id)
-    assert (job.status, job.attempt, job.owner) == (after, 1, None)
-    assert messages(store, id) == []
-
-
-def test_a_sweep_leaves_those_alone_that_live(store: Store) -> None:
-    live, dead = create(store).id, create(store).id
-    claimed(store, live)
-    claimed(store, dead, lease_s=-1.0)
-    assert sweep(store) == 1
-    assert [read_job(store, id).status for id in (live, dead)] == ["running", "queued"]
-    assert read_job(store, live).attempt == 1
-
-
-def test_sweepers_at_once_touch_each_job_once(store: Store) -> None:
-    for _ in range(3):
-        ids = [create(store).id for _ in range(10)]
-        for id in ids:
-            claimed(store, id, "dead", lease_s=-1.0)
-        answers = together([lambda: sweep(store)] * 4)
-        assert all(isinstance(answer, int) for answer in answers), answers
-        for id in ids:
-            assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
-            assert statuses(store, id) == ["queued", "running", "queued"]
-            assert len(messages(store, id)) == 1
-            due_now(store, id)
-
-
-def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
-    ids = [create(store).id for _ in range(6)]
-    held = {id: claimed(store, id) for id in ids[:3]}
-    for id in ids[3:]:
-        claimed(store, id, "dead", lease_s=-1.0)
-
-    def beat(id: str) -> None:
-        for done in range(10):
-            write(store, claims.record_progress, held[id], done=float(done), total=10.0)
-            write(store, claims.heartbeat, held[id], 60.0)
-
-    def take(id: str) -> None:
-        for _ in range(5):
-            claim(store, id, "other")
-
-    answers = together(
-        [
-            *(lambda id=id: beat(id) for id in ids[:3]),
-            *(lambda id=id: take(id) for id in ids),  # type: ignore[misc]
-            *[lambda: [sweep(store) for _ in range(5)]] * 2,
-        ]
-    )
-    assert not [answer for answer in answers if isinstance(answer, Exception)], answers
-    for id in ids:
-        assert gapless(store, id)
-        assert read_job(store, id).attempt == (1 if id in held else 2)
-
-
 def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
     id = create(store).id
     held = claimed(store, id)
@@ -412,7 +284,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
         for number in range(10):
             write(store, claims.record_event, held, "warning", {"message": f"{index}.{number}"})
 
-    answers = together([lambda index=number: tell(index) for number in range(6)])  # type: ignore[misc]
+    answers = together([partial(tell, number) for number in range(6)])
     assert answers == [None] * 6
     assert gapless(store, id)
     events = history(store, id)
@@ -421,42 +293,6 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
     assert len(set(messages_sent)) == 60
     with store.read() as session:
         assert [event.seq for event in jobs.list_events(session, id, after=5, limit=3)] == [6, 7, 8]
-
-
-def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
-    def lead(owner: str, lease_s: float = 60.0, role: str = "relay") -> bool:
-        with store.write() as session:
-            return leaders.lead(session, role, owner, lease_s)
-
-    assert lead("one")
-    assert not lead("two")
-    assert lead("one")
-    assert lead("two", role="reaper")
-    with store.write() as session:
-        session.execute(update(Leader).where(Leader.role == "relay").values(lease_until=0.0))
-    assert lead("two")
-    assert not lead("one")
-
-
-def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
-    def lead(owner: str, dead: str = "") -> bool:
-        with store.write() as session:
-            return leaders.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
-
-    assert lead("one")
-    assert not lead("two")
-    assert lead("two", dead="one")
-    assert not lead("three", dead="one")
-    assert lead("two", dead="two")
-
-
-def test_of_many_candidates_one_leads(store: Store) -> None:
-    def lead(owner: str) -> bool:
-        with store.write() as session:
-            return leaders.lead(session, "relay", owner, 60.0)
-
-    answers = together([lambda owner=str(number): lead(owner) for number in range(8)])  # type: ignore[misc]
-    assert sorted(answers, key=str) == [False] * 7 + [True], answers
 
 
 def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:

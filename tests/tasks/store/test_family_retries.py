@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tasks.store import Store, claims, families, jobs
@@ -64,10 +66,8 @@ def test_a_retry_and_a_finish_at_once_lose_no_member(store: Store) -> None:
         id, second, held, known_statuses = take_last_turn(store)
         answers = together(
             [
-                lambda second=second: ask(store, second, "retry"),
-                lambda held=held, known_statuses=known_statuses: write(
-                    store, families.finish, held, known_statuses, None
-                ),
+                partial(ask, store, second, "retry"),
+                partial(write, store, families.finish, held, known_statuses, None),
             ]
         )
         assert answers == [None, None]
@@ -162,9 +162,7 @@ def test_a_retry_of_a_succeeded_family_retries_its_unsuccessful_members(store: S
 def test_members_retried_at_once_make_their_family_run_again_once(store: Store) -> None:
     id = create_family(store)
     members = end_family(store, id, *["failed"] * 5)
-    answers = together(
-        [lambda member=member: ask(store, member, "retry") for member in (*members, *members)]
-    )
+    answers = together([partial(ask, store, member, "retry") for member in (*members, *members)])
     assert answers == [None] * 10
     assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
     assert len(messages(store, id)) == 1

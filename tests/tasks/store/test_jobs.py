@@ -1,19 +1,14 @@
-"""Jobs as clients see them, on both databases: creation, lists, transitions, deletion; and keys,
-models, catalogue.
-"""
+"""Jobs as clients see them, on both databases: creation, lists, transitions, deletion."""
 
 from __future__ import annotations
 
-import re
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from tasks.store import Store, assets, claims, jobs, new_id, outbox
+from tasks.store import Store, assets, claims, jobs, outbox
 from tasks.store.errors import (
     CursorError,
     IdempotencyError,
@@ -22,7 +17,6 @@ from tasks.store.errors import (
     TransitionError,
 )
 from tasks.store.tables import (
-    Dataset,
     Event,
     Idempotency,
     Job,
@@ -306,135 +300,3 @@ def test_a_live_job_is_not_deleted_and_an_ended_one_goes_whole(store: Store) -> 
         for table in (Job, Outbox, JobLabel, Event, Idempotency, StageFile, ResultFile):
             assert session.scalar(select(func.count()).select_from(table)) == 0
     assert create(store, key="k").id != job.id
-
-
-def test_the_database_itself_deletes_a_jobs_rows_with_it(store: Store) -> None:
-    job = create(store, labels={"a": "b"}, key="k")
-    with store.write() as session:
-        session.delete(session.get(Job, job.id))
-        session.flush()
-        for table in (Outbox, JobLabel, Event, Idempotency):
-            assert session.scalar(select(func.count()).select_from(table)) == 0
-
-
-def model(store: Store, project: str = "default") -> str:
-    with store.write() as session:
-        return assets.add(
-            session,
-            Model(
-                id=new_id("mdl"),
-                project=project,
-                name="m",
-                architecture="mlp",
-                kwargs={"hidden": [3]},
-                normalize=None,
-                classes=None,
-                sha256="0" * 64,
-                size_bytes=2**40,
-                parameters=2**40,
-                prunable=1,
-                artifact="models/x",
-            ),
-        ).id
-
-
-def test_a_model_in_use_stays(store: Store) -> None:
-    used, rewound, free = model(store), model(store), model(store)
-    job = create(store, model_id=used, rewind_model_id=rewound)
-    with store.write() as session:
-        for id in (used, rewound):
-            with pytest.raises(InUseError) as caught:
-                assets.remove(session, assets.get(session, Model, "default", id))
-            assert caught.value.job_id == job.id
-        assert assets.remove(session, assets.get(session, Model, "default", free)) == "models/x"
-    change(store, job.id, status="failed")
-    with store.write() as session:
-        assets.remove(session, assets.get(session, Model, "default", used))
-    with store.read() as session:
-        assert session.get(Model, used) is None
-        assert assets.get(session, Model, "default", rewound).size_bytes == 2**40
-        with pytest.raises(NotFoundError):
-            assets.get(session, Model, "other", rewound)
-        assert [
-            row.id for row in assets.read_page(session, Model, "default", limit=5, cursor=None).data
-        ] == [rewound]
-
-
-def test_keys_are_found_by_their_secret_and_not_kept(store: Store) -> None:
-    with store.read() as session:
-        assert not assets.has_keys(session)
-    with store.write() as session:
-        assets.add_key(
-            session, id="key_1", project="p", name="n", secret="open sesame", scopes=["read"]
-        )
-    with store.read() as session:
-        assert assets.has_keys(session)
-        key = assets.find_key(session, "open sesame")
-        assert key is not None
-        assert (key.project, key.scopes) == ("p", ["read"])
-        assert "sesame" not in str(vars(key))
-        for wrong in ("", "open", "open sesame ", key.sha256):
-            assert assets.find_key(session, wrong) is None
-
-
-def test_the_catalogue_is_replaced_whole(store: Store) -> None:
-    with store.read() as session:
-        assert assets.read_catalogue(session) is None
-    digests = set()
-    for document in (
-        {"criteria": []},
-        {"criteria": [{"name": "ü"}]},
-        {"criteria": [{"name": "ü"}]},
-    ):
-        with store.write() as session:
-            assets.publish_catalogue(session, document)
-        with store.read() as session:
-            stored = assets.read_catalogue(session)
-        assert stored is not None
-        assert stored[0] == document
-        digests.add(stored[1])
-    assert len(digests) == 2
-
-
-def test_two_workers_that_boot_at_once_both_publish(store: Store) -> None:
-    def publish() -> None:
-        with store.write() as session:
-            assets.publish_catalogue(session, {"criteria": []})
-
-    assert together([publish] * 4) == [None] * 4
-
-
-def test_tables_are_made_by_several_processes_at_once(store: Store) -> None:
-    others = [Store(store.url) for _ in range(4)]
-    try:
-        assert together([other.create_tables for other in others]) == [None] * 4
-    finally:
-        for other in others:
-            other.close()
-
-
-def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
-    """Datasets stored before there were tasks have one class for each image."""
-    old = Store(f"sqlite:///{tmp_path}/old.db")
-    old.create_tables()
-    with old.engine.connect().execution_options(write=True) as connection:
-        connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN task")
-        connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN notes")
-        connection.exec_driver_sql(
-            "INSERT INTO datasets (id, project, name, sha256, size_bytes, classes, shape, "
-            "counts, artifact, created_at) "
-            "VALUES ('dst_1', 'p', 'n', 's', 1, '[]', '[]', '{}', 'a', 0)"
-        )
-        connection.commit()
-    old.create_tables()
-    with old.read() as session:
-        row = assets.get(session, Dataset, "p", "dst_1")
-    assert (row.task, row.notes) == ("classification", [])
-
-
-def test_ids_sort_by_creation_and_fit_the_contract() -> None:
-    ids = [new_id("job") for _ in range(100)]
-    assert len(set(ids)) == 100
-    assert all(re.fullmatch(r"job_[0-9a-z]{8,40}", id) for id in ids)
-    time.sleep(0.002)
-    assert new_id("job") > max(ids)

@@ -1,0 +1,37 @@
+"""What every architecture must keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pruning.architectures import architectures
+from pruning.masks import find_prunable
+from pruning.networks.loading import load_state_
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_architecture_builds_runs_and_reloads(name: str) -> None:
+    architecture = architectures.create(name)
+    torch.manual_seed(0)
+    model = architecture.build()
+    channels, height, width = architecture.input_shape
+    side = getattr(architecture, "smallest", 16)
+    images = torch.randn(2, channels or 3, height or side, width or side)
+    logits = model.eval()(images)
+    of_pixels = (
+        images.shape[2:]
+        if getattr(architecture, "task", "classification") == "segmentation"
+        else ()
+    )
+    assert logits.shape == (2, architecture.outputs, *of_pixels)
+    assert torch.isfinite(logits).all()
+    assert find_prunable(model)
+    other = architecture.build().eval()
+    load_state_(other, model.state_dict())
+    assert torch.equal(other(images), logits)
+    with torch.device("meta"):
+        shapes = {
+            key: tuple(value.shape) for key, value in architecture.build().state_dict().items()
+        }
+    assert shapes == {key: tuple(value.shape) for key, value in model.state_dict().items()}

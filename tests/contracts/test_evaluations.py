@@ -1,0 +1,74 @@
+"""What every evaluation must keep, on a finished job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.analysis.job_record import JobRecord
+from pruning.evaluations import evaluations
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.schemas.report import Section
+from pruning.schemas.training import Optimizer
+from pruning.storage.stages import Stages
+from tests.support import cases
+
+
+@pytest.fixture(scope="session", params=["none", "fine_tune"])
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
+    """A finished job on a tiny network: two targets, one round between, two criteria."""
+    fields: dict[str, Any] = {"mode": request.param}
+    if request.param != "none":
+        fields |= {"batch_size": 8, "optimizer": Optimizer(lr=0.05)}
+    recipe = cases.recipe(
+        0.5,
+        0.8,
+        schedule={"name": "linear", "params": {"rounds": 2}},
+        retrain=fields,
+        criterion=({"name": "magnitude"}, {"name": "random"}),
+        train={"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}},
+    )
+    folder = tmp_path_factory.mktemp("trial")
+    pipeline = Pipeline(
+        recipe=recipe,
+        networks=Networks(cases.mlp),
+        data=cases.make_data(),
+        stages=Stages(Path(folder), recipe.digest()),
+        watcher=Silent(),
+        device=torch.device("cpu"),
+    )
+    pipeline.run()
+    return JobRecord(
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
+    )
+
+
+class Silent:
+    """Hears nothing."""
+
+    def stage(self, stage: str, name: str) -> None: ...
+
+    def progress(self, done: float, total: float) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+
+@pytest.mark.parametrize("name", evaluations.names())
+def test_evaluation_answers_with_a_section_that_survives_json(name: str, trial: JobRecord) -> None:
+    state = torch.get_rng_state()
+    section = evaluations.create(name).evaluate(trial)
+    assert section.title
+    assert section.version == evaluations.get(name).version
+    assert section.scalars or section.curves or section.details
+    assert Section.model_validate_json(section.model_dump_json()) == section
+    assert evaluations.create(name).evaluate(trial) == section
+    assert torch.equal(torch.get_rng_state(), state)

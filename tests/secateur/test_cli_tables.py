@@ -1,0 +1,134 @@
+"""The tables that the command prints: results, members, predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.commands import JOB, PREDICTED, Run
+from tests.support.imitation import Imitation, family_results, job, member
+
+
+def test_results_table(finished: Imitation, run: Run) -> None:
+    _, out, _ = run("results", "job_12345678")
+    for cell in (
+        "magnitude-0.8",
+        "80.00 %",
+        "80.01 %",
+        "5.00 % [3.00, 7.00]",
+        "+1.30 % [0.10, 2.50]",
+        "sparse 7.0 kB, dense 30.0 kB",
+        "recommended: magnitude-0.8. Within margin.",
+        "gate max_error_inc",
+    ):
+        assert cell in out
+
+
+def test_results_of_a_family(finished: Imitation, run: Run, tmp_path: Path) -> None:
+    finished.on(f"GET {JOB}/results", family_results())
+    code, out, _ = run("results", "job_12345678")
+    assert code == 0
+    for cell in (
+        "12.00 % [11.45, 12.62]",
+        "12.08 % [11.47, 12.68]",
+        "114 of 754",
+        "inside the band",
+        "no network gets there",
+        "1 of 2 members measured",
+        "failed: depth2: out of memory",
+        "recommended: magnitude-0.888 of job_00000002. Few enough.",
+    ):
+        assert cell in out
+    untrained = family_results(
+        measured=None, measured_parameters=None, within_band=None, status="running"
+    )
+    finished.on(f"GET {JOB}/results", untrained)
+    _, out, _ = run("results", "job_12345678")
+    assert "115 of 754" in out
+    assert "running" in out
+
+
+def test_members_are_listed_by_what_tells_them_apart(finished: Imitation, run: Run) -> None:
+    finished.on("GET /v1/jobs", {"data": [member(2, "answer"), member(1)], "has_more": False})
+    _, out, _ = run("jobs", "list", "--parent", "job_12345678")
+    head, answer, first = (line.split() for line in out.strip().split("\n"))
+    assert head[:7] == ["id", "status", "role", "depth", "width", "fraction", "seed"]
+    assert answer[:7] == ["job_00000002", "succeeded", "answer", "1", "8", "0.25", "0"]
+    assert first[2] == "member"
+    assert finished.seen("GET /v1/jobs")[-1].query["parent"] == "job_12345678"
+
+
+def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
+    _, out, _ = run(
+        "predict",
+        "job_12345678",
+        "--density",
+        "0.1",
+        "--density",
+        "0.01",
+        "--depth",
+        "2",
+        "--width",
+        "16",
+    )
+    for cell in (
+        "error [90 % band]",
+        "10.00 %",
+        "12.00 % [11.00, 13.00] (extrapolated)",
+        "sparser than any point",
+        "insufficient_points: run 3 more",
+        "one run scatters by 1.40 %",
+        "warning: few points",
+    ):
+        assert cell in out
+    assert "depth" not in out
+    assert finished.seen(f"POST {JOB}/predict")[-1].json == {
+        "densities": [0.1, 0.01],
+        "confidence": 0.9,
+        "depth": 2.0,
+        "width": 16.0,
+    }
+
+
+def test_predictions_of_a_family_name_the_networks(finished: Imitation, run: Run) -> None:
+    row = PREDICTED["predictions"][0] | {
+        "depth": 2.0,
+        "width": 16.0,
+        "unpruned_error": 0.05,
+        "parameters": 114.6,
+    }
+    finished.on(f"POST {JOB}/predict", PREDICTED | {"criterion": "family", "predictions": [row]})
+    _, out, _ = run("predict", "job_12345678", "--max-error", "0.12")
+    assert out.split()[:4] == ["depth", "width", "unpruned", "error"]
+    for cell in ("2.0", "16.0", "5.00 %", "115", "12.00 % [11.00, 13.00]"):
+        assert cell in out
+
+
+def test_results_of_a_job_without_a_report(finished: Imitation, run: Run) -> None:
+    bare: dict[str, Any] = {
+        "id": "a",
+        "criterion": None,
+        "requested_sparsity": None,
+        "sparsity": None,
+        "density": None,
+        "error": None,
+        "formats": [],
+        "size_bytes": {},
+        "sha256": {},
+        "links": {},
+        "partial": True,
+    }
+    finished.on(
+        f"GET {JOB}/results",
+        {
+            "job": job("cancelled"),
+            "report": None,
+            "checkpoints": [bare],
+            "recommendation": None,
+            "gates": [],
+        },
+    )
+    code, out, _ = run("results", "job_12345678")
+    assert code == 4
+    assert "job cancelled: these results are partial" in out
+    assert run("download", "job_12345678")[0] == 2
