@@ -18,6 +18,7 @@ from pruning.measurement.objective import distillation_loss, training_loss, weig
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator, seeded
+from pruning.training.layout import choose_layout
 from pruning.training.optimizer import learning_rate_factor, make_optimizer, shrink_
 from pruning.types import Masks
 
@@ -161,8 +162,7 @@ class _Run:
         self.mode = resolve_augment(training.augment, data.shape)
         self.micro_batch = training.batch_size
         self.steps = count_steps_per_epoch(len(data.fit), training.batch_size)
-        convolutional = any(parameter.dim() == 4 for parameter in model.parameters())
-        self.layout = torch.channels_last if convolutional else torch.contiguous_format
+        self.layout = choose_layout(model)
         self.optimizer = make_optimizer(model, training.optimizer)
         self.unsaved_steps = 0
         self.saved_at = 0.0
