@@ -94,6 +94,10 @@ def _share_by_channels(scores: Scores, capacities: LayerCapacities, keep: int) -
     large = 700.0
     if sum(compute_shares(small).values()) <= keep:
         return compute_shares(small)
+    loosest = compute_shares(large)
+    if sum(loosest.values()) > keep:
+        # A layer of one channel expects that one under any bound: all shares are cut alike.
+        return {name: share * keep / sum(loosest.values()) for name, share in loosest.items()}
     for _ in range(100):
         middle = (small + large) / 2
         if sum(compute_shares(middle).values()) <= keep:

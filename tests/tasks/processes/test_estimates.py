@@ -214,7 +214,7 @@ def test_fractions_of_more_images_than_there_are_are_refused() -> None:
     """Members at a quarter and at all of 5,000 images would be trained on the same 1,000."""
     dataset = {"id": "dst_00000000", "limit": {"train": 5000}}
     message = refused(ParameterError, "/dataset/limit/train", dataset=dataset)
-    assert "of 1000 training images" in message
+    assert "there are 1000 training images" in message
     whole = {"depths": [1], "widths": [4]}
     assert estimate_family(payload(dataset=dataset, members=whole)) == estimate_family(
         payload(dataset={"id": "dst_00000000"}, members=whole)
@@ -265,7 +265,7 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
         ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=smallest
     )
     message = refused(ParameterError, "/exclude", exclude=["fc3.weight"])  # not every member has it
-    assert "no prunable weight" in message
+    assert "is not a prunable weight" in message
 
 
 def test_an_answer_is_a_job_like_the_members() -> None:

@@ -178,6 +178,7 @@ def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_se
     from pruning.data.builtin import datasets
     from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
+    from pruning.pipeline.evaluation_traits import list_pixel_evaluations
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
@@ -192,6 +193,10 @@ def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_se
         "corruptions": corruptions,
     }
     expected = {kind: registry.catalogue() for kind, registry in known.items()}
+    for entry in expected["criteria"]:
+        entry["segmentation"] = entry["name"] not in {"obd", "obs", "qm"}
+    for entry in expected["evaluations"]:
+        entry["segmentation"] = entry["name"] in list_pixel_evaluations()
     secrets = {
         "SECATEUR_API_KEY": "s",
         "SECATEUR_DATABASE_URL": "s",
@@ -321,6 +326,4 @@ def test_the_catalogue_says_which_architectures_have_families() -> None:
         "vgg",
         "wide_resnet",
     }
-    assert entries["mlp"]["family"].startswith(
-        "In a family: `depth` hidden layers of `width` units"
-    )
+    assert "family: `depth` hidden layers of `width` units" in entries["mlp"]["family"]
