@@ -32,9 +32,8 @@ class TestCriterion:
         evidence = evidence_of(case)
         scores = criteria.create(name).score(evidence)
         assert set(scores) == set(find_prunable(evidence.model)) != set()
-        mask_scores(
-            evidence, scores
-        )  # raises for a shape that does not broadcast and for what is not finite
+        # Raises for a shape that does not broadcast, and for what is not finite.
+        mask_scores(evidence, scores)
         for key, weight in evidence.weights.items():
             torch.broadcast_to(scores[key], weight.shape)
             assert scores[key].device == weight.device
@@ -78,20 +77,20 @@ class TestCriterion:
         evidence = evidence_of(case, masks)
         total, alive = sum(m.numel() for m in masks.values()), sum(count_kept(masks).values())
         keep = max(1, alive // 2)
-        seams = PruningMethod.of(cases.recipe(0.5), Method(name=name))
+        method = PruningMethod.of(cases.recipe(0.5), Method(name=name))
         try:
             after = prune_(
                 evidence.model,
                 masks,
                 keep / total,
-                seams,
+                method,
                 lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
                 generator=torch.Generator(),
             )
         except BudgetError:  # at least one channel of each group remains
-            assert isinstance(seams.granularity, granularities.get("channel"))
+            assert isinstance(method.granularity, granularities.get("channel"))
             return
-        if getattr(seams.sparsifier, "reweights", False):  # so many are expected
+        if getattr(method.sparsifier, "reweights", False):  # so many are expected
             assert sum(count_kept(select_weight_masks(after)).values()) <= alive
         else:
             assert sum(count_kept(select_weight_masks(after)).values()) <= keep

@@ -34,7 +34,7 @@ class TestGranularity:
                 nn.ReLU(),
                 nn.Linear(8, 4),
             ).eval()
-        seams = PruningMethod.of(
+        method = PruningMethod.of(
             cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude")
         )
         masks_by_round = [build_full_masks(find_prunable(model))]
@@ -44,7 +44,7 @@ class TestGranularity:
                     model,
                     masks_by_round[-1],
                     density,
-                    seams,
+                    method,
                     generator=torch.Generator().manual_seed(0),
                     evidence=lambda masks, stage: Evidence(model, masks, shape=(4, 4, 4)),
                 )
