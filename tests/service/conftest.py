@@ -25,8 +25,8 @@ def fresh(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Return a function that starts services for one test, which end with it."""
     started: list[Running] = []
 
-    def make(**settings: str) -> Running:
-        started.append(Running(tmp_path / str(len(started)), workers=1, **settings))
+    def make(workers: int = 1, **settings: str) -> Running:
+        started.append(Running(tmp_path / str(len(started)), workers=workers, **settings))
         return started[-1]
 
     yield make
