@@ -5,49 +5,13 @@ and interval.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 
-LOG_AXIS = "(log axis)"
-"""The ending of the label of a logarithmic axis."""
-LOG_SPARSITY = f"sparsity {LOG_AXIS}"
-"""The label of an axis on which small sparsities are distinguished."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
-DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
-CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
-FRACTIONS = frozenset(
-    {
-        "accuracy",
-        "agreement",
-        "confidence",
-        "density",
-        "disagreement",
-        "error",
-        "iou",
-        "missed",
-        "potential",
-        "sparsity",
-    }
-)
-CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
-NOT_FRACTIONS = CORRELATIONS | frozenset(
-    {
-        "coefficient",
-        "count",
-        "factor",
-        "intercept",
-        "log",
-        "r2",
-        "ratio",
-        "relative",
-        "slope",
-        "tightness",
-    }
-)
 
 
 def signed(text: str) -> str:
@@ -244,64 +208,62 @@ def _format_power(value: float) -> str:
     return f"{signed(digits)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
-def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
-    """Return an estimate in the unit that its name implies: percent, percentage points for
-    differences, `_ms`, `_s` and `_bytes` as such.
+def correlation(estimate: Estimate) -> str:
+    """Return a correlation coefficient with its interval, to two decimals.
 
-    Nats are written without their unit, which stands in the name.
-
-    >>> (
-    ...     by_name("delta_excess_error", Estimate(value=0.02)),
-    ...     by_name("spearman", Estimate(value=0.5)),
-    ... )
-    ('+2.0 pp', '0.50')
+    >>> correlation(Estimate(value=0.5, low=-0.1, high=0.8))
+    '0.50 [−0.10, 0.80]'
     """
-    words = _split_words(name)
-    if "nats" in words:
-        return nats(estimate, plus=bool(words & CHANGES))
-    unit = unit_of(name)
-    if unit and max(map(abs, _list_values(estimate))) <= 1:
-        if unit == "pp":
+    return _format_correlation(estimate.value) + _format_interval(estimate, _format_correlation)
+
+
+def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> str:
+    """Return an estimate in its own unit, or in `unit` where it has none, as a plain number without
+    either. `digits` is the number of decimals of percentages.
+
+    Nats are written without their unit, which stands beside the name: see `name_with_unit`.
+
+    >>> quantity(Estimate(value=0.02, unit="points")), quantity(Estimate(value=0.5))
+    ('+2.0 pp', '0.5')
+    >>> quantity(Estimate(value=0.985), unit="share"), quantity(Estimate(value=2.0, unit="factor"))
+    ('98.5 %', '2×')
+    """
+    match estimate.unit or unit:
+        case "fraction":
+            return percent_with_interval(estimate, digits)
+        case "points":
             return points_with_interval(estimate, digits)
-        return percent_with_interval(estimate, digits)
-    if "factor" in words and estimate.low is None:
-        return factor(estimate.value, 2)
-    form = _format_correlation if words & CORRELATIONS else _choose_form(name, estimate)
-    return form(estimate.value) + _format_interval(estimate, form)
+        case "nats":
+            return nats(estimate)
+        case "nats_difference":
+            return nats(estimate, plus=True)
+        case other:
+            form = FORMS.get(other, number)
+            return form(estimate.value) + _format_interval(estimate, form)
 
 
-def _choose_form(name: str, estimate: Estimate) -> Callable[[float], str]:
-    """Return how the values of a quantity that is no fraction are written, by how its name ends."""
-    lowest = estimate.value if estimate.low is None else min(estimate.value, estimate.low)
-    if lowest >= 0:
-        for suffix, form in (("_ms", milliseconds), ("_bytes", file_size), ("_s", duration)):
-            if name.endswith(suffix):
-                return form
-    return number
-
-
-def _format_correlation(value: float) -> str:
-    return signed(f"{value:.2f}")
-
-
-def unit_of(name: str) -> str:
-    """Return the unit of a fraction of this name, `%` or for a difference `pp`, percentage points;
-    the empty text for what is not a fraction.
+def axis_unit(unit: Unit) -> str:
+    """Return what is written beside an axis whose values are in this unit; empty for a plain number
+    and where every value is written with its unit.
 
     >>> (
-    ...     unit_of("test error"),
-    ...     unit_of("test error above the dense control's"),
-    ...     unit_of("loss change (nats)"),
-    ...     unit_of("prune_ratio"),
+    ...     axis_unit("fraction"),
+    ...     axis_unit("points"),
+    ...     axis_unit("nats_difference"),
+    ...     axis_unit("number"),
     ... )
-    ('%', 'pp', '', '%')
+    ('%', 'pp', 'nats', '')
     """
-    words = _split_words(name)
-    if {"prune", "ratio"} <= words:
-        return "%"
-    if "nats" in words or not words & FRACTIONS or words & NOT_FRACTIONS:
-        return ""
-    return "pp" if words & DIFFERENCES else "%"
+    return AXIS_UNITS.get(unit, "")
+
+
+def name_with_unit(name: str, unit: Unit | None) -> str:
+    """Return the name of a quantity whose values are written without their unit, with that unit.
+
+    >>> name_with_unit("loss change", "nats_difference"), name_with_unit("error", "fraction")
+    ('loss change (nats)', 'error')
+    """
+    return f"{name} (nats)" if unit in ("nats", "nats_difference") else name
 
 
 def method_call(value: Method) -> str:
@@ -316,8 +278,12 @@ def method_call(value: Method) -> str:
     return f"{value.name} ({parameters})"
 
 
-def _split_words(name: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+def _format_correlation(value: float) -> str:
+    return signed(f"{value:.2f}")
+
+
+def _format_factor(value: float) -> str:
+    return factor(value, 2)
 
 
 def _format_interval(estimate: Estimate, form: Callable[[float], str]) -> str:
@@ -340,3 +306,25 @@ def _round_to_digits(value: float, digits: int = 3) -> str:
     carried = abs(value) * (1 + 0.5 * 10.0**-digits)
     decimals = max(0, digits - 1 - math.floor(math.log10(carried)))
     return f"{value:.{min(decimals, 6)}f}"
+
+
+FORMS: Mapping[Unit | None, Callable[[float], str]] = {
+    "share": short_percent,
+    "correlation": _format_correlation,
+    "factor": _format_factor,
+    "milliseconds": milliseconds,
+    "seconds": duration,
+    "bytes": file_size,
+}
+"""The writing of a value by its unit, where every value is written by itself."""
+AXIS_UNITS: Mapping[Unit, str] = {
+    "fraction": "%",
+    "share": "%",
+    "points": "pp",
+    "nats": "nats",
+    "nats_difference": "nats",
+    "milliseconds": "ms",
+    "seconds": "s",
+    "bytes": "bytes",
+}
+"""The units of axes; ticks of fractions, shares and points are in hundredths."""

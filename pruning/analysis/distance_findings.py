@@ -80,7 +80,7 @@ class Correlation:
         for correlation in correlations:
             distance = correlation.words
             if correlation.rho is not None:
-                distance += f" {wording.by_name('spearman', correlation.rho)}"
+                distance += f" {wording.correlation(correlation.rho)}"
             distances.setdefault(correlation.verdict, []).append(distance)
         verdicts = "; ".join(
             f"{verdict}: {', '.join(of_verdict)}" for verdict, of_verdict in distances.items()

@@ -91,7 +91,8 @@ def _estimate_difference(first: Tensor, second: Tensor) -> LossChange:
     low = high = None
     if about_zero.low is not None and about_zero.high is not None:
         low, high = centre + about_zero.low, centre + about_zero.high
-    return LossChange(Estimate(value=centre, low=low, high=high, n=len(values)), overflowed)
+    change = Estimate(value=centre, low=low, high=high, n=len(values), unit="nats_difference")
+    return LossChange(change, overflowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ class Pair:
             "target_sparsity": self.first.target,
             "first": self.first.label,
             "second": self.second.label,
-            "loss_difference_first_less_second_nats": self.change.document(),
+            "loss_difference_first_less_second": self.change.document(),
             "finding": self.verdict,
         }
 
@@ -134,7 +134,7 @@ class Finding:
 
 def format_nats(estimate: Estimate) -> str:
     """A difference of losses with its unit."""
-    text = wording.by_name("loss difference (nats)", estimate)
+    text = wording.nats(estimate, plus=True)
     if estimate.low is None:
         return f"{text} nats"
     return text.replace(" [", " nats [", 1)  # the unit stands before the interval

@@ -122,7 +122,7 @@ def average_finite(values: Tensor) -> Estimate | None:
     ...     average_finite(torch.tensor([0.5, torch.nan, 0.5])),
     ...     average_finite(torch.tensor([0.5, torch.inf])),
     ... )
-    (Estimate(value=0.5, low=0.5, high=0.5, n=2), None)
+    (Estimate(value=0.5, low=0.5, high=0.5, n=2, unit=None), None)
     """
     mean = average_paired_change(torch.zeros_like(values), values)
     if mean is None or mean.low is None:

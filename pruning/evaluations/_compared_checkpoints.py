@@ -19,13 +19,13 @@ from pruning.analysis.output_distances import (
 )
 from pruning.measurement.intervals import binomial_interval
 from pruning.measurement.measure import Measured, estimate_increase
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 
 BEFORE, AFTER = "before", "after"
 """The two phases: right after pruning, and after retraining."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantity:
     """A distance of a network from the dense one: the larger, the further away."""
 
@@ -36,38 +36,43 @@ class Quantity:
     """Its column in tables."""
     read: Callable[[Deviations], Tensor]
     """Reads its value for each image."""
+    unit: Unit = "number"
+    change_unit: Unit = "number"
+    """The unit of its change."""
 
 
 QUANTITIES: Mapping[str, Quantity] = {
     "layers": Quantity(
-        "hidden layers",
-        "mean relative error of hidden layers",
-        "relative_error_hidden_layers",
-        lambda distances: distances.hidden,
+        words="hidden layers",
+        label="mean relative error of hidden layers",
+        column="relative_error_hidden_layers",
+        read=lambda distances: distances.hidden,
     ),
     "logits": Quantity(
-        "logits",
-        "relative error of logits",
-        "relative_error_logits",
-        lambda distances: distances.logits,
+        words="logits",
+        label="relative error of logits",
+        column="relative_error_logits",
+        read=lambda distances: distances.logits,
     ),
     "centred": Quantity(
-        "centred logits",
-        "relative error of centred logits",
-        "relative_error_centred_logits",
-        lambda distances: distances.centred,
+        words="centred logits",
+        label="relative error of centred logits",
+        column="relative_error_centred_logits",
+        read=lambda distances: distances.centred,
     ),
     "softmax": Quantity(
-        "softmax",
-        "distance of softmax outputs",
-        "softmax_distance",
-        lambda distances: distances.softmax,
+        words="softmax",
+        label="distance of softmax outputs",
+        column="softmax_distance",
+        read=lambda distances: distances.softmax,
     ),
     "kl": Quantity(
-        "KL divergence",
-        "KL divergence of softmax outputs (nats)",
-        "kl_divergence_nats",
-        lambda distances: distances.kl,
+        words="KL divergence",
+        label="KL divergence of softmax outputs",
+        column="kl_divergence",
+        read=lambda distances: distances.kl,
+        unit="nats",
+        change_unit="nats_difference",
     ),
 }
 
@@ -112,7 +117,9 @@ class ComparedCheckpoint:
         if name in ("accuracy", "agreement"):
             flags = ~measured.wrong if name == "accuracy" else distances.agrees
             return binomial_interval(int(flags.sum()), len(flags))
-        return average_finite(QUANTITIES[name].read(distances))
+        quantity = QUANTITIES[name]
+        value = average_finite(quantity.read(distances))
+        return None if value is None else value.in_unit(quantity.unit)
 
     def row(self, phase: str) -> dict[str, Any]:
         """The row of a phase's table."""
@@ -163,7 +170,10 @@ class ComparedCheckpoint:
             "accuracy_increase": change.accuracy.model_dump(),
         }
         for quantity in QUANTITIES.values():
-            row[f"change_{quantity.column}"] = _to_document(change.errors[quantity.words])
+            value = change.errors[quantity.words]
+            if value is not None:
+                value = value.in_unit(quantity.change_unit)
+            row[f"change_{quantity.column}"] = _to_document(value)
         return row
 
 

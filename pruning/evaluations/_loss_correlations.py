@@ -63,7 +63,7 @@ class Correlation:
     @property
     def value_in_words(self) -> str:
         """The rho with its interval."""
-        return "undefined" if self.rho is None else wording.by_name("spearman", self.rho)
+        return "undefined" if self.rho is None else wording.correlation(self.rho)
 
     def row(self) -> dict[str, Any]:
         """The row of the table of correlations."""

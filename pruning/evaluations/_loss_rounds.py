@@ -57,11 +57,11 @@ class RoundLoss:
             "round": self.round.round,
             "target": self.round.target is not None,
             "sparsity": self.round.sparsity,
-            "loss_change_nats": self.change.document(),
-            "loss_change_since_start_nats": self.total.document(),
+            "loss_change": self.change.document(),
+            "loss_change_since_start": self.total.document(),
             "stages": len(self.stages) or None,
-            "predicted_nats": last.predicted_sum if last else None,
-            "measured_nats": last.measured_sum if last else None,
+            "predicted": last.predicted_sum if last else None,
+            "measured": last.measured_sum if last else None,
             "predicted_over_measured_factor": self.factor,
         }
 
@@ -73,9 +73,9 @@ class RoundLoss:
                 "round": self.round.round,
                 "stage": stage.number,
                 "sparsity": stage.sparsity,
-                "predicted_nats": stage.predicted,
-                "measured_nats": stage.measured,
-                "predicted_minus_measured_nats": _subtract(stage.predicted, stage.measured),
+                "predicted": stage.predicted,
+                "measured": stage.measured,
+                "predicted_minus_measured": _subtract(stage.predicted, stage.measured),
                 "predicted_over_measured_factor": stage.factor,
                 "images": stage.images,
             }

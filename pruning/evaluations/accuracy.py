@@ -14,7 +14,7 @@ from pruning.evaluations import evaluations
 from pruning.measurement.intervals import binomial_interval
 from pruning.measurement.iou import compute_whole_ious
 from pruning.measurement.measure import estimate_increase
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
 WORST = 8
@@ -94,18 +94,20 @@ def _draw_error_curves(
     # Where the job retrains, a round that was not retrained is no network that would be shipped.
     shipped = [row for row in rounds if row.retrained is not None or never_retrained]
     errors = [row.measured.document().error for row in shipped]
-    curves = {f"error/{label}": _draw_curve(shipped, errors, "test error")}
+    curves = {f"error/{label}": _draw_curve(shipped, errors, "test error", "fraction")}
     if not never_retrained:
         curves[f"error_before_retraining/{label}"] = _draw_curve(
             rounds,
             [row.pruned.document().error for row in rounds],
             "test error right after pruning",
+            "fraction",
         )
     control = record.control_measured.wrong
     curves[f"increase/{label}"] = _draw_curve(
         shipped,
         [estimate_increase(row.measured.wrong, control) for row in shipped],
         "test error above the dense control's",
+        "points",
     )
     return curves
 
@@ -130,7 +132,7 @@ def _summarise_pixels(
     for label in dict.fromkeys(row.label for row in targets):
         rounds = [row for row in targets if row.label == label]
         curves[f"mean_iou/{label}"] = _draw_curve(
-            rounds, [ious[row.id][0] for row in rounds], "mean IoU of the test set"
+            rounds, [ious[row.id][0] for row in rounds], "mean IoU of the test set", "fraction"
         )
     rows = [
         {"network": name, "class": class_name, "iou": iou.model_dump()}
@@ -148,12 +150,17 @@ def _summarise_pixels(
     )
 
 
-def _draw_curve(rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str) -> Curve:
+def _draw_curve(
+    rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str, y_unit: Unit
+) -> Curve:
     return Curve(
         x=tuple(row.sparsity for row in rounds),
         y=tuple(values),
         x_label="sparsity",
+        x_unit="share",
+        x_scale="sparsity",
         y_label=y_label,
+        y_unit=y_unit,
     )
 
 

@@ -37,7 +37,7 @@ from pruning.evaluations._compared_checkpoints import (
     QUANTITIES,
     ComparedCheckpoint,
 )
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
 NOTES = (
@@ -64,7 +64,7 @@ class Approximation:
     checkpoints has a percentile bootstrap interval and a permutation test at 5 %.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_unretrained: ClassVar[bool] = True
     images: Annotated[
         int, Field(ge=1, description="test images to compare on, the same for all networks")
@@ -132,6 +132,7 @@ class Approximation:
                 _describe_sample(len(sample), len(record.data.test)),
             ),
             details={name: rows for name, rows in details.items() if rows},
+            units={"sparsity": "share"},
         )
 
     def _draw_sample(self, record: JobRecord) -> Split:
@@ -184,7 +185,7 @@ def _measure_control(control: Deviations) -> dict[str, Estimate]:
     for quantity in QUANTITIES.values():
         distance = average_finite(quantity.read(control))
         if distance is not None:
-            scalars[f"{quantity.label}, dense control"] = distance
+            scalars[f"{quantity.label}, dense control"] = distance.in_unit(quantity.unit)
     return scalars
 
 
@@ -236,24 +237,26 @@ def _pair_with_accuracy(
 
 def _draw_curves(checkpoints: Sequence[ComparedCheckpoint]) -> dict[str, Curve]:
     """The curves over sparsity, by quantity, phase and criterion."""
-    y_labels = {"accuracy": "test accuracy"}
-    y_labels |= {name: quantity.label for name, quantity in QUANTITIES.items()}
-    y_labels["agreement"] = "agreement with the dense network"
+    axes: dict[str, tuple[str, Unit]] = {"accuracy": ("test accuracy", "fraction")}
+    axes |= {name: (quantity.label, quantity.unit) for name, quantity in QUANTITIES.items()}
+    axes["agreement"] = ("agreement with the dense network", "fraction")
     curves: dict[str, Curve] = {}
-    for name, y_label in y_labels.items():
+    for name, axis in axes.items():
         for label in dict.fromkeys(checkpoint.round.label for checkpoint in checkpoints):
             group = [checkpoint for checkpoint in checkpoints if checkpoint.round.label == label]
             for phase in (BEFORE, AFTER):
-                curve = _draw_curve(group, name, phase, y_label)
+                curve = _draw_curve(group, name, phase, axis)
                 if curve is not None:
                     curves[f"{name}_{phase}/{label}"] = curve
     return curves
 
 
 def _draw_curve(
-    checkpoints: Sequence[ComparedCheckpoint], name: str, phase: str, y_label: str
+    checkpoints: Sequence[ComparedCheckpoint], name: str, phase: str, axis: tuple[str, Unit]
 ) -> Curve | None:
-    """The curve of one criterion's checkpoints; None where no value is finite."""
+    """The curve of one criterion's checkpoints on an axis of that label and unit; None where no
+    value is finite.
+    """
     sparsities, values = [], []
     for checkpoint in checkpoints:
         value = checkpoint.estimate(name, phase) if phase in checkpoint.by_phase else None
@@ -262,7 +265,16 @@ def _draw_curve(
             values.append(value)
     if not values:
         return None
-    return Curve(x=tuple(sparsities), y=tuple(values), x_label="sparsity", y_label=y_label)
+    y_label, y_unit = axis
+    return Curve(
+        x=tuple(sparsities),
+        y=tuple(values),
+        x_label="sparsity",
+        x_unit="share",
+        x_scale="sparsity",
+        y_label=y_label,
+        y_unit=y_unit,
+    )
 
 
 def _explain_missing(record: JobRecord, checkpoints: Sequence[ComparedCheckpoint]) -> list[str]:
@@ -352,5 +364,5 @@ def _describe_control(value: Estimate | None) -> list[str]:
         return []
     return [
         "For scale: the dense control, retrained without any pruning, is "
-        f"{wording.by_name('relative', value)} from the network as given in its hidden layers."
+        f"{wording.quantity(value)} from the network as given in its hidden layers."
     ]

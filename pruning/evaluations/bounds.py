@@ -36,7 +36,7 @@ from pruning.measurement.costs import count_flops
 from pruning.rounds.method import PruningMethod
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe, Targets
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
 GRID = (0.001, 0.01, 0.1)
@@ -51,6 +51,15 @@ PASSES = 300
 """The number of forward passes that take about as long as all forms of one pruned network at one
 image.
 """
+UNITS: dict[str, Unit] = {
+    "sparsity": "share",
+    "requested_sparsity": "share",
+    "vacuous_from_sparsity": "share",
+    "measured_accuracy": "fraction",
+    "optimistic_accuracy": "fraction",
+    "predicted_accuracy": "fraction",
+    "draws_needed_factor": "factor",
+}
 ACCURACY = "accuracy promised by the bound and measured"
 DISTANCE = "log10 of the median distance of a logit from the dense network's"
 TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
@@ -119,6 +128,7 @@ class Bounds:
             version=self.version,
             curves=curves,
             details=_tabulate(reports),
+            units=UNITS,
             notes=(*findings, *notes, f"{images}{_describe_draws(reports.values())}.", *NOTES),
         )
 
@@ -299,8 +309,11 @@ def _draw_curve(
     known = [(prediction.sparsity, value) for prediction, value in points if value is not None]
     return Curve(
         x=tuple(sparsity for sparsity, _ in known),
-        x_label=wording.LOG_SPARSITY,
+        x_label="sparsity",
+        x_unit="share",
+        x_scale="log",
         y_label=f"{y_label}, {label}",
+        y_unit="fraction" if y_label == ACCURACY else "number",
         y=tuple(Estimate(value=value, n=report.images) for _, value in known),
     )
 

@@ -42,7 +42,7 @@ class Comparison:
     (Bonferroni: each at 1 - 0.05 / m).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     of_pixels: ClassVar[bool] = True
 
     def applies(self, record: JobRecord) -> bool:
@@ -70,6 +70,7 @@ class Comparison:
                 "criteria": [row for group in groups for row in _rank_criteria(group, record)],
                 "best_against_others": [row for contest in contests for row in contest.rows()],
             },
+            units={"sparsity": "share", "target_sparsity": "share"},
             notes=(*(contest.sentence() for contest in contests), NOTE),
         )
 
@@ -93,7 +94,7 @@ def _rank_criteria(group: Sequence[RoundRecord], record: JobRecord) -> list[dict
             "sparsity": competitor.sparsity,
         }
         if change is not None:
-            row["loss_change_since_start_nats"] = change.document()
+            row["loss_change_since_start"] = change.document()
             row["rank_by_absolute_loss_change"] = loss[index]
         row["error_right_after_pruning"] = competitor.pruned.document().error.model_dump()
         if retrained:

@@ -113,6 +113,7 @@ class InformativeFeatures:
                     for i, row in enumerate(confidences)
                 ]
             },
+            units={f"confidence {name}": "fraction" for name in names},
             pictures={
                 "heatmap": draw_heatmap(
                     confidences,

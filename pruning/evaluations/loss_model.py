@@ -25,7 +25,7 @@ from pruning.evaluations._loss_correlations import (
     explain_no_correlation,
 )
 from pruning.evaluations._loss_rounds import RoundLoss
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 NOTES = (
     "Loss changes are in nats: mean cross-entropy right after a round's pruning less that right "
@@ -47,8 +47,16 @@ STAGES = (
     "Predicted and measured changes of the stages are sums since their round began, on the "
     "calibration images of each stage (drawn again for each)."
 )
-TRUE = "change of the training loss in the round (nats)"
-SINCE_START = "change of the training loss since the first round began (nats)"
+TRUE = "change of the training loss in the round"
+UNITS: dict[str, Unit] = {
+    "sparsity": "share",
+    "target_sparsity": "share",
+    "predicted": "nats_difference",
+    "measured": "nats_difference",
+    "predicted_minus_measured": "nats_difference",
+    "predicted_over_measured_factor": "factor",
+}
+SINCE_START = "change of the training loss since the first round began"
 
 
 @evaluations.register("loss_model")
@@ -62,7 +70,7 @@ class LossModelling:
     Evidence of an order takes an interval without 0 and a permutation test at 5 %.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether losses were kept, of several criteria or of one that models the loss."""
@@ -111,6 +119,7 @@ class LossModelling:
                 if correlation.rho is not None
             },
             details={name: rows for name, rows in details.items() if rows},
+            units=UNITS,
         )
 
 
@@ -165,7 +174,7 @@ def _draw_curves(rounds: Sequence[RoundLoss]) -> dict[str, Curve]:
             curves |= _draw_curve(f"since_start/{label}", totals, SINCE_START)
     for label in dict.fromkeys(row.round.label for row in rounds if row.stages):
         group = [row for row in rounds if row.round.label == label and row.stages]
-        y_label = f"loss change since the round began, {label} (nats)"
+        y_label = f"loss change since the round began, {label}"
         for name, stages in _join_stages(label, group).items():
             predicted = [
                 (stage.sparsity, _estimate(stage.predicted_sum, stage)) for stage in stages
@@ -201,7 +210,10 @@ def _draw_curve(
         x=tuple(sparsity for sparsity, _ in shown),
         y=tuple(value for _, value in shown),
         x_label="sparsity",
+        x_unit="share",
+        x_scale="sparsity",
         y_label=y_label,
+        y_unit="nats_difference",
     )
     return {name: curve}
 

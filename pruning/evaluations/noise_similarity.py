@@ -31,9 +31,13 @@ from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import mean_interval
 from pruning.measurement.measure import EVAL_BATCH
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
+UNITS: dict[str, Unit] = {
+    "agreement": "fraction",
+    "agreement_standard_deviation": "fraction",
+}
 MATCHING = "agreement with the dense network under noise"
 DISTANCE = "distance of the softmax from the dense network's under noise"
 NOTES = (
@@ -109,6 +113,7 @@ class NoiseSimilarity:
             version=self.version,
             curves=curves,
             details={"similarity": rows},
+            units=UNITS,
             notes=(
                 *notes,
                 *_describe_extremes(curves, others, "pixels" if segmentation else "images"),
@@ -193,17 +198,19 @@ class NoiseSimilarity:
         self, name: str, matching: Tensor, distance: Tensor, *, images: int
     ) -> dict[str, Curve]:
         """The two curves of a network over the levels of noise."""
+        quantities: tuple[tuple[str, Tensor, str, Unit], ...] = (
+            ("matching", matching, MATCHING, "fraction"),
+            ("softmax_distance", distance, DISTANCE, "number"),
+        )
         return {
             f"{key}/{name}": Curve(
                 x=self._sorted_levels,
                 x_label="noise level, normalised space",
                 y_label=label,
+                y_unit=unit,
                 y=tuple(_average_draws(draws, images) for draws in values),
             )
-            for key, values, label in (
-                ("matching", matching, MATCHING),
-                ("softmax_distance", distance, DISTANCE),
-            )
+            for key, values, label, unit in quantities
         }
 
     def _tabulate(self, name: str, matching: Tensor, distance: Tensor) -> list[dict[str, Any]]:

@@ -21,12 +21,28 @@ from pruning.evaluations import evaluations
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.queries import REFUSALS, answer_error, forecast_error
 from pruning.laws.selection import Selection, compare_density_laws
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 RAW = "raw_laws"
 """The key in a section's details: each criterion and its fitted law, as documents, from which
 later questions are answered.
 """
+UNITS: dict[str, Unit] = {
+    "density": "share",
+    "sparsity": "share",
+    "sparsest_density": "share",
+    "power_law_from_density": "share",
+    "to_density": "share",
+    "max_error": "fraction",
+    "unpruned_error": "fraction",
+    "error_of_the_plateau": "fraction",
+    "error_measured": "fraction",
+    "error_predicted": "fraction",
+    "missed_at_held_out_densities": "fraction",
+    "missed_in_back_test": "fraction",
+    "missed_on_average": "fraction",
+    "missed_sigma": "fraction",
+}
 FEWEST = 4
 """The number of points that some criterion must have for the evaluation to run by itself."""
 INCREASES = (0.005, 0.01, 0.02, 0.05)
@@ -112,6 +128,8 @@ class ScalingLaw:
             curves=parts.curves,
             notes=(*parts.notes, *NOTES),
             details=details,
+            units=UNITS,
+            hidden=(RAW,) if parts.raw else (),
         )
 
 
@@ -214,7 +232,10 @@ def _draw_curves(
             x=tuple(x),
             y=tuple(y),
             x_label="sparsity",
+            x_unit="share",
+            x_scale="sparsity",
             y_label=f"test error, {label}",
+            y_unit="fraction",
             drawn=drawn,
         )
 

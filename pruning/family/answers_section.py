@@ -37,6 +37,7 @@ def build_answers_section(state: State) -> Section:
         version=1,
         notes=tuple(notes),
         details={"answers": rows, "candidates": candidates},
+        units={"max_error": "fraction", "unpruned_error": "fraction", "density": "share"},
     )
 
 

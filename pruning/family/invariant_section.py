@@ -15,7 +15,7 @@ from pruning.family.measurements import (
     fit_density_alone,
     predict_other_half,
 )
-from pruning.family.section_parts import STEPS, draw_curve, name_size
+from pruning.family.section_parts import STEPS, Axis, draw_curve, name_size
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
 from pruning.schemas.report import Curve, Estimate, Section
@@ -25,16 +25,18 @@ INVARIANT = (
     "If depth and width do enter by m alone, the curves of all networks fall together over m, "
     "though they lie apart over the density.",
 )
-INVARIANT_LABEL = f"invariant m / p {wording.LOG_AXIS}"
-ERROR_LABEL = f"test error {wording.LOG_AXIS}"
+INVARIANT_AXIS = Axis("invariant m / p", scale="log")
+DENSITY_AXIS = Axis("kept density", "share", "log")
+ERROR_AXIS = Axis("test error", "fraction", "log")
+PREDICTED_AXIS = Axis("predicted error", "fraction", "log")
+MEASURED_AXIS = Axis("measured error", "fraction", "log")
 
 
 def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Section:
     """Build the section: curves over the invariant and over the density, and the two halves."""
     invariant = law.invariant(points.depth, points.width, points.density) / law.p
-    density_label = f"kept density {wording.LOG_AXIS}"
-    curves = _draw_sizes(points, invariant, group="collapsed", x_label=INVARIANT_LABEL)
-    curves |= _draw_sizes(points, points.density, group="apart", x_label=density_label)
+    curves = _draw_sizes(points, invariant, group="collapsed", x_axis=INVARIANT_AXIS)
+    curves |= _draw_sizes(points, points.density, group="apart", x_axis=DENSITY_AXIS)
     common = _draw_common(law, points, invariant)
     curves["collapsed/law for an unpruned error of 0"] = common
     halves, refusals = predict_other_half(points)
@@ -54,7 +56,7 @@ def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Sectio
     if halves:
         deviation = _join_deviations(halves)
         scalars["missed error of the other half"] = Estimate(
-            value=float(np.abs(deviation).mean()), n=len(deviation)
+            value=float(np.abs(deviation).mean()), n=len(deviation), unit="fraction"
         )
     rows = [_describe_half(half) for half in halves]
     return Section(
@@ -64,11 +66,16 @@ def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Sectio
         notes=tuple(notes),
         scalars=scalars,
         details={"halves": rows} if rows else {},
+        units={
+            "missed_error": "fraction",
+            "missed_on_average": "fraction",
+            "missed_sigma": "fraction",
+        },
     )
 
 
 def _draw_sizes(
-    points: FamilyMeasurements, x: Floats, *, group: str, x_label: str
+    points: FamilyMeasurements, x: Floats, *, group: str, x_axis: Axis
 ) -> dict[str, Curve]:
     """The measured errors over x, one curve for each depth and width."""
     curves = {}
@@ -76,7 +83,7 @@ def _draw_sizes(
         rows = np.flatnonzero((points.depth == depth) & (points.width == width))
         rows = rows[np.argsort(x[rows])]
         curves[f"{group}/{name_size(depth, width)}"] = draw_curve(
-            x[rows], points.error[rows], x_label=x_label, y_label=ERROR_LABEL, drawn="points"
+            x[rows], points.error[rows], x_axis=x_axis, y_axis=ERROR_AXIS, drawn="points"
         )
     return curves
 
@@ -87,18 +94,20 @@ def _draw_common(law: JointLaw, points: FamilyMeasurements, invariant: Floats) -
     errors = law.plateau * (1 + grid**2) ** (-law.gamma / 2)
     shown = errors >= points.error.min()
     return draw_curve(
-        grid[shown], errors[shown], x_label=INVARIANT_LABEL, y_label=ERROR_LABEL, drawn="line"
+        grid[shown], errors[shown], x_axis=INVARIANT_AXIS, y_axis=ERROR_AXIS, drawn="line"
     )
 
 
 def _draw_halves(halves: list[Half]) -> dict[str, Curve]:
     """Measured over predicted errors of each half, and the line on which they are equal."""
     curves = {}
-    x_label = f"predicted error {wording.LOG_AXIS}"
-    y_label = f"measured error {wording.LOG_AXIS}"
     for number, half in enumerate(halves, start=1):
         curves[f"other half/fitted on half {number}"] = draw_curve(
-            half.predicted, half.measured, x_label=x_label, y_label=y_label, drawn="points"
+            half.predicted,
+            half.measured,
+            x_axis=PREDICTED_AXIS,
+            y_axis=MEASURED_AXIS,
+            drawn="points",
         )
     if halves:
         ends = [
@@ -106,7 +115,7 @@ def _draw_halves(halves: list[Half]) -> dict[str, Curve]:
             float(max(half.measured.max() for half in halves)),
         ]
         curves["other half/predicted = measured"] = draw_curve(
-            ends, ends, x_label=x_label, y_label=y_label, drawn="line"
+            ends, ends, x_axis=PREDICTED_AXIS, y_axis=MEASURED_AXIS, drawn="line"
         )
     return curves
 

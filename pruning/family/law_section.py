@@ -10,11 +10,19 @@ import numpy as np
 
 from pruning import wording
 from pruning.family.measurements import FamilyMeasurements, NetworkKey
-from pruning.family.section_parts import STEPS, draw_curve
+from pruning.family.section_parts import SPARSITY, STEPS, Axis, draw_curve
 from pruning.family.turn import State
 from pruning.laws.joint import JointLaw
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 
+UNITS: dict[str, Unit] = {
+    "unpruned_error": "fraction",
+    "missed_on_average": "fraction",
+    "missed_sigma": "fraction",
+    "sparsest_density": "share",
+    "power_law_from_density": "share",
+    "to_density": "share",
+}
 LAW = (
     "The law: error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi "
     "density, r = (plateau / e0)^(1/gamma), e0 the unpruned error of each network (observed, not "
@@ -37,31 +45,35 @@ def build_law_section(state: State, law: JointLaw, points: FamilyMeasurements) -
         curves=curves,
         notes=(*_list_notes(state, law), *warnings, *LAW),
         scalars={
-            name: Estimate(value=value)
-            for name, value in _list_scalars(law).items()
+            name: Estimate(value=value, unit=unit)
+            for name, (value, unit) in _list_scalars(law).items()
             if value is not None
         },
         details={"networks": [_describe_network(law, points, key) for key in points.networks]},
+        units=UNITS,
     )
 
 
-def _list_scalars(law: JointLaw) -> dict[str, float | None]:
+def _list_scalars(law: JointLaw) -> dict[str, tuple[float | None, Unit]]:
     missed_networks = None
     if law.network_folds is not None:
         missed_networks = float(np.mean(law.network_folds.missed))
     back_test = law.back_test
     return {
-        "gamma": law.gamma,
-        "phi (exponent of depth)": law.phi,
-        "psi (exponent of width)": law.psi,
-        "p (invariant at the end of the power law)": law.p,
-        "error of the plateau": law.plateau,
-        "missed error, standard deviation": law.fit.residual_sd,
-        "missed error, mean": law.fit.residual_mean,
-        "missed error of one run without sampling (sigma)": law.sigma,
-        "missed error at held-out densities": law.held_out,
-        "missed error of networks left out": missed_networks,
-        "missed error in the back-test": None if back_test is None else back_test.mean_absolute,
+        "gamma": (law.gamma, "number"),
+        "phi (exponent of depth)": (law.phi, "number"),
+        "psi (exponent of width)": (law.psi, "number"),
+        "p (invariant at the end of the power law)": (law.p, "number"),
+        "error of the plateau": (law.plateau, "fraction"),
+        "missed error, standard deviation": (law.fit.residual_sd, "fraction"),
+        "missed error, mean": (law.fit.residual_mean, "fraction"),
+        "missed error of one run without sampling (sigma)": (law.sigma, "fraction"),
+        "missed error at held-out densities": (law.held_out, "fraction"),
+        "missed error of networks left out": (missed_networks, "fraction"),
+        "missed error in the back-test": (
+            None if back_test is None else back_test.mean_absolute,
+            "fraction",
+        ),
     }
 
 
@@ -101,22 +113,25 @@ def _draw_network(
     label = f"depth {depth:g}/width {width:g}"
     if fraction < 1:
         label += f", {wording.short_percent(fraction)} of the images"
-    y_label = f"test error, depth {depth:g}"
+    errors = Axis(f"test error, depth {depth:g}", "fraction")
     grid = np.geomspace(points.density[rows].min(), 0.999, STEPS)
     unpruned = points.average_unpruned(network)
     forecasts = law.forecasts(depth, width, grid, unpruned, confidence=confidence)
     law_curve = Curve(
         x=tuple(float(1 - density) for density in grid),
         y=tuple(forecast.error for forecast in forecasts),
-        x_label="sparsity",
-        y_label=y_label,
+        x_label=SPARSITY.label,
+        x_unit=SPARSITY.unit,
+        x_scale=SPARSITY.scale,
+        y_label=errors.label,
+        y_unit=errors.unit,
         drawn="band",
     )
     measured = draw_curve(
         [1 - float(density) for density in points.density[rows]],
         points.error[rows],
-        x_label="sparsity",
-        y_label=y_label,
+        x_axis=SPARSITY,
+        y_axis=errors,
         drawn="points",
     )
     return {f"{label}/law": law_curve, f"{label}/measured": measured}

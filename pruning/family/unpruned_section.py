@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from pruning import wording
-from pruning.family.section_parts import STEPS, draw_curve
+from pruning.family.section_parts import STEPS, Axis, draw_curve
 from pruning.family.turn import State
 from pruning.laws.dense import DenseLaw
 from pruning.schemas.report import Curve, Estimate, Section
+
+PARAMETERS = Axis("parameters", scale="log")
+ERROR = Axis("unpruned error", "fraction")
 
 
 def build_unpruned_section(state: State) -> Section:
@@ -48,6 +51,7 @@ def build_unpruned_section(state: State) -> Section:
             if name != "chance"
         },
         details={"networks": rows},
+        units={"error_measured": "fraction", "error_of_the_law": "fraction"},
     )
 
 
@@ -77,16 +81,12 @@ def _draw_amount(dense: DenseLaw, images: int, points: list[tuple[int, float]]) 
     grid = np.array([smallest])
     if smallest < largest:
         grid = np.geomspace(smallest, largest, STEPS)
-    x_label = f"parameters {wording.LOG_AXIS}"
-    y_label = "unpruned error"
-    law = draw_curve(
-        grid, dense.curve(grid, images), x_label=x_label, y_label=y_label, drawn="line"
-    )
+    law = draw_curve(grid, dense.curve(grid, images), x_axis=PARAMETERS, y_axis=ERROR, drawn="line")
     measured = draw_curve(
         parameters,
         [error for _, error in points],
-        x_label=x_label,
-        y_label=y_label,
+        x_axis=PARAMETERS,
+        y_axis=ERROR,
         drawn="points",
     )
     return {f"{images} images/law": law, f"{images} images/measured": measured}

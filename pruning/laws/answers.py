@@ -153,7 +153,7 @@ def _answer_candidate(
             density=1.0,
             parameters=candidate.parameters,
             rounds=0,
-            error=Estimate(value=candidate.unpruned_error),
+            error=Estimate(value=candidate.unpruned_error, unit="fraction"),
             extrapolated=False,
             notes=(UNPRUNED,),
         )

@@ -93,6 +93,7 @@ class PlainLaw(Document):
                 low=float(value[i] * np.exp(-below[i])),
                 high=float(value[i] * np.exp(min(above[i], 700.0))),  # e^700 is still a float
                 n=len(self.points),
+                unit="fraction",
             )
             forecast = Forecast(
                 density=float(density[i]),

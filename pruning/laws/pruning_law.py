@@ -148,6 +148,7 @@ class PruningLaw(Document):
                 low=_to_error(centre - below[i]),
                 high=_to_error(max(centre, min(centre + above[i], log_limit))),
                 n=len(self.points),
+                unit="fraction",
             )
             notes = [remarks[i]] if remarks[i] else []
             if beyond[i] > 0:

@@ -46,7 +46,7 @@ def find_smallest_density(law: DensityLaw, error: float, confidence: float) -> d
         return {
             "density": 1.0,
             "sparsity": 0.0,
-            "error": Estimate(value=law.unpruned_error).model_dump(),
+            "error": Estimate(value=law.unpruned_error, unit="fraction").model_dump(),
             "extrapolated": False,
             "remark": "only the network without pruning, with its measured error",
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 
 RESAMPLES = 1000
 PAIRS = 10_000
@@ -56,21 +56,21 @@ def central_limits(draws: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def percentile_interval(value: float, draws: Tensor, n: int) -> Estimate:
+def percentile_interval(value: float, draws: Tensor, n: int, unit: Unit | None = None) -> Estimate:
     """A value with the 95 % percentile interval of its bootstrap draws, which is widened to hold
     the value; a single image has no interval.
     """
     if n < 2:
-        return Estimate(value=value, n=n)
-    return enclose_value(value, draws, n)
+        return Estimate(value=value, n=n, unit=unit)
+    return enclose_value(value, draws, n, unit)
 
 
-def enclose_value(value: float, draws: Tensor, n: int) -> Estimate:
+def enclose_value(value: float, draws: Tensor, n: int, unit: Unit | None = None) -> Estimate:
     """A value with the 95 % percentile interval of any number of draws, widened to hold the
     value.
     """
     low, high = central_limits(draws)
-    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, unit=unit)
 
 
 @dataclass(frozen=True)

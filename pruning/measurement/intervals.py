@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 
 Z95 = 1.959963984540054
 
@@ -31,7 +31,7 @@ def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate
         low = float(beta.ppf(tail, errors, n - errors + 1))
     if errors < n:
         high = float(beta.ppf(1 - tail, errors + 1, n - errors))
-    return Estimate(value=errors / n, low=low, high=high, n=n)
+    return Estimate(value=errors / n, low=low, high=high, n=n, unit="fraction")
 
 
 def upper_limit(errors: int, n: int, delta: float) -> float:
@@ -83,21 +83,24 @@ def difference_interval(only_first: int, only_second: int, n: int, z: float = Z9
         low=max(-1.0, min(value, p1 - p2 - width)),
         high=min(1.0, max(value, p1 - p2 + width)),
         n=n,
+        unit="points",
     )
 
 
-def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
+def mean_interval(
+    total: float, total_squares: float, n: int, *, z: float = Z95, unit: Unit | None = None
+) -> Estimate:
     """Mean of n samples with its normal interval, from the sums of the samples and of their
-    squares.
+    squares, in the unit of the samples.
 
     mean +- z s / sqrt(n), s the sample standard deviation; a single sample has no interval.
     """
     value = total / n
     if n == 1:
-        return Estimate(value=value, n=1)
+        return Estimate(value=value, n=1, unit=unit)
     variance = max(0.0, total_squares / n - value**2) * n / (n - 1)
     width = z * math.sqrt(variance / n)
-    return Estimate(value=value, low=value - width, high=value + width, n=n)
+    return Estimate(value=value, low=value - width, high=value + width, n=n, unit=unit)
 
 
 def bounded_mean_interval(
@@ -108,6 +111,7 @@ def bounded_mean_interval(
     least: float = 0.0,
     most: float = 1.0,
     z: float = Z95,
+    unit: Unit | None = None,
 ) -> Estimate:
     """Mean of n samples that lie in [least, most], with Student's interval cut at these limits.
 
@@ -124,7 +128,7 @@ def bounded_mean_interval(
 
     value = min(most, max(least, total / n))
     if n == 1:
-        return Estimate(value=value, low=least, high=most, n=1)
+        return Estimate(value=value, low=least, high=most, n=1, unit=unit)
     variance = max(0.0, total_squares / n - (total / n) ** 2) * n / (n - 1)
     quantile = float(t.ppf(norm.cdf(z), n - 1))
     width = quantile * math.sqrt(variance / n)
@@ -133,4 +137,5 @@ def bounded_mean_interval(
         low=max(least, value - width),
         high=min(most, value + width),
         n=n,
+        unit=unit,
     )

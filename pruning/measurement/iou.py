@@ -91,7 +91,7 @@ def compute_whole_ious(
 
 def _estimate_iou(value: Tensor, draws: Tensor, n: int) -> Estimate:
     """A value with the interval of its draws, without those that drew no image with the class."""
-    return enclose_value(float(value), draws[~draws.isnan()], n)
+    return enclose_value(float(value), draws[~draws.isnan()], n, "fraction")
 
 
 def compute_constant_errors(masks: Tensor, classes: int) -> Tensor:

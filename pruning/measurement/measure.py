@@ -44,7 +44,9 @@ class Measured:
         return Evaluated(
             error=estimate_error(self.wrong),
             val_error=estimate_error(self.val_wrong),
-            loss=mean_interval(float(losses.sum()), float((losses**2).sum()), len(losses)),
+            loss=mean_interval(
+                float(losses.sum()), float((losses**2).sum()), len(losses), unit="nats"
+            ),
         )
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -80,7 +82,9 @@ def estimate_error(wrong: Tensor) -> Estimate:
     if wrong.dtype == torch.bool:
         return binomial_interval(int(wrong.sum()), len(wrong))
     values = wrong.double()
-    return bounded_mean_interval(float(values.sum()), float((values**2).sum()), n=len(values))
+    return bounded_mean_interval(
+        float(values.sum()), float((values**2).sum()), n=len(values), unit="fraction"
+    )
 
 
 def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
@@ -94,7 +98,13 @@ def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate
         return difference_interval(only_first, only_second, len(first), z)
     gaps = first.double() - second.double()
     return bounded_mean_interval(
-        float(gaps.sum()), float((gaps**2).sum()), n=len(gaps), least=-1.0, most=1.0, z=z
+        float(gaps.sum()),
+        float((gaps**2).sum()),
+        n=len(gaps),
+        least=-1.0,
+        most=1.0,
+        z=z,
+        unit="points",
     )
 
 

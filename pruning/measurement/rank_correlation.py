@@ -63,7 +63,7 @@ def estimate_spearman(
 
     >>> x = torch.arange(6.0)[None]
     >>> estimate_spearman(x, x**2, torch.Generator().manual_seed(0))
-    Estimate(value=1.0, low=1.0, high=1.0, n=6)
+    Estimate(value=1.0, low=1.0, high=1.0, n=6, unit='correlation')
     """
     n = x.shape[-1]
     rho = float(compute_spearman(x, y))
@@ -71,7 +71,7 @@ def estimate_spearman(
         return None
     rho = _remove_rounding(rho)
     if n < FEWEST:
-        return Estimate(value=rho, n=n)
+        return Estimate(value=rho, n=n, unit="correlation")
     draws = torch.empty(0, dtype=torch.float64)
     for _ in range(DRAWS):
         drawn = torch.randint(n, (resamples, n), generator=generator)
@@ -79,8 +79,14 @@ def estimate_spearman(
         draws = torch.cat([draws, values[~values.isnan()]])
         if len(draws) >= resamples:
             low, high = central_limits(draws[:resamples])
-            return Estimate(value=rho, low=_remove_rounding(low), high=_remove_rounding(high), n=n)
-    return Estimate(value=rho, n=n)
+            return Estimate(
+                value=rho,
+                low=_remove_rounding(low),
+                high=_remove_rounding(high),
+                n=n,
+                unit="correlation",
+            )
+    return Estimate(value=rho, n=n, unit="correlation")
 
 
 def permutation_p_value(

@@ -161,6 +161,7 @@ class Results:
         return Checkpoint(
             **measured.document().model_dump(),
             id=record.id,
+            label=record.label,
             criterion=record.criterion,
             round=record.round,
             requested_sparsity=record.target,

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from pruning import wording
 from pruning.reporting.series_styles import GRID, INK, VARIABLES, Entry, Look
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 
 SPARSITY_TICKS = (
     0.0,
@@ -59,6 +59,8 @@ SETTINGS: Any = {
 }
 HUNDREDTHS = FuncFormatter(lambda value, _: wording.signed(f"{100 * value:.4g}"))
 """The formatter of fractions in percent or percentage points."""
+IN_HUNDREDTHS = frozenset({"fraction", "share", "points"})
+"""The units whose values are shown in hundredths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,23 +159,24 @@ def set_sparsity_axis(axes: Axes, low: float, high: float) -> None:
     )
 
 
-def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
+def rescale_values(axes: Axes, unit: Unit, series: Sequence[Sequence[float]]) -> str:
     """Show fractions in hundredths, and values over orders of magnitude on a log axis; returns what
     the label adds for it.
     """
     values = [value for curve in series for value in curve]
-    unit = wording.unit_of(label)
-    if unit and all(abs(value) <= 1 for value in values):
+    symbol = wording.axis_unit(unit)
+    name = f" ({symbol})" if symbol else ""
+    if unit in IN_HUNDREDTHS:
         axes.yaxis.set_major_formatter(HUNDREDTHS)
-        return f" ({unit})"
+        return name
     sizes = sorted(abs(value) for value in values if value)
     if not sizes:
-        return ""
+        return name
     tops = sorted(max(map(abs, curve)) for curve in series if any(curve))
     # the median value or, where smaller, the median of the curves' tops: most of what is drawn
     common = min(sizes[len(sizes) // 2], tops[(len(tops) - 1) // 2])
     if sizes[-1] <= WIDE * common:
-        return ""
+        return name
     note = "log axis"
     if min(values) > 0:
         axes.set_yscale("log")
@@ -183,24 +186,26 @@ def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) ->
         note = f"symlog axis, linear within ±{wording.number(linear)}"
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    return f", {note}"
+    return f"{name}, {note}"
 
 
-def set_log_axis(axis: Axis, label: str) -> None:
+def set_log_axis(axis: Axis, unit: Unit) -> str:
     """Make an axis logarithmic, fractions in percent; with few powers of ten in view, 2 and 5 times
-    these are written too.
+    these are written too. Returns what the label adds for it.
     """
-    is_fraction = bool(wording.unit_of(label.removesuffix(wording.LOG_AXIS)))
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     low, high = sorted(axis.get_view_interval())
     narrow = low > 0 and high / low < WIDE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     axis.set_major_formatter(
         FuncFormatter(
-            lambda value, _: wording.short_percent(value) if is_fraction else wording.number(value)
+            lambda value, _: (
+                wording.short_percent(value) if unit in IN_HUNDREDTHS else wording.number(value)
+            )
         )
     )
     axis.set_minor_formatter(NullFormatter())
+    return " (log axis)"
 
 
 def render_svg(figure: Figure, key: str) -> str:

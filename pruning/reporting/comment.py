@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from pruning import wording
 from pruning.reporting import summary
@@ -71,7 +70,7 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
         curves = "\n\n".join(_tabulate_curves(section.curves))
         parts.append(format_details(f"Curves of {escape(name)}", curves))
     if full and section.details:
-        details = "\n\n".join(_tabulate_details(section.details, digits))
+        details = "\n\n".join(_tabulate_details(section, digits))
         parts.append(format_details(f"Details of {escape(name)}", details))
     return parts
 
@@ -80,15 +79,16 @@ def _tabulate_scalars(scalars: dict[str, Estimate], digits: int) -> str:
     rows = []
     for key, estimate in scalars.items():
         samples = "–" if estimate.n is None else wording.count(estimate.n)
-        rows.append((escape(key), wording.by_name(key, estimate, digits), samples))
+        name = wording.name_with_unit(key, estimate.unit)
+        rows.append((escape(name), wording.quantity(estimate, digits), samples))
     return format_table(["Quantity", "Value [95 % interval]", "Samples"], rows, right=(1, 2))
 
 
-def _tabulate_details(details: dict[str, Any], digits: int) -> list[str]:
+def _tabulate_details(section: Section, digits: int) -> list[str]:
     """Return lists of records as tables, anything else as JSON."""
     parts = []
-    for key, value in select_shown(details).items():
-        table = build_table(value, digits, key)
+    for key, value in select_shown(section).items():
+        table = build_table(value, digits, key, section.units)
         if table is None:
             parts.append(format_json(summary.format_json({key: value})))
             continue
@@ -105,16 +105,23 @@ def _tabulate_curves(curves: dict[str, Curve]) -> list[str]:
     """Return tables of curves, those with equal axes and points side by side."""
     groups: dict[tuple[str, str, tuple[float | str, ...]], list[str]] = {}
     for key, curve in curves.items():
-        axes = (curve.x_label, curve.y_label, curve.x_names or curve.x)
+        axes = (
+            wording.name_with_unit(curve.x_label, curve.x_unit),
+            wording.name_with_unit(curve.y_label, curve.y_unit),
+            curve.x_names or curve.x,
+        )
         groups.setdefault(axes, []).append(key)
     tables = []
     for (x_label, y_label, xs), keys in groups.items():
+        x_unit = curves[keys[0]].x_unit
         for start in range(0, len(keys), COLUMNS):
             columns = keys[start : start + COLUMNS]
             rows = []
             for i, x in enumerate(xs):
-                point = escape(x) if isinstance(x, str) else wording.number(x)
-                rows.append((point, *(_format_point(curves[key], i) for key in columns)))
+                point = (
+                    x if isinstance(x, str) else wording.quantity(Estimate(value=x), unit=x_unit)
+                )
+                rows.append((escape(point), *(_format_point(curves[key], i) for key in columns)))
             head = [escape(x_label), *map(escape, columns)]
             table = format_table(head, rows, right=range(len(head)))
             tables.append(f"{escape(y_label)} against {escape(x_label)}\n\n{table}")
@@ -122,4 +129,4 @@ def _tabulate_curves(curves: dict[str, Curve]) -> list[str]:
 
 
 def _format_point(curve: Curve, i: int) -> str:
-    return wording.by_name(curve.y_label, curve.y[i]) if i < len(curve.y) else ""
+    return wording.quantity(curve.y[i], unit=curve.y_unit) if i < len(curve.y) else ""

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from pruning import wording
 from pruning.reporting.axes import (
     HUNDREDTHS,
+    IN_HUNDREDTHS,
     Plot,
     create_figure,
     draw_dots,
@@ -39,7 +40,7 @@ from pruning.reporting.series_styles import (
     choose_style,
 )
 from pruning.reporting.tables import format_heading
-from pruning.schemas.report import Curve, Section
+from pruning.schemas.report import Curve, Section, Unit
 
 CROWD = 16
 """The largest number of curves on one pair of axes."""
@@ -54,7 +55,7 @@ class _XAxis:
     """The spacing of the horizontal axis of a plot, and where its curves stand on it."""
 
     kind: Literal["sparsity", "logarithmic", "fraction", "count", "plain"]
-    label: str
+    unit: Unit
     shifts: tuple[float, ...]
     """The sideways shift of each curve, in the units of the axis."""
 
@@ -97,7 +98,7 @@ def _build_titles(
     prefixes = [_find_common_prefix([name.split("/")[:-1] for name in group]) for group in names]
     shared = len(_find_common_prefix(prefixes))
     subtitles = [
-        format_heading("/".join(prefix[shared:])) or y.removesuffix(wording.LOG_AXIS).strip()
+        format_heading("/".join(prefix[shared:])) or y
         for prefix, (_, y) in zip(prefixes, labels, strict=True)
     ]
     titles = []
@@ -105,7 +106,7 @@ def _build_titles(
         if subtitles.count(subtitle) == 1:
             titles.append(f"{title}: {subtitle}")
         else:
-            titles.append(f"{title}: {y}, {x}".replace(f" {wording.LOG_AXIS}", ""))
+            titles.append(f"{title}: {y}, {x}")
     return titles
 
 
@@ -171,23 +172,23 @@ def _plot_curves(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
 
 
 def _choose_x_axis(curves: Sequence[Curve]) -> _XAxis:
-    """Return the kind of axis that the label and the values of the curves allow."""
-    label = curves[0].x_label
+    """Return the kind of axis that the unit, the scale and the values of the curves allow."""
+    unit, scale = curves[0].x_unit, curves[0].x_scale
     values = [x for curve in curves for x in curve.x]
     no_shifts = (0.0,) * len(curves)
-    if label.endswith(wording.LOG_AXIS) and all(x > 0 for x in values):
-        return _XAxis("logarithmic", label, no_shifts)
-    if label.lower().startswith("sparsity") and all(0 <= x < 1 for x in values):
+    if scale == "log" and all(x > 0 for x in values):
+        return _XAxis("logarithmic", unit, no_shifts)
+    if scale == "sparsity" and all(0 <= x < 1 for x in values):
         if any(curve.drawn is not None for curve in curves):
             # a law and its points must stay on each other
-            return _XAxis("sparsity", label, no_shifts)
+            return _XAxis("sparsity", unit, no_shifts)
         places = [stretch_sparsity(x) for x in values]
-        return _XAxis("sparsity", label, tuple(spread_sideways(len(curves), places)))
-    if wording.unit_of(label) and all(abs(x) <= 1 for x in values):
-        return _XAxis("fraction", label, no_shifts)
+        return _XAxis("sparsity", unit, tuple(spread_sideways(len(curves), places)))
+    if unit in IN_HUNDREDTHS:
+        return _XAxis("fraction", unit, no_shifts)
     if all(float(x).is_integer() for x in values):
-        return _XAxis("count", label, no_shifts)
-    return _XAxis("plain", label, no_shifts)
+        return _XAxis("count", unit, no_shifts)
+    return _XAxis("plain", unit, no_shifts)
 
 
 def _set_x_axis(axes: Axes, x_axis: _XAxis, curves: Sequence[Curve]) -> str:
@@ -198,24 +199,23 @@ def _set_x_axis(axes: Axes, x_axis: _XAxis, curves: Sequence[Curve]) -> str:
             set_sparsity_axis(axes, min(places), max(places))
             return " (axis spaced by compression)"
         case "logarithmic":
-            set_log_axis(axes.xaxis, x_axis.label)
+            return set_log_axis(axes.xaxis, x_axis.unit)
         case "fraction":
             axes.xaxis.set_major_formatter(HUNDREDTHS)
-            return f" ({wording.unit_of(x_axis.label)})"
+            return f" ({wording.axis_unit(x_axis.unit)})"
         case "count":
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     return ""
 
 
 def _set_value_axis(axes: Axes, curves: Sequence[tuple[str, Curve]]) -> str:
-    """Scale the vertical axis by its label and the values; returns what the label adds for it."""
-    label = curves[0][1].y_label
+    """Scale the vertical axis by its unit and the values; returns what the label adds for it."""
+    first = curves[0][1]
     values = [[y.value for y in curve.y] for _, curve in curves]
     positive = all(value > 0 for series in values for value in series)
-    if label.endswith(wording.LOG_AXIS) and positive:
-        set_log_axis(axes.yaxis, label)
-        return ""
-    return rescale_values(axes, label, values)
+    if first.y_scale == "log" and positive:
+        return set_log_axis(axes.yaxis, first.y_unit)
+    return rescale_values(axes, first.y_unit, values)
 
 
 def _draw_curve(axes: Axes, curve: Curve, look: Look, x_axis: _XAxis, number: int) -> None:

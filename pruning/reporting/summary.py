@@ -20,9 +20,8 @@ FORMATS = {
     "masks": "masks",
 }
 BATCHNORM_NOTE = (
-    "right after pruning, its statistics taken anew from training images; undone where the loss "
-    "on other "
-    "training images (nats, before → after) did not fall."
+    "right after pruning, its statistics are taken from training images once more; undone where "
+    "the loss on other training images (nats, before → after) did not fall."
 )
 LATENCY_NOTE = (
     "Latency is measured, on dense kernels. “× given” is the ratio of the fastest passes of a "
@@ -89,12 +88,12 @@ def list_labels(report: Report) -> list[str]:
 
 
 def find_label(report: Report, criterion: Method) -> str:
-    """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it
-    has no checkpoint.
-    """
+    """Return the label of a criterion's checkpoints; its name and parameters where it has none."""
     for checkpoint in report.checkpoints:
         if checkpoint.criterion == criterion:
-            return checkpoint.id.removesuffix(f"-{checkpoint.requested_sparsity!r}")
+            # Reports of earlier versions have the label in the id alone.
+            suffix = f"-{checkpoint.requested_sparsity!r}"
+            return checkpoint.label or checkpoint.id.removesuffix(suffix)
     return wording.method_call(criterion)
 
 

@@ -1,20 +1,19 @@
-"""Details of a section as tables: lists of flat records, numbers in the unit that the name of their
-column implies.
-"""
+"""Details of a section as tables: lists of flat records, numbers in the unit of their column."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pruning import wording
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Section, Unit
 
 SCALARS = (str, int, float, bool, type(None))
 ESTIMATE = frozenset(Estimate.model_fields)
-SHARES = frozenset({"sparsity", "density"})
+ALWAYS = ESTIMATE - {"unit"}
+"""The fields of an estimate in reports of every version."""
 COLUMNS = 40
 """The largest number of columns of a table of records by name."""
 ROWS = 400
@@ -33,20 +32,19 @@ class Table:
     """The number of rows that are not shown."""
 
 
-def build_table(value: Any, digits: int = 1, name: str = "") -> Table | None:
+def build_table(
+    value: Any, digits: int = 1, name: str = "", units: Mapping[str, Unit] = MappingProxyType({})
+) -> Table | None:
     """Return a list of flat records, whose cells may be estimates, as a table, or `None` for
     anything else.
 
-    Records by name are a table too, its numbers in the unit of the `name` of the whole.
+    `units` are those of plain numbers by the name of their column. Records by name are a table too,
+    its numbers in the unit of the `name` of the whole.
 
-    >>> table = build_table(
-    ...     [
-    ...         {"layer": "fc", "change_nats": {"value": 0.25, "low": None, "high": None, "n": 3}},
-    ...         {"layer": "x"},
-    ...     ]
-    ... )
+    >>> records = [{"layer": "fc", "loss_change": 0.25}, {"layer": "x"}]
+    >>> table = build_table(records, units={"loss_change": "nats_difference"})
     >>> table.head, table.rows
-    (['layer', 'change (nats)'], [['fc', '+0.250'], ['x', '']])
+    (['layer', 'loss change (nats)'], [['fc', '+0.250'], ['x', '']])
     """
     is_by_name = _are_records_by_name(value)
     records = [{"": key, **row} for key, row in value.items()] if is_by_name else value
@@ -57,34 +55,49 @@ def build_table(value: Any, digits: int = 1, name: str = "") -> Table | None:
         i for i, key in enumerate(keys) if any(_is_number(record.get(key)) for record in records)
     )
     rows = [
-        [_format_cell(name if is_by_name else key, record.get(key, ""), digits) for key in keys]
+        [
+            _format_cell(record.get(key, ""), digits, units.get(name if is_by_name else key))
+            for key in keys
+        ]
         for record in records[:ROWS]
     ]
     return Table(
-        head=[format_heading(key) for key in keys],
+        head=[format_heading(key, _find_unit(key, records, units)) for key in keys],
         rows=rows,
         numeric=numeric,
         left_off=max(0, len(records) - ROWS),
     )
 
 
-def select_shown(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the details that a page shows: what begins with `raw_` is for programs and in the JSON
-    report alone.
+def select_shown(section: Section) -> dict[str, Any]:
+    """Return the details that a page shows: hidden ones are for programs and in the JSON report
+    alone.
 
-    >>> select_shown({"laws": [], "raw_laws": {}})
+    >>> details = {"laws": [], "raw_laws": {}}
+    >>> select_shown(Section(title="Law", version=1, details=details, hidden=("raw_laws",)))
     {'laws': []}
     """
-    return {key: value for key, value in details.items() if not key.startswith("raw_")}
+    return {key: value for key, value in section.details.items() if key not in section.hidden}
 
 
-def format_heading(key: str) -> str:
-    """Return the name of a column or a table as words.
+def format_heading(key: str, unit: Unit | None = None) -> str:
+    """Return the name of a column or a table as words, with a unit that its values lack.
 
-    >>> format_heading("loss_change_nats"), format_heading("per_layer")
+    >>> format_heading("loss_change", "nats_difference"), format_heading("per_layer")
     ('loss change (nats)', 'per layer')
     """
-    return re.sub(r"_nats$", " (nats)", key).replace("_", " ")
+    return wording.name_with_unit(key.replace("_", " "), unit)
+
+
+def _find_unit(
+    key: str, records: Sequence[Mapping[str, Any]], units: Mapping[str, Unit]
+) -> Unit | None:
+    """Return the unit of a column, that of its first estimate where no unit is given for it."""
+    if key in units:
+        return units[key]
+    cells = (record.get(key) for record in records)
+    estimates = (Estimate.model_validate(cell) for cell in cells if _is_estimate(cell))
+    return next((estimate.unit for estimate in estimates), None)
 
 
 def _are_records_by_name(value: Any) -> bool:
@@ -108,22 +121,20 @@ def _are_flat_records(value: Any) -> bool:
 
 
 def _is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and frozenset(value) == ESTIMATE
+    return isinstance(value, Mapping) and ALWAYS <= frozenset(value) <= ESTIMATE
 
 
 def _is_number(value: Any) -> bool:
     return _is_estimate(value) or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _format_cell(key: str, value: Any, digits: int) -> str:
+def _format_cell(value: Any, digits: int, unit: Unit | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_estimate(value):
-        return wording.by_name(key, Estimate.model_validate(value), digits)
+        return wording.quantity(Estimate.model_validate(value), digits, unit)
     if isinstance(value, int):
         return wording.count(value)
     if isinstance(value, float):
-        if SHARES & frozenset(key.split("_")) and 0 <= value <= 1:
-            return wording.short_percent(value)
-        return wording.by_name(key, Estimate(value=value), digits)
+        return wording.quantity(Estimate(value=value), digits, unit)
     return "–" if value is None else str(value)

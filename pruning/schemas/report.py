@@ -9,6 +9,31 @@ from pydantic import Field, model_validator
 from pruning.schemas.base import Document
 from pruning.schemas.recipe import Method
 
+Unit = Literal[
+    "fraction",
+    "share",
+    "points",
+    "nats",
+    "nats_difference",
+    "correlation",
+    "factor",
+    "milliseconds",
+    "seconds",
+    "bytes",
+    "number",
+]
+"""The unit of a value.
+
+`fraction`: an error or accuracy, 0.18 is read as 18.0 %. `share`: a sparsity or density, read with
+as many digits as it needs. `points`: a difference of two fractions, 0.012 is read as +1.2 pp.
+`nats`: a loss. `nats_difference`: a change of a loss, read with its sign. `factor`: 2 is read as
+2×.
+"""
+Scale = Literal["linear", "log", "sparsity"]
+"""The spacing of an axis: `sparsity` is spaced by compression, as far from 90 to 95 % as from 95 to
+97.5 %.
+"""
+
 
 class Estimate(Document):
     """A measured value with its 95 % confidence interval and the number of samples behind it."""
@@ -17,6 +42,12 @@ class Estimate(Document):
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    unit: Unit | None = None
+    """The unit of the value and its interval; `null` in reports of earlier versions."""
+
+    def in_unit(self, unit: Unit) -> Estimate:
+        """The same numbers in this unit."""
+        return self.model_copy(update={"unit": unit})
 
 
 class Curve(Document):
@@ -26,6 +57,11 @@ class Curve(Document):
     y: tuple[Estimate, ...]
     x_label: str
     y_label: str
+    x_unit: Unit = "number"
+    y_unit: Unit = "number"
+    x_scale: Scale = "linear"
+    y_scale: Scale = "linear"
+    """A `linear` axis is drawn logarithmic where its values span many orders of magnitude."""
     x_names: tuple[str, ...] | None = None
     """The names of the points, where `x` only numbers them: drawn as bars."""
     drawn: Literal["points", "line", "band"] | None = None
@@ -58,6 +94,11 @@ class Section(Document):
     curves: dict[str, Curve] = {}
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = {}
+    """Tables and other values by name. A table is a list of flat records."""
+    units: dict[str, Unit] = {}
+    """The units of plain numbers in the tables, by the name of their column."""
+    hidden: tuple[str, ...] = ()
+    """The names of details that are for programs: no page shows them."""
     pictures: dict[str, Picture] = {}
 
 
@@ -151,6 +192,10 @@ class Checkpoint(Network):
     """A pruned network at one target."""
 
     id: str
+    label: str = ""
+    """The criterion as the report names it, unique within the job; empty in reports of earlier
+    versions.
+    """
     criterion: Method
     round: int
     requested_sparsity: float

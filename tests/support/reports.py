@@ -31,17 +31,19 @@ HOSTILE = '<script>alert("x")</script>|`a` & @all\n"\'><img src=http://evil.test
 
 
 def estimate(value: float, half: float = 0.018, n: int = TEST) -> Estimate:
-    return Estimate(value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=n)
+    return Estimate(
+        value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=n, unit="fraction"
+    )
 
 
 def difference(value: float, half: float = 0.009) -> Estimate:
-    return Estimate(value=value, low=value - half, high=value + half, n=TEST)
+    return Estimate(value=value, low=value - half, high=value + half, n=TEST, unit="points")
 
 
 def evaluated(error: float) -> Evaluated:
     return Evaluated(
         error=estimate(error),
-        loss=Estimate(value=3 * error, n=TEST),
+        loss=Estimate(value=3 * error, n=TEST, unit="nats"),
         val_error=estimate(error + 0.004),
     )
 
@@ -197,15 +199,18 @@ def realistic(**changes: Any) -> Report:
                 scalars={
                     "nominal/error": estimate(0.07),
                     "shifted/delta_excess_error": difference(0.013),
-                    "spearman": Estimate(value=0.91),
-                    "forward_ms": Estimate(value=12.5),
+                    "spearman": Estimate(value=0.91, unit="correlation"),
+                    "forward": Estimate(value=12.5, unit="milliseconds"),
                 },
                 curves={
                     name: Curve(
                         x=(0.0, 0.5, 0.8, 0.95),
                         y=tuple(estimate(k * error) for error in (0.08, 0.09, 0.1, 0.2)),
                         x_label="sparsity",
+                        x_unit="share",
+                        x_scale="sparsity",
                         y_label="test error",
+                        y_unit="fraction",
                     )
                     for k, name in enumerate(("gaussian_noise", "fog", "jpeg_compression"), 1)
                 },

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruning.reporting import to_html, to_markdown
+from pruning.reporting import summary, to_html, to_markdown
 from pruning.reporting.tables import ROWS, build_table
-from pruning.schemas.report import Estimate, Section
+from pruning.schemas.report import Estimate, Report, Section
 from tests.support import reports
 from tests.support.page import Page
 
 
 def test_records_become_tables_with_units_and_intervals() -> None:
     change, error = (
-        Estimate(value=0.13716, low=0.128, high=0.1462),
-        Estimate(value=0.1, low=0.05, high=0.2),
+        Estimate(value=0.13716, low=0.128, high=0.1462, unit="nats_difference"),
+        Estimate(value=0.1, low=0.05, high=0.2, unit="fraction"),
     )
     table = build_table(
         [
             {
                 "target_sparsity": 0.95,
                 "criterion": "qm",
-                "loss_change_nats": change.model_dump(),
+                "loss_change": change.model_dump(),
                 "error_after_retraining": error.model_dump(),
                 "rank": 4.5,
                 "seen": True,
@@ -29,11 +29,12 @@ def test_records_become_tables_with_units_and_intervals() -> None:
             {
                 "target_sparsity": 0.8,
                 "criterion": "lm",
-                "loss_change_nats": "overflow on 3 images",
+                "loss_change": "overflow on 3 images",
                 "rank": 12.0,
                 "images": 2000,
             },
-        ]
+        ],
+        units={"target_sparsity": "share"},
     )
     assert table is not None
     assert table.head == [
@@ -51,7 +52,7 @@ def test_records_become_tables_with_units_and_intervals() -> None:
     ]
     assert table.numeric == {0, 2, 3, 4, 6}
     by_class = build_table(
-        {"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class"
+        {"a-0.5": {"cat": Estimate(value=0.5, unit="fraction").model_dump()}}, 2, "error_by_class"
     )
     assert by_class is not None
     assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
@@ -89,3 +90,33 @@ def test_a_section_of_tables_alone_opens_the_first() -> None:
     assert "<details open>" not in to_html(
         reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=())
     )
+
+
+def strip(document: Any, names: frozenset[str]) -> Any:
+    """The document without the fields of these names, at any depth."""
+    if isinstance(document, dict):
+        return {key: strip(value, names) for key, value in document.items() if key not in names}
+    if isinstance(document, list):
+        return [strip(value, names) for value in document]
+    return document
+
+
+def test_a_report_from_before_units_is_read_and_shown() -> None:
+    later = frozenset(
+        {"unit", "units", "hidden", "x_unit", "y_unit", "x_scale", "y_scale", "label"}
+    )
+    document = strip(reports.realistic().model_dump(mode="json"), later)
+    old = Report.model_validate(document)
+    assert old.schema_version == 1
+    page = "".join(Page(to_html(old)).text)
+    for words in ("Robustness to corruptions", "nominal/error", "0.07", "magnitude", "snip"):
+        assert words in page
+    assert "Robustness to corruptions" in to_markdown(old)
+    assert summary.list_labels(old) == summary.list_labels(reports.realistic())
+
+
+def test_estimates_in_tables_of_any_version_are_recognised() -> None:
+    old = {"value": 0.5, "low": None, "high": None, "n": 3}
+    table = build_table([{"error": old}, {"error": old | {"unit": "fraction"}}])
+    assert table is not None
+    assert table.rows == [["0.5"], ["50.0 %"]]

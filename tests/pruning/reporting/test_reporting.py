@@ -316,31 +316,29 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
         (lambda: wording.factor(1e4), "10000×"),
         (lambda: wording.duration(59.9), "59.9 s"),
         (
-            lambda: wording.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
+            lambda: wording.quantity(Estimate(value=1.5, low=1.0, high=2.0, unit="milliseconds")),
             "1.50 ms [1.00 ms, 2.00 ms]",
         ),
-        (lambda: wording.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: wording.quantity(Estimate(value=0.5)), "0.5"),
         (
-            lambda: wording.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
+            lambda: wording.quantity(
+                Estimate(value=0.0, low=-0.02, high=0.02), unit="nats_difference"
+            ),
             "0.000 [−0.020, +0.020]",
         ),
         (
-            lambda: wording.by_name(
-                "mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)
-            ),
+            lambda: wording.quantity(Estimate(value=123456.0, low=1e5, high=2e5, unit="nats")),
             "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]",
         ),
         (
-            lambda: wording.by_name(
-                "spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)
-            ),
+            lambda: wording.quantity(Estimate(value=-0.1461, low=-1, high=0.5, unit="correlation")),
             "−0.15 [−1.00, 0.50]",
         ),
         (
-            lambda: wording.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)),
+            lambda: wording.quantity(Estimate(value=-0.00898), unit="factor"),
             "−0.009×",
         ),
-        (lambda: wording.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
+        (lambda: wording.quantity(Estimate(value=0.853, unit="fraction")), "85.3 %"),
     ],
 )
 def test_quantities(call: Callable[[], Any], text: str) -> None:

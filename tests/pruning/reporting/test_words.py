@@ -106,7 +106,10 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
         x=(0.5, 0.8),
         y=(reports.difference(-0.0124), reports.difference(0.03)),
         x_label="sparsity",
+        x_unit="share",
+        x_scale="sparsity",
         y_label="test error above the dense control's",
+        y_unit="points",
     )
     section = Section(title="Accuracy", version=1, curves={"increase/a": curve})
     (plot,) = plot_section("s", section)
@@ -127,7 +130,8 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
                 x=(0.5, 0.8, 0.9),
                 y=tuple(Estimate(value=scale * v) for v in values),
                 x_label="sparsity",
-                y_label="loss change (nats)",
+                y_label="loss change",
+                y_unit="nats_difference",
             )
             for name, scale in (("a", 1.0), ("b", 1.2))
         }
