@@ -121,19 +121,6 @@ def find_trained_corruptions(record: JobRecord) -> frozenset[str]:
     return frozenset(name for names in trained for name in names)
 
 
-def group_by_images(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
-    """The names of the nominal distribution and of the shifts by their dataset: the errors on the
-    same images are resampled together.
-
-    >>> group_by_images([Shift("fog", 3), Shift(dataset="night")])
-    {None: ['nominal', 'fog 3'], 'night': ['night']}
-    """
-    names: dict[str | None, list[str]] = {}
-    for shift in [Shift(), *shifts]:
-        names.setdefault(shift.dataset, []).append(shift.name)
-    return names
-
-
 def shift_images(
     data: Data,
     split: Split,
