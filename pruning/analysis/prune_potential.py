@@ -2,7 +2,7 @@
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021, and the code released with it (any later success counts;
-regression without intercept). Intervals over images are ours: the paper repeats trainings instead.
+regression without intercept).
 """
 
 from __future__ import annotations
@@ -10,13 +10,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.masks import count_parameters
 
 
 def compute_prune_ratio(round_record: RoundRecord, parameters: int) -> float:
     """PR: the fraction of all parameters of the dense network that pruning removed."""
     removed = sum(int((~mask).sum()) for mask in round_record.masks().values())
     return removed / parameters
+
+
+def compute_prune_ratios(record: JobRecord) -> dict[str, dict[str, float]]:
+    """The prune ratio of every checkpoint, by criterion and by checkpoint, the smallest first."""
+    parameters = count_parameters(record.dense())
+    ratios: dict[str, dict[str, float]] = {}
+    for row in record.rounds:
+        if row.target is not None:
+            ratios.setdefault(row.label, {})[row.id] = compute_prune_ratio(row, parameters)
+    return {
+        label: dict(sorted(by_checkpoint.items(), key=lambda item: item[1]))
+        for label, by_checkpoint in ratios.items()
+    }
 
 
 def find_prune_potential(

@@ -1,5 +1,5 @@
-"""Test images under shift (noise in normalised space, corruptions), and the errors of networks on
-them.
+"""Test images under shift (noise in normalised space, corruptions), and the answers and errors of
+networks on them.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021, and the code released with it (uniform noise in
@@ -8,11 +8,11 @@ normalised space, not clipped); Hendrycks and Dietterich, ICLR 2019 (corruptions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pruning.analysis.job_record import JobRecord
 from pruning.data.corrupted import corrupt
@@ -93,14 +93,19 @@ def name_networks(record: JobRecord) -> list[NamedNetwork]:
     ]
 
 
+def select_split(data: Data, dataset: str | None = None, *, validation: bool = False) -> Split:
+    """The test (or validation) images of the data, or of one of its shifted sets."""
+    source = data if dataset is None else data.shifted[dataset]
+    return source.val if validation else source.test
+
+
 def draw_sample(
     record: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False
 ) -> Split:
     """At most `images` test (or validation) images of the data or of a shifted set, the same ones
     for all shifts.
     """
-    source = record.data if dataset is None else record.data.shifted[dataset]
-    split = source.val if validation else source.test
+    split = select_split(record.data, dataset, validation=validation)
     names = ("shifts",) if dataset is None else ("shifts", dataset)
     order = torch.randperm(len(split), generator=generator(record.seed, *names))[:images]
     return split[order.sort().values.to(split.labels.device)]
@@ -114,19 +119,6 @@ def find_trained_corruptions(record: JobRecord) -> frozenset[str]:
         if schedule is not None and schedule.corrupt is not None
     ]
     return frozenset(name for names in trained for name in names)
-
-
-def group_by_images(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
-    """The names of the nominal distribution and of the shifts by their dataset: the errors on the
-    same images are resampled together.
-
-    >>> group_by_images([Shift("fog", 3), Shift(dataset="night")])
-    {None: ['nominal', 'fog 3'], 'night': ['night']}
-    """
-    names: dict[str | None, list[str]] = {}
-    for shift in [Shift(), *shifts]:
-        names.setdefault(shift.dataset, []).append(shift.name)
-    return names
 
 
 def shift_images(
@@ -166,8 +158,30 @@ def shift_images(
     inputs = data.normalize(split.images)
     if not shift.noise:
         return inputs
-    rng = generator(seed, "noise", repr(shift.noise))
-    return inputs + shift.noise * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
+    return add_noise(inputs, shift.noise, generator(seed, "noise", repr(shift.noise)))
+
+
+def add_noise(inputs: Tensor, level: float, rng: Generator) -> Tensor:
+    """x + U(-level, level), of the shape of `inputs`, drawn on the CPU: the same on every device.
+
+    Inputs in parts get the noise that they get at once.
+
+    >>> whole, part = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    >>> noisy = add_noise(torch.zeros(3, 2), 0.5, whole)
+    >>> bool(noisy.abs().max() <= 0.5)
+    True
+    >>> bool((add_noise(torch.zeros(2, 2), 0.5, part) == noisy[:2]).all())
+    True
+    """
+    return inputs + level * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
+
+
+def iterate_noisy(data: Data, split: Split, level: float, rng: Generator) -> Iterator[Tensor]:
+    """Normalised batches of the images of a split, in order, with noise where `level` is not 0;
+    memory holds one batch of a large split at a time.
+    """
+    for inputs, _ in data.batches(split, EVAL_BATCH):
+        yield add_noise(inputs, level, rng) if level else inputs
 
 
 def errors_under_shifts(
@@ -217,24 +231,41 @@ def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels:
     """The error of a network on each input, on the CPU, see
     `pruning.measurement.objective.compute_errors`.
     """
-    model.eval()
     size = data.at_once(EVAL_BATCH)
-    with torch.no_grad():
-        return torch.cat(
-            [
-                compute_errors(model(images).float(), truth).cpu()
-                for images, truth in zip(
-                    torch.split(inputs, size), torch.split(labels, size), strict=True
-                )
-            ]
-        )
+    answers = iterate_logits(model, torch.split(inputs, size))
+    errors = [
+        compute_errors(logits, truth).cpu()
+        for logits, truth in zip(answers, torch.split(labels, size), strict=True)
+    ]
+    return torch.cat(errors)
 
 
 def compute_logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """The logits of a network in eval mode, float32 (n, classes), on the CPU."""
+    answers = iterate_logits(model, torch.split(inputs, EVAL_BATCH))
+    return torch.cat([logits.cpu() for logits in answers])
+
+
+def predict_classes(
+    model: nn.Module, batches: Iterable[Tensor], advance: Callable[[int], None]
+) -> Tensor:
+    """The class that a network names for each input of the batches, int64 (n,), on the CPU.
+
+    `advance` is called with the number of inputs of each batch.
+    """
+    classes = []
+    for logits in iterate_logits(model, batches):
+        classes.append(logits.argmax(1).cpu())
+        advance(len(logits))
+    return torch.cat(classes)
+
+
+@torch.no_grad()
+def iterate_logits(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The logits of a network in eval mode by batch, float32, on the device of the inputs."""
     model.eval()
-    with torch.no_grad():
-        return torch.cat([model(part).float().cpu() for part in torch.split(inputs, EVAL_BATCH)])
+    for inputs in batches:
+        yield model(inputs).float()
 
 
 def compute_confidence(answer: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ dense network errs" and "the two disagree".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,11 +19,9 @@ from pruning import wording
 from pruning.analysis.bound_findings import TIGHTEST
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import Shift
-from pruning.data.tensors import Split
+from pruning.analysis.shifts import Shift, iterate_noisy, predict_classes, select_split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import upper_limit
-from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
@@ -138,13 +136,11 @@ class Certificate:
         load_dense, measured = record.control, record.control_measured
         if self.against == "given":
             load_dense, measured = record.dense, record.given_measured
-        test = record.data.test
-        answers = _predict_classes(load_dense(), record, test)
-        wrong = differs = torch.zeros(0, len(answers), dtype=torch.bool)
+        networks = [load_dense, *(row.network for row in targets)]
+        dense, *pruned = _predict_classes(record, networks, Shift())
+        wrong = differs = torch.zeros(0, len(dense), dtype=torch.bool)
         if targets:
-            differs = torch.stack(
-                [_predict_classes(row.network(), record, test) != answers for row in targets]
-            )
+            differs = torch.stack([classes != dense for classes in pruned])
             wrong = torch.stack([row.measured.wrong for row in targets])
         limits = limit_errors(wrong, measured.wrong, differs, self.delta)
         shifts = [Shift(noise=level) for level in self.noise]
@@ -152,7 +148,7 @@ class Certificate:
         shifted = [
             row
             for shift in shifts
-            for row in self._limit_under_shift(record, targets, load_dense(), shift)
+            for row in self._limit_under_shift(record, targets, networks, shift)
         ]
         promised = _read_bounds(record)
         details = {
@@ -180,23 +176,23 @@ class Certificate:
         )
 
     def _limit_under_shift(
-        self, record: JobRecord, targets: Sequence[RoundRecord], dense: nn.Module, shift: Shift
+        self,
+        record: JobRecord,
+        targets: Sequence[RoundRecord],
+        networks: Sequence[Callable[[], nn.Module]],
+        shift: Shift,
     ) -> list[dict[str, Any]]:
         """The limits on test images with noise, the same for all networks, or on those of a shifted
         set.
         """
-        split = record.data.test
-        if shift.dataset is not None:
-            split = record.data.shifted[shift.dataset].test
-        answers = _predict_classes(dense, record, split, shift.noise)
-        labels = split.labels.cpu()
-        pruned = [_predict_classes(row.network(), record, split, shift.noise) for row in targets]
+        labels = select_split(record.data, shift.dataset).labels.cpu()
+        dense, *pruned = _predict_classes(record, networks, shift)
         if not pruned:
             return []
         limits = limit_errors(
-            torch.stack([predicted != labels for predicted in pruned]),
-            answers != labels,
-            torch.stack([predicted != answers for predicted in pruned]),
+            torch.stack([classes != labels for classes in pruned]),
+            dense != labels,
+            torch.stack([classes != dense for classes in pruned]),
             self.delta,
         )
         return [
@@ -206,13 +202,13 @@ class Certificate:
                 "distribution": shift.name,
                 "images": len(labels),
                 "sparsity": row.sparsity,
-                "dense_accuracy": float((answers == labels).double().mean()),
-                "accuracy": float((predicted == labels).double().mean()),
-                "disagreement": float((predicted != answers).double().mean()),
+                "dense_accuracy": float((dense == labels).double().mean()),
+                "accuracy": float((classes == labels).double().mean()),
+                "disagreement": float((classes != dense).double().mean()),
                 "disagreement_at_most": limit.disagreement,
                 "accuracy_at_least_agreement": limit.agreement,
             }
-            for row, predicted, limit in zip(targets, pruned, limits, strict=True)
+            for row, classes, limit in zip(targets, pruned, limits, strict=True)
         ]
 
     def _describe_promise(self, checkpoints: int, images: int) -> str:
@@ -348,19 +344,15 @@ def _describe_best(targets: Sequence[RoundRecord], limits: Sequence[Limits]) -> 
 
 
 def _predict_classes(
-    model: nn.Module, record: JobRecord, split: Split, noise: float = 0.0
-) -> Tensor:
-    """The class that a network names for every image, on the CPU; with noise drawn from the seed
-    and the level.
+    record: JobRecord, networks: Sequence[Callable[[], nn.Module]], shift: Shift
+) -> list[Tensor]:
+    """The classes that each network names for all test images with noise, the same for all
+    networks, or for those of a shifted set.
     """
-    model.eval()
-    rng = generator(record.seed, "certificate", repr(noise))
-    answers = []
-    with torch.no_grad():
-        for inputs, _ in record.data.batches(split, EVAL_BATCH):
-            shift = torch.zeros(())
-            if noise:
-                shift = noise * (2 * torch.rand(inputs.shape, generator=rng) - 1)
-            answers.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
-            record.advance(len(inputs))
-    return torch.cat(answers)
+    split = select_split(record.data, shift.dataset)
+    predictions = []
+    for load in networks:
+        rng = generator(record.seed, "certificate", repr(shift.noise))
+        batches = iterate_noisy(record.data, split, shift.noise, rng)
+        predictions.append(predict_classes(load(), batches, record.advance))
+    return predictions

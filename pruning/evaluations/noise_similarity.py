@@ -21,6 +21,7 @@ from pruning.analysis.job_record import NO_SEPARATE, JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import (
     NamedNetwork,
+    add_noise,
     compute_confidence,
     compute_logits,
     draw_sample,
@@ -165,7 +166,7 @@ class NoiseSimilarity:
         """The noisy images of each draw, the same for all networks."""
         rng = generator(record.seed, "noise_similarity", repr(level))
         for _ in range(self.draws):
-            yield inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1).to(inputs)
+            yield add_noise(inputs, level, rng)
 
     def _compare_pixels(
         self, record: JobRecord, split: Split, network: NamedNetwork, reference: NamedNetwork

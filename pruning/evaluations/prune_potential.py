@@ -11,27 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from pruning import wording
-from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.prune_potential import compute_prune_ratio, find_prune_potential
+from pruning.analysis.prune_potential import compute_prune_ratios
+from pruning.analysis.shift_errors import ShiftErrors, Summary
 from pruning.analysis.shift_parameters import ShiftParameters
-from pruning.analysis.shifts import (
-    Shift,
-    errors_under_shifts,
-    find_trained_corruptions,
-    group_by_images,
-)
+from pruning.analysis.shifts import Shift
 from pruning.evaluations import evaluations
-from pruning.masks import count_parameters
-from pruning.measurement.bootstrap import percentile_interval, resample_errors
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
-from pruning.seeding import generator
 from pruning.verdict.shift_guidelines import VALIDATION
 
 MARGINS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -86,32 +77,26 @@ class PrunePotential(ShiftParameters):
         `<group>/<criterion>`, and bars by distribution.
         """
         shifts = self.shifts(record)
-        errors = errors_under_shifts(record, [Shift(), *shifts], self.count(record))
-        tables = _group_by_criterion(record, errors, shifts)
-        trained = find_trained_corruptions(record)
+        errors = self._measure(record, shifts)
         rows: list[dict[str, Any]] = []
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {}
         notes: list[str] = []
-        for label, table in tables.items():
-            for shift in [Shift(), *shifts]:
-                row = {
-                    "method": label,
-                    "distribution": shift.name,
-                    "group": shift.group(trained),
-                    "potential": table.estimate(shift.name, self.margin).model_dump(),
-                }
-                rows.append(row)
-            for group, how, name in _list_summaries(table):
-                names = table.groups[group]
-                key = f"prune_potential_{name.replace(' ', '_')}/{label}"
-                scalars[key] = table.summarise(names, self.margin, how)
-                curves[f"margin/{name}/{label}"] = self._draw_margins(table, names, how, name)
-            curves |= self._draw_distributions(label, table, shifts)
-            notes += self._describe(label, table)
+        for label, ratios in compute_prune_ratios(record).items():
+            rows += self._tabulate(label, ratios, errors)
+            for names, summary, title in _list_summaries(errors):
+                key = f"prune_potential_{title.replace(' ', '_')}/{label}"
+                scalars[key] = errors.potential(ratios, names, self.margin, summary=summary)
+                potentials = [
+                    errors.potential(ratios, names, margin, summary=summary)
+                    for margin in self.margins
+                ]
+                curves[f"margin/{title}/{label}"] = self._draw_margins(potentials, title)
+            curves |= self._draw_distributions(label, ratios, errors)
+            notes += self._describe(label, ratios, errors)
         details = {"potential_by_distribution": rows}
         if record.recipe.shifts is not None:
-            validation = self._measure_validation(record, shifts)
+            validation = self._tabulate_validation(record, shifts)
             if validation:
                 details[VALIDATION] = validation
         return Section(
@@ -123,91 +108,118 @@ class PrunePotential(ShiftParameters):
             notes=(*notes, self.describe(record, shifts), *NOTES),
         )
 
-    def _draw_margins(self, table: _Potentials, names: Sequence[str], how: str, name: str) -> Curve:
-        """The potential of a group of distributions over the margin."""
-        return Curve(
-            x=self.margins,
-            x_label="margin: error tolerated above the dense control's",
-            y_label=f"{POTENTIAL}, {name}",
-            y=tuple(table.summarise(names, margin, how) for margin in self.margins),
+    def _measure(
+        self, record: JobRecord, shifts: Sequence[Shift], *, validation: bool = False
+    ) -> ShiftErrors:
+        """The errors under shift on test (or validation) images."""
+        return ShiftErrors.measure(
+            record,
+            shifts,
+            self.count(record),
+            seed_names=("prune_potential",),
+            validation=validation,
         )
 
-    def _draw_distributions(
-        self, label: str, table: _Potentials, shifts: Sequence[Shift]
-    ) -> dict[str, Curve]:
-        """The potential as bars by distribution, and over the levels of noise where there are
-        any.
-        """
-        names = [shift.name for shift in [Shift(), *shifts]]
-        curves = {
-            f"distribution/{label}": Curve(
-                x=tuple(range(len(names))),
-                x_label="distribution",
-                y_label=BY_DISTRIBUTION,
-                x_names=(NOMINAL, *(shift.name for shift in shifts)),
-                y=tuple(table.estimate(name, self.margin) for name in names),
-            )
-        }
-        levels = sorted(shift.noise for shift in shifts if shift.noise)
-        if levels:
-            levels = [0.0, *levels]
-            names = [Shift(noise=level).name for level in levels]
-            curves[f"noise/{label}"] = Curve(
-                x=tuple(levels),
-                x_label="noise level, normalised space",
-                y_label=UNDER_NOISE,
-                y=tuple(table.estimate(name, self.margin) for name in names),
-            )
-        return curves
-
-    def _measure_validation(
-        self, record: JobRecord, shifts: Sequence[Shift]
+    def _tabulate(
+        self, label: str, ratios: Mapping[str, float], errors: ShiftErrors
     ) -> list[dict[str, Any]]:
-        """The potentials that the recommendation reads: no test image has a part in them."""
-        errors = errors_under_shifts(
-            record, [Shift(), *shifts], self.count(record), validation=True
-        )
-        trained = find_trained_corruptions(record)
+        """The rows of one criterion, one for each distribution."""
         return [
             {
                 "method": label,
                 "distribution": shift.name,
-                "potential": table.estimate(shift.name, self.margin).value,
-                "held_out": shift != Shift() and shift.corruption not in trained,
+                "group": shift.group(errors.trained),
+                "potential": errors.potential(ratios, [shift.name], self.margin).model_dump(),
             }
-            for label, table in _group_by_criterion(record, errors, shifts).items()
-            for shift in [Shift(), *shifts]
+            for shift in errors.distributions
         ]
 
-    def _describe(self, label: str, table: _Potentials) -> list[str]:
+    def _tabulate_validation(
+        self, record: JobRecord, shifts: Sequence[Shift]
+    ) -> list[dict[str, Any]]:
+        """The potentials that the recommendation reads: no test image has a part in them."""
+        errors = self._measure(record, shifts, validation=True)
+        return [
+            {
+                "method": label,
+                "distribution": shift.name,
+                "potential": errors.potential(ratios, [shift.name], self.margin).value,
+                "held_out": shift != Shift() and shift.corruption not in errors.trained,
+            }
+            for label, ratios in compute_prune_ratios(record).items()
+            for shift in errors.distributions
+        ]
+
+    def _draw_margins(self, potentials: Sequence[Estimate], title: str) -> Curve:
+        """The potential of a group of distributions over the margin."""
+        return Curve(
+            x=self.margins,
+            x_label="margin: error tolerated above the dense control's",
+            y_label=f"{POTENTIAL}, {title}",
+            y=tuple(potentials),
+        )
+
+    def _draw_distributions(
+        self, label: str, ratios: Mapping[str, float], errors: ShiftErrors
+    ) -> dict[str, Curve]:
+        """The potential as bars by distribution, and over the levels of noise where there are
+        any.
+        """
+        potentials = {
+            shift.name: errors.potential(ratios, [shift.name], self.margin)
+            for shift in errors.distributions
+        }
+        curves = {
+            f"distribution/{label}": Curve(
+                x=tuple(range(len(potentials))),
+                x_label="distribution",
+                y_label=BY_DISTRIBUTION,
+                x_names=tuple(potentials),
+                y=tuple(potentials.values()),
+            )
+        }
+        levels = sorted(shift.noise for shift in errors.distributions if shift.noise)
+        if levels:
+            levels = [0.0, *levels]
+            curves[f"noise/{label}"] = Curve(
+                x=tuple(levels),
+                x_label="noise level, normalised space",
+                y_label=UNDER_NOISE,
+                y=tuple(potentials[Shift(noise=level).name] for level in levels),
+            )
+        return curves
+
+    def _describe(self, label: str, ratios: Mapping[str, float], errors: ShiftErrors) -> list[str]:
         """The potentials of one criterion in words."""
-        nominal = table.estimate(NOMINAL, self.margin)
+        nominal = errors.potential(ratios, [NOMINAL], self.margin)
         text = (
             f"{label}: at a margin of {wording.percentage_points(self.margin)} the nominal prune "
             f"potential is {_format_with_interval(nominal)}"
         )
-        for group, names in table.groups.items():
+        for group, names in errors.groups.items():
             if group != NOMINAL:
-                mean = table.summarise(names, self.margin, "mean")
-                least = table.summarise(names, self.margin, "minimum")
+                mean = errors.potential(ratios, names, self.margin)
+                least = errors.potential(ratios, names, self.margin, summary="minimum")
                 text += (
                     f"; over {group} {_format_with_interval(mean)} on average, "
                     f"{_format_with_interval(least)} at least"
                 )
-        return [f"{text}.", *self._compare_noise(label, table)]
+        return [f"{text}.", *self._compare_noise(label, ratios, errors)]
 
-    def _compare_noise(self, label: str, table: _Potentials) -> list[str]:
+    def _compare_noise(
+        self, label: str, ratios: Mapping[str, float], errors: ShiftErrors
+    ) -> list[str]:
         """The potential under corruptions of the noise type against that under the others, in
         words.
         """
-        corruptions = table.groups.get("corruption", ())
+        corruptions = errors.groups.get("corruption", ())
         noisy = [name for name in corruptions if name.split()[0] in NOISE_TYPES]
         others = [name for name in corruptions if name not in noisy]
         if not noisy or not others:
             return []
-        under_noise = table.summarise(noisy, self.margin, "mean")
-        under_others = table.summarise(others, self.margin, "mean")
-        gap = table.compare(noisy, others, self.margin)
+        under_noise = errors.potential(ratios, noisy, self.margin)
+        under_others = errors.potential(ratios, others, self.margin)
+        gap = errors.potential_difference(ratios, noisy, others, self.margin)
         if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
             verdict = "no evidence of a difference"
         elif gap.high < 0:
@@ -221,107 +233,17 @@ class PrunePotential(ShiftParameters):
         ]
 
 
-class _Potentials:
-    """The prune potentials of one criterion: errors of its checkpoints and of the control, with
-    bootstrap draws, by distribution.
+def _list_summaries(errors: ShiftErrors) -> list[tuple[list[str], Summary, str]]:
+    """The summaries of the potential (distributions, summary, title); the nominal group is one
+    distribution.
     """
-
-    def __init__(
-        self,
-        targets: Sequence[RoundRecord],
-        errors: Mapping[str, Mapping[str, Tensor]],
-        shifts: Sequence[Shift],
-        *,
-        parameters: int,
-        record: JobRecord,
-    ) -> None:
-        self.ratios = torch.tensor(
-            [compute_prune_ratio(row, parameters) for row in targets], dtype=torch.float64
-        )
-        trained = find_trained_corruptions(record)
-        self.groups: dict[str, list[str]] = {NOMINAL: [NOMINAL]}
-        for shift in shifts:
-            self.groups.setdefault(shift.group(trained), []).append(shift.name)
-        self._errors: dict[str, Tensor] = {}
-        """The errors of the control and of every checkpoint, by distribution."""
-        self._draws: dict[str, Tensor] = {}
-        """The errors in every bootstrap sample, by distribution."""
-        self.n = {name: len(flags) for name, flags in errors["control"].items()}
-        for dataset, names in group_by_images(shifts).items():
-            # Distributions of the same images are resampled alike, so that they can be averaged.
-            keys = [] if dataset is None else [dataset]
-            for name in names:
-                flags = torch.stack(
-                    [errors["control"][name], *(errors[row.id][name] for row in targets)]
-                )
-                self._errors[name] = flags.double().mean(1)
-                self._draws[name] = resample_errors(
-                    flags, generator(record.seed, "prune_potential", *keys)
-                )
-
-    def _find(self, name: str, margin: float) -> tuple[float, Tensor]:
-        """The potential on a distribution, and in every bootstrap sample."""
-        errors, draws = self._errors[name], self._draws[name]
-        return (
-            float(find_prune_potential(self.ratios, errors[1:], errors[0], margin)),
-            find_prune_potential(self.ratios, draws[1:], draws[0], margin),
-        )
-
-    def estimate(self, name: str, margin: float) -> Estimate:
-        """The potential on a distribution."""
-        return percentile_interval(*self._find(name, margin), self.n[name])
-
-    def summarise(self, names: Sequence[str], margin: float, how: str) -> Estimate:
-        """The mean or the minimum over distributions."""
-        values, draws = zip(*(self._find(name, margin) for name in names), strict=True)
-        if how == "mean":
-            value = sum(values) / len(values)
-            return percentile_interval(value, torch.stack(draws).mean(0), self._fewest(names))
-        return percentile_interval(min(values), torch.stack(draws).amin(0), self._fewest(names))
-
-    def compare(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
-        """The mean over the first distributions less that over the second."""
-        value, draws = self._average(first, margin)
-        other, other_draws = self._average(second, margin)
-        fewest = self._fewest((*first, *second))
-        return percentile_interval(value - other, draws - other_draws, fewest)
-
-    def _average(self, names: Sequence[str], margin: float) -> tuple[float, Tensor]:
-        potentials = [self._find(name, margin) for name in names]
-        value = sum(potential for potential, _ in potentials) / len(potentials)
-        return value, torch.stack([draws for _, draws in potentials]).mean(0)
-
-    def _fewest(self, names: Sequence[str]) -> int:
-        """The smallest number of images among the distributions."""
-        return min(self.n[name] for name in names)
-
-
-def _group_by_criterion(
-    record: JobRecord, errors: Mapping[str, Mapping[str, Tensor]], shifts: Sequence[Shift]
-) -> dict[str, _Potentials]:
-    """The potentials of every criterion that has a target."""
-    parameters = count_parameters(record.dense())
-    targets = [row for row in record.rounds if row.target is not None]
-    return {
-        label: _Potentials(
-            [row for row in targets if row.label == label],
-            errors,
-            shifts,
-            parameters=parameters,
-            record=record,
-        )
-        for label in dict.fromkeys(row.label for row in targets)
-    }
-
-
-def _list_summaries(table: _Potentials) -> list[tuple[str, str, str]]:
-    """The summaries (group, how, name) of a criterion; the nominal group is one distribution."""
-    summaries = []
-    for group in table.groups:
+    summaries: list[tuple[list[str], Summary, str]] = []
+    for group, names in errors.groups.items():
         if group == NOMINAL:
-            summaries.append((group, "mean", group))
+            summaries.append((names, "mean", group))
         else:
-            summaries += [(group, how, f"{how} over {group}") for how in ("mean", "minimum")]
+            summaries.append((names, "mean", f"mean over {group}"))
+            summaries.append((names, "minimum", f"minimum over {group}"))
     return summaries
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pruning.analysis.prune_potential import compute_prune_ratio
+from pruning.analysis.prune_potential import compute_prune_ratio, compute_prune_ratios
 from pruning.analysis.shifts import (
     Shift,
 )
@@ -64,3 +65,23 @@ def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
         assert [y.value for y in bars.y] == pytest.approx([slow(s, 0.04) for s in control])
         assert section.curves[f"noise/{label}"].x == (0.0, 0.5, 2.0)
     assert len(section.details["potential_by_distribution"]) == 2 * len(control)
+
+
+def test_prune_ratios_go_by_criterion_the_smallest_first(cascade: Results) -> None:
+    record = make_record(cascade)
+    record = replace(
+        record, rounds=[*reversed(record.rounds), replace(record.rounds[0], target=None)]
+    )
+    assert [
+        (label, list(ratios.items())) for label, ratios in compute_prune_ratios(record).items()
+    ] == [
+        (
+            label,
+            [
+                (row.id, sum(int((mask == 0).sum()) for mask in row.masks().values()) / 123)
+                for row in cascade.pipeline.done
+                if row.label == label
+            ],
+        )
+        for label in ("random", "magnitude")
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ from api.http.pointers import list_schema_faults
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.analysis.shifts import (
     Shift,
+    add_noise,
     errors_under_shifts,
+    iterate_logits,
+    iterate_noisy,
+    predict_classes,
+    select_split,
     shift_images,
 )
 from pruning.data.tensors import Data
@@ -24,8 +30,11 @@ from pruning.evaluations.noise_similarity import NoiseSimilarity
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
 from pruning.pipeline.results import Results
+from pruning.seeding import generator
+from tests.support import cases
 from tests.support.finished_records import make_record
 from tests.support.shifted_jobs import FEW_SHIFTS
+from tests.support.shifted_sets import dark
 
 
 def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
@@ -71,6 +80,41 @@ def test_noise_is_the_same_for_all_networks_and_batch_sizes(
     assert torch.equal(first, second)
     assert 0.29 < float((first - inputs).abs().max()) <= 0.3 + 1e-6
     assert not torch.equal(first, shift_images(data, data.test, shift=Shift(noise=0.3), seed=5))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4])
+def test_images_in_batches_get_the_noise_that_they_get_at_once(
+    cascade: Results, monkeypatch: pytest.MonkeyPatch, level: float
+) -> None:
+    data, model = cascade.pipeline.data, cascade.pipeline.dense()
+    inputs = data.normalize(data.test.images)
+    expected = add_noise(inputs, level, generator(3, "noise"))
+    monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
+    batches = list(iterate_noisy(data, data.test, level, generator(3, "noise")))
+    assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
+    assert torch.equal(torch.cat(batches), expected)
+    passed: list[int] = []
+    classes = predict_classes(model, batches, passed.append)
+    assert classes.tolist() == [int(model(image[None]).argmax()) for image in expected]
+    assert passed == [7, 7, 7, 7, 2]
+
+
+def test_logits_need_no_gradient_and_leave_that_of_others_alone() -> None:
+    model = cases.mlp().train()
+    for logits in iterate_logits(model, [torch.zeros(2, 16), torch.ones(3, 16)]):
+        assert torch.is_grad_enabled()
+        assert not logits.requires_grad
+        assert not model.training
+
+
+def test_a_split_is_one_of_the_data_or_of_a_shifted_set() -> None:
+    data = cases.make_data()
+    night = dark(data)
+    data = replace(data, shifted={"night": night})
+    assert select_split(data) is data.test
+    assert select_split(data, validation=True) is data.val
+    assert select_split(data, "night") is night.test
+    assert select_split(data, "night", validation=True) is night.val
 
 
 def test_a_shift_named_twice_counts_once_and_no_two_have_one_name(cascade: Results) -> None:

@@ -1,0 +1,249 @@
+"""Errors under shift against a slow loop over resamples, networks and distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pruning.analysis.shift_errors import CONTROL, ShiftErrors
+from pruning.analysis.shifts import Shift, name_networks
+from pruning.measurement.bootstrap import RESAMPLES
+from pruning.measurement.intervals import binomial_interval
+from pruning.measurement.measure import estimate_error
+from pruning.schemas.report import Estimate
+from pruning.seeding import generator
+from tests.support import cases
+from tests.support.finished_records import finish_job, make_record
+from tests.support.pipelines import MODES
+from tests.support.shifted_jobs import find_slow_errors
+
+FOG, SNOW, NOISE, NIGHT = (
+    Shift("fog", 2),
+    Shift("snow", 2),
+    Shift(noise=0.5),
+    Shift(dataset="night"),
+)
+SHIFTS = [FOG, SNOW, NIGHT, NOISE]
+NAMES = ["nominal", "fog 2", "snow 2", "night", "noise 0.5"]
+RATIOS = {"random-0.3": 0.3, "random-0.6": 0.55, "random-0.9": 0.9}
+NETWORKS = ["given", CONTROL, *RATIOS]
+SEED, SEED_NAMES = 3, ("a test", "images")
+
+
+def draw_errors(images: int, night: int, *, by_pixels: bool) -> dict[str, dict[str, Tensor]]:
+    """Draw the errors of all networks on all distributions; sparser networks err more often."""
+    rng = torch.Generator().manual_seed(images)
+    wrong: dict[str, dict[str, Tensor]] = {}
+    for level, network in enumerate(NETWORKS):
+        wrong[network] = {}
+        for name in NAMES:
+            drawn = torch.rand(night if name == "night" else images, generator=rng).double()
+            errors = (drawn + level / 20).clamp_max(1.0)
+            wrong[network][name] = errors if by_pixels else errors > 0.7
+    return wrong
+
+
+@dataclass
+class SlowErrors:
+    """What `ShiftErrors` computes, one resample after the other.
+
+    `columns[network][name]` are the error on the images themselves and then that in every resample.
+    """
+
+    wrong: dict[str, dict[str, Tensor]]
+    columns: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for network, by_name in self.wrong.items():
+            self.columns[network] = {}
+            for name, flags in by_name.items():
+                seed_names = [*SEED_NAMES, "night"] if name == "night" else SEED_NAMES
+                rng = generator(SEED, *seed_names)
+                errors = flags.double().tolist()
+                column = [fmean(errors)]
+                for _ in range(RESAMPLES // 100):
+                    drawn = torch.randint(len(flags), (100, len(flags)), generator=rng)
+                    column += [fmean(errors[image] for image in row) for row in drawn.tolist()]
+                self.columns[network][name] = column
+
+    def estimate(self, column: Sequence[float], names: Sequence[str]) -> Estimate:
+        """The first entry with the percentiles of the others."""
+        value, *draws = column
+        n = min(len(self.wrong[CONTROL][name]) for name in names)
+        if n == 1:
+            return Estimate(value=value, n=1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return Estimate(value=value, low=min(float(low), value), high=max(float(high), value), n=n)
+
+    def average(self, network: str, names: Sequence[str]) -> list[float]:
+        """The mean error over distributions."""
+        rows = zip(*(self.columns[network][name] for name in names), strict=True)
+        return [fmean(row) for row in rows]
+
+    def excess(self, network: str, shifted: Sequence[str], own: Sequence[str]) -> list[float]:
+        """The excess error."""
+        pairs = zip(self.average(network, shifted), self.average(network, own), strict=True)
+        return [first - second for first, second in pairs]
+
+    def potential(self, name: str, margin: float) -> list[float]:
+        """The largest prune ratio within the margin."""
+        best = [0.0] * (RESAMPLES + 1)
+        for network, ratio in RATIOS.items():
+            for place, reference in enumerate(self.columns[CONTROL][name]):
+                if self.columns[network][name][place] <= reference + margin + 1e-12:
+                    best[place] = max(best[place], ratio)
+        return best
+
+
+def assert_alike(estimate: Estimate, expected: Estimate) -> None:
+    """The same numbers but for rounding, and intervals in the same places."""
+    assert estimate.n == expected.n
+    assert estimate.value == pytest.approx(expected.value, abs=1e-12)
+    assert estimate.low == (
+        None if expected.low is None else pytest.approx(expected.low, abs=1e-12)
+    )
+    assert estimate.high == (
+        None if expected.high is None else pytest.approx(expected.high, abs=1e-12)
+    )
+
+
+def make_errors(wrong: dict[str, dict[str, Tensor]], trained: tuple[str, ...] = ()) -> ShiftErrors:
+    return ShiftErrors(wrong, SHIFTS, seed=SEED, seed_names=SEED_NAMES, trained=trained)
+
+
+GRID = [(9, 4, False), (2, 11, False), (9, 1, False), (1, 1, False), (8, 5, True), (1, 3, True)]
+"""The numbers of images and of those of the shifted set, and whether errors are of pixels."""
+
+
+@pytest.fixture(scope="module", params=GRID, ids=str)
+def slow(request: pytest.FixtureRequest) -> SlowErrors:
+    images, night, by_pixels = request.param
+    return SlowErrors(draw_errors(images, night, by_pixels=by_pixels))
+
+
+@pytest.mark.parametrize(
+    ("trained", "shifted", "own"),
+    [
+        ((), NAMES[1:], NAMES[:1]),
+        (("fog", "frost"), ["snow 2", "night", "noise 0.5"], ["nominal", "fog 2"]),
+        (("snow", "fog"), ["night", "noise 0.5"], ["nominal", "fog 2", "snow 2"]),
+    ],
+)
+def test_errors_and_excess_are_those_of_a_slow_loop(
+    slow: SlowErrors, trained: tuple[str, ...], shifted: list[str], own: list[str]
+) -> None:
+    errors = make_errors(slow.wrong, trained)
+    assert (errors.shifted, errors.own) == (shifted, own)
+    control = slow.excess(CONTROL, shifted, own)
+    for network in NETWORKS:
+        for names in (shifted, own, NAMES):
+            if len(names) > 1:
+                expected = slow.estimate(slow.average(network, names), names)
+                assert_alike(errors.error(network, names), expected)
+        excess = slow.excess(network, shifted, own)
+        delta = [value - reference for value, reference in zip(excess, control, strict=True)]
+        assert_alike(errors.excess(network), slow.estimate(excess, NAMES))
+        assert_alike(errors.delta_excess(network), slow.estimate(delta, NAMES))
+        for name in NAMES:
+            error, nominal = slow.columns[network][name][0], slow.columns[network]["nominal"][0]
+            increase = error - slow.columns[CONTROL][name][0]
+            assert errors.increase(network, name) == pytest.approx(increase, abs=1e-12)
+            assert errors.excess_under(network, name) == pytest.approx(error - nominal, abs=1e-12)
+
+
+@pytest.mark.parametrize("margin", [-0.2, 0.0, 0.1, 0.3])
+def test_potentials_are_those_of_a_slow_loop(slow: SlowErrors, margin: float) -> None:
+    errors = make_errors(slow.wrong)
+    columns = {name: slow.potential(name, margin) for name in NAMES}
+    for names in (["nominal"], ["night"], ["fog 2", "noise 0.5"], NAMES):
+        rows = list(zip(*(columns[name] for name in names), strict=True))
+        mean, least = [fmean(row) for row in rows], [min(row) for row in rows]
+        assert_alike(errors.potential(RATIOS, names, margin), slow.estimate(mean, names))
+        assert_alike(
+            errors.potential(RATIOS, names, margin, summary="minimum"), slow.estimate(least, names)
+        )
+    pairs = zip(columns["fog 2"], columns["snow 2"], columns["night"], strict=True)
+    difference = [(fog + snow) / 2 - night for fog, snow, night in pairs]
+    assert_alike(
+        errors.potential_difference(RATIOS, ["fog 2", "snow 2"], ["night"], margin),
+        slow.estimate(difference, ["fog 2", "snow 2", "night"]),
+    )
+
+
+@pytest.mark.parametrize("by_pixels", [False, True])
+def test_the_error_on_one_distribution_needs_no_resamples(by_pixels: bool) -> None:
+    wrong = draw_errors(12, 5, by_pixels=by_pixels)
+    errors = make_errors(wrong)
+    for network in NETWORKS:
+        for name in NAMES:
+            assert errors.error(network, [name]) == estimate_error(wrong[network][name])
+    if not by_pixels:
+        count = int(wrong["given"]["night"].sum())
+        assert errors.error("given", ["night"]) == binomial_interval(count, 5)
+
+
+def test_what_an_object_says_of_its_distributions() -> None:
+    errors = make_errors(draw_errors(6, 4, by_pixels=False), ("fog",))
+    assert [shift.name for shift in errors.distributions] == NAMES
+    assert errors.networks == NETWORKS
+    assert errors.sizes == dict.fromkeys(NAMES, 6) | {"night": 4}
+    assert errors.groups == {
+        "nominal": ["nominal"],
+        "corruption trained on": ["fog 2"],
+        "corruption": ["snow 2"],
+        "shifted set": ["night"],
+        "noise": ["noise 0.5"],
+    }
+
+
+def test_where_the_job_trains_on_all_shifts_they_count_as_shifted() -> None:
+    wrong = draw_errors(6, 4, by_pixels=False)
+    for shifts in ([FOG, SNOW], [FOG], []):
+        errors = ShiftErrors(
+            {
+                network: {name: by_name[name] for name in ["nominal", *(s.name for s in shifts)]}
+                for network, by_name in wrong.items()
+            },
+            shifts,
+            seed=0,
+            seed_names=("a test",),
+            trained=("fog", "snow"),
+        )
+        assert errors.shifted == [shift.name for shift in shifts]
+        assert errors.own == ["nominal"]
+
+
+def test_networks_beside_have_no_part_and_seed_names_do() -> None:
+    wrong = draw_errors(40, 20, by_pixels=False)
+    few = {network: wrong[network] for network in (CONTROL, "random-0.6")}
+    assert make_errors(few).delta_excess("random-0.6") == make_errors(wrong).delta_excess(
+        "random-0.6"
+    )
+    other = ShiftErrors(few, SHIFTS, seed=SEED, seed_names=("another test",))
+    assert other.excess("random-0.6").value == make_errors(few).excess("random-0.6").value
+    assert other.excess("random-0.6") != make_errors(few).excess("random-0.6")
+
+
+def test_the_errors_of_a_job(tmp_path: Path) -> None:
+    """Its networks on its test images under shift, or on its validation images."""
+    recipe = cases.recipe(
+        0.5, 0.9, retrain=MODES["fine_tune"]["retrain"] | {"corrupt": {"names": ["fog"]}}
+    )
+    record = make_record(finish_job(recipe, tmp_path))
+    errors = ShiftErrors.measure(record, [FOG, SNOW, NOISE], 25, seed_names=SEED_NAMES)
+    assert errors.trained == {"fog"}
+    assert errors.own == ["nominal", "fog 2"]
+    for network in name_networks(record):
+        for shift in errors.distributions:
+            count = sum(find_slow_errors(record, network.load(), shift, 25))
+            assert errors.error(network.name, [shift.name]) == binomial_interval(count, 25)
+    decides = ShiftErrors.measure(record, [FOG], 25, seed_names=SEED_NAMES, validation=True)
+    assert decides.sizes == {"nominal": 10, "fog 2": 10}
+    assert decides.error("given", ["nominal"]) == estimate_error(record.given_measured.val_wrong)
