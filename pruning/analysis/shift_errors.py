@@ -19,7 +19,7 @@ from pruning.analysis.shifts import Shift, errors_under_shifts, find_trained_cor
 from pruning.measurement.bootstrap import percentile_interval, resample_errors
 from pruning.measurement.measure import estimate_error
 from pruning.schemas.job import NOMINAL
-from pruning.schemas.report import Estimate
+from pruning.schemas.report import Estimate, Unit
 from pruning.seeding import generator
 
 CONTROL = "control"
@@ -140,18 +140,18 @@ class ShiftErrors:
         """
         if len(names) == 1:
             return estimate_error(self._wrong[network][names[0]])
-        return self._estimate(self._average_errors(network, names), names)
+        return self._estimate(self._average_errors(network, names), names, "fraction")
 
     def excess(self, network: str) -> Estimate:
         """The excess error: the mean of e(network, D) over the shifted distributions, less that
         over the job's own.
         """
-        return self._estimate(self._subtract_own(network), self.sizes)
+        return self._estimate(self._subtract_own(network), self.sizes, "points")
 
     def delta_excess(self, network: str) -> Estimate:
         """The excess error of a network less that of the dense control."""
         difference = _subtract(self._subtract_own(network), self._subtract_own(CONTROL))
-        return self._estimate(difference, self.sizes)
+        return self._estimate(difference, self.sizes, "points")
 
     def excess_under(self, network: str, name: str) -> float:
         """e(network, D) - e(network, nominal)."""
@@ -176,9 +176,9 @@ class ShiftErrors:
         """
         potentials = [self._find_potential(ratios, name, margin) for name in names]
         if summary == "mean":
-            return self._estimate(_average(potentials), names)
+            return self._estimate(_average(potentials), names, "fraction")
         values, draws = zip(*potentials, strict=True)
-        return self._estimate((min(values), torch.stack(draws).amin(0)), names)
+        return self._estimate((min(values), torch.stack(draws).amin(0)), names, "fraction")
 
     def potential_difference(
         self,
@@ -192,12 +192,12 @@ class ShiftErrors:
             _average([self._find_potential(ratios, name, margin) for name in names])
             for names in (first, second)
         ]
-        return self._estimate(_subtract(*averages), [*first, *second])
+        return self._estimate(_subtract(*averages), [*first, *second], "points")
 
-    def _estimate(self, resampled: Resampled, names: Collection[str]) -> Estimate:
+    def _estimate(self, resampled: Resampled, names: Collection[str], unit: Unit) -> Estimate:
         """The estimate of a value of these distributions."""
         value, draws = resampled
-        return percentile_interval(value, draws, min(self.sizes[name] for name in names))
+        return percentile_interval(value, draws, min(self.sizes[name] for name in names), unit)
 
     def _average_errors(self, network: str, names: Sequence[str]) -> Resampled:
         """The mean over distributions of the errors of a network."""

@@ -22,9 +22,20 @@ from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import Shift, iterate_noisy, predict_classes, select_split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import upper_limit
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
+UNITS: dict[str, Unit] = {
+    "sparsity": "share",
+    "error": "fraction",
+    "accuracy": "fraction",
+    "dense_accuracy": "fraction",
+    "disagreement": "fraction",
+    "disagreement_at_most": "fraction",
+    "accuracy_at_least_a_priori": "fraction",
+    "accuracy_at_least_agreement": "fraction",
+    "accuracy_at_least_labelled": "fraction",
+}
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
 SHIFTED = "accuracy at least under shift, from agreement with the dense network"
@@ -167,6 +178,7 @@ class Certificate:
             | _draw_shifted_curves(shifted)
             | _draw_promised_curves(targets, promised),
             details=details,
+            units=UNITS,
             notes=(
                 self._describe_promise(len(targets), wrong.shape[1]),
                 *_describe_best(targets, limits),
@@ -256,7 +268,10 @@ def _draw_limit_curves(
             curves[f"{kind}/{label}"] = Curve(
                 x=sparsities,
                 x_label="sparsity",
+                x_unit="share",
+                x_scale="sparsity",
                 y_label=y_label,
+                y_unit="fraction",
                 y=tuple(Estimate(value=getattr(limit, kind), n=images) for _, limit in pairs),
             )
     return curves
@@ -271,7 +286,10 @@ def _draw_shifted_curves(shifted: Sequence[dict[str, Any]]) -> dict[str, Curve]:
         f"shifted/{label}/{distribution}": Curve(
             x=tuple(row["sparsity"] for row in rows),
             x_label="sparsity",
+            x_unit="share",
+            x_scale="sparsity",
             y_label=SHIFTED,
+            y_unit="fraction",
             y=tuple(
                 Estimate(value=row["accuracy_at_least_agreement"], n=row["images"]) for row in rows
             ),
@@ -291,7 +309,10 @@ def _draw_promised_curves(
             curves[f"a_priori/{label}"] = Curve(
                 x=tuple(row.sparsity for row in rounds),
                 x_label="sparsity",
+                x_unit="share",
+                x_scale="sparsity",
                 y_label=A_PRIORI,
+                y_unit="fraction",
                 y=tuple(Estimate(value=promised[row.id]) for row in rounds),
             )
     return curves

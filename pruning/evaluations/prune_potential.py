@@ -105,6 +105,7 @@ class PrunePotential(ShiftParameters):
             curves=curves,
             scalars=scalars,
             details=details,
+            units={"potential": "fraction"},
             notes=(*notes, self.describe(record, shifts), *NOTES),
         )
 
@@ -155,7 +156,9 @@ class PrunePotential(ShiftParameters):
         return Curve(
             x=self.margins,
             x_label="margin: error tolerated above the dense control's",
+            x_unit="points",
             y_label=f"{POTENTIAL}, {title}",
+            y_unit="fraction",
             y=tuple(potentials),
         )
 
@@ -174,6 +177,7 @@ class PrunePotential(ShiftParameters):
                 x=tuple(range(len(potentials))),
                 x_label="distribution",
                 y_label=BY_DISTRIBUTION,
+                y_unit="fraction",
                 x_names=tuple(potentials),
                 y=tuple(potentials.values()),
             )
@@ -185,6 +189,7 @@ class PrunePotential(ShiftParameters):
                 x=tuple(levels),
                 x_label="noise level, normalised space",
                 y_label=UNDER_NOISE,
+                y_unit="fraction",
                 y=tuple(potentials[Shift(noise=level).name] for level in levels),
             )
         return curves

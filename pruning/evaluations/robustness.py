@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
@@ -24,7 +24,7 @@ from pruning.evaluations import evaluations
 from pruning.measurement.bootstrap import Line
 from pruning.reporting.pictures import arrange_pixels, draw_grid
 from pruning.schemas.job import NOMINAL
-from pruning.schemas.report import Curve, Estimate, Picture, Section
+from pruning.schemas.report import Curve, Estimate, Picture, Section, Unit
 from pruning.seeding import generator
 
 NONE = "no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset"
@@ -113,6 +113,7 @@ class Robustness(ShiftParameters):
                     for row in targets
                 ],
             },
+            units={"prune_ratio": "share"},
             pictures=_draw_examples(record, shifts),
             notes=(
                 *notes,
@@ -130,19 +131,25 @@ def _draw_curves(label: str, ratios: Mapping[str, float], errors: ShiftErrors) -
     """The curves of one criterion over the prune ratio."""
     x = tuple(ratios.values())
 
-    def draw(
-        values: Sequence[Estimate], y_label: str, drawn: Literal["points"] | None = None
-    ) -> Curve:
-        return Curve(x=x, x_label=RATIO, y=tuple(values), y_label=y_label, drawn=drawn)
+    def draw(values: Sequence[Estimate], y_label: str, y_unit: Unit) -> Curve:
+        return Curve(
+            x=x,
+            x_label=RATIO,
+            x_unit="share",
+            y=tuple(values),
+            y_label=y_label,
+            y_unit=y_unit,
+            drawn="points" if y_label == DELTA else None,
+        )
 
     nominal = [errors.error(checkpoint, [NOMINAL]) for checkpoint in ratios]
     shifted = [errors.error(checkpoint, errors.shifted) for checkpoint in ratios]
     excess = [errors.excess(checkpoint) for checkpoint in ratios]
     delta = [errors.delta_excess(checkpoint) for checkpoint in ratios]
     return {
-        f"nominal/{label}": draw(nominal, "error, nominal and under shift"),
-        f"shifted/{label}": draw(shifted, "error, nominal and under shift"),
-        f"excess/{label}": draw(excess, "excess error"),
+        f"nominal/{label}": draw(nominal, "error, nominal and under shift", "fraction"),
+        f"shifted/{label}": draw(shifted, "error, nominal and under shift", "fraction"),
+        f"excess/{label}": draw(excess, "excess error", "points"),
         f"delta_excess/{label}": draw(delta, DELTA, "points"),
     }
 
@@ -152,7 +159,9 @@ def _draw_line(line: Line) -> Curve:
     return Curve(
         x=(0.0, 1.0),
         x_label=RATIO,
+        x_unit="share",
         y_label=DELTA,
+        y_unit="points",
         y=(line.at(0.0), line.at(1.0)),
         drawn="band",
     )

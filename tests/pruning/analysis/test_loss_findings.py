@@ -99,4 +99,4 @@ def test_magnitude_and_the_gradient() -> None:
     )
     assert "of twenty" in find_note(section, "stands at 95 %")
     row = section.details["gradient"][0]
-    assert row["loss_difference_first_less_second_nats"]["value"] == pytest.approx(-0.3, abs=1e-6)
+    assert row["loss_difference_first_less_second"]["value"] == pytest.approx(-0.3, abs=1e-6)

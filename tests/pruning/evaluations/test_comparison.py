@@ -33,7 +33,7 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     assert rows[0]["error_after_retraining"] == binomial_interval(12, 100).model_dump()
     assert rows[0]["error_right_after_pruning"] == binomial_interval(50, 100).model_dump()
     assert rows[0]["error_increase_over_control"] == difference_interval(2, 0, 100).model_dump()
-    assert rows[0]["loss_change_since_start_nats"]["value"] == pytest.approx(0.1, abs=1e-6)
+    assert rows[0]["loss_change_since_start"]["value"] == pytest.approx(0.1, abs=1e-6)
     z = float(norm.ppf(1 - 0.05 / 4))  # two others
     others = {row["other"]: row for row in section.details["best_against_others"]}
     assert set(others) == {"b", "c"}, "the best is that of the validation images"

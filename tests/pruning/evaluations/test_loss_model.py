@@ -33,7 +33,7 @@ def test_cumulative_curves_by_hand() -> None:
         [0.3 / 0.45, -0.5]
     )
     by_stage = section.details["prediction_by_stage"]
-    assert [row["predicted_minus_measured_nats"] for row in by_stage] == pytest.approx(
+    assert [row["predicted_minus_measured"] for row in by_stage] == pytest.approx(
         [0.05, -0.2, -0.3]
     )
     assert "qm −0.5× to 0.67×" in find_note(section, "Predicted over measured")
