@@ -290,7 +290,9 @@ def test_a_layer_that_puts_out_nothing(tmp_path: Path) -> None:
     for name in ("1.weight", "1.bias"):
         nn.init.zeros_(dead.get_parameter(name))
     section = compare(tmp_path / "a", alive, dead)
-    assert section.curves["layers_after/magnitude"].y == (Estimate(value=1, low=1, high=1, n=30),)
+    assert section.curves["layers_after/magnitude"].y == (
+        Estimate(value=1, low=1, high=1, n=30, unit="number"),
+    )
     section = compare(tmp_path / "b", dead, alive)
     assert "layers_after/magnitude" not in section.curves
     assert [
