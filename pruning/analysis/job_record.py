@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -15,6 +15,34 @@ from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Section
 from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
+
+
+class StoredRound(Protocol):
+    """The masks, networks and losses of a finished round, loaded anew by each call."""
+
+    def masks(self) -> Masks:
+        """The masks after the round."""
+
+    def network(self) -> nn.Module:
+        """The network as it was measured last: retrained where the recipe retrains, and without
+        the channels that are removed as a whole where the round compacts.
+        """
+
+    def full_size(self) -> nn.Module:
+        """The same network in the shape of the dense network: removed channels are zero."""
+
+    def unretrained(self) -> nn.Module | None:
+        """The network right after pruning, as it was measured and in the shape of the dense
+        network.
+
+        It is kept for a target that is retrained after it, in a job that prunes after training,
+        where an evaluation of the recipe reads it; else None.
+        """
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """The losses on each of a sample of training images, right before and right after the
+        round's pruning; float32 (n,) both.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +58,8 @@ class RoundRecord:
     """The requested sparsity where this round is a target."""
     retrain_epochs: int
     """The epochs of retraining that the weights have had since they were given or rewound."""
-    masks: Callable[[], Masks]
-    """Loads the masks after this round."""
-    network: Callable[[], nn.Module]
-    """Loads the network as it was measured last (retrained where the recipe retrains)."""
+    stored: StoredRound
+    """Loads masks, networks and losses."""
     pruned: Measured
     """The network right after pruning, measured."""
     retrained: Measured | None
@@ -46,19 +72,6 @@ class RoundRecord:
     """
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
-    full_size: Callable[[], nn.Module] | None = None
-    """Loads the same network in the shape of the dense network: removed channels are zero."""
-    unretrained: Callable[[], nn.Module] | None = None
-    """Loads the network right after pruning, as it was measured and in the shape of the dense
-    network.
-
-    It is kept for a target that is retrained after it, in a job that prunes after training, where
-    an evaluation of the recipe reads it; else None.
-    """
-    losses: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """Loads the losses on each of a sample of training images, right before and right after this
-    round's pruning.
-    """
 
     @property
     def id(self) -> str:
@@ -69,6 +82,26 @@ class RoundRecord:
     def measured(self) -> Measured:
         """The measurements of the network as it would be shipped."""
         return self.retrained or self.pruned
+
+    def masks(self) -> Masks:
+        """Load the masks after this round."""
+        return self.stored.masks()
+
+    def network(self) -> nn.Module:
+        """Load the network as it was measured last."""
+        return self.stored.network()
+
+    def full_size(self) -> nn.Module:
+        """Load the same network in the shape of the dense network."""
+        return self.stored.full_size()
+
+    def unretrained(self) -> nn.Module | None:
+        """Load the network right after pruning; None where it was not kept."""
+        return self.stored.unretrained()
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """Load the losses on training images right before and right after this round's pruning."""
+        return self.stored.losses()
 
 
 NO_SEPARATE = (

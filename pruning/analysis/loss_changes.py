@@ -45,17 +45,13 @@ class LossChange:
         return math.inf if self.estimate is None else abs(self.estimate.value)
 
 
-def mean_loss_change(round_record: RoundRecord) -> LossChange | None:
-    """Delta L = mean(after - before) over the images; None where the losses were not kept."""
-    if round_record.losses is None:
-        return None
+def mean_loss_change(round_record: RoundRecord) -> LossChange:
+    """Delta L = mean(after - before) over the images."""
     before, after = round_record.losses()
     return _estimate_difference(after, before)
 
 
-def loss_change_since_start(
-    rounds: Sequence[RoundRecord], round_record: RoundRecord
-) -> LossChange | None:
+def loss_change_since_start(rounds: Sequence[RoundRecord], round_record: RoundRecord) -> LossChange:
     """The mean loss right after a round's pruning less that before the first round of its
     criterion.
 
@@ -64,17 +60,13 @@ def loss_change_since_start(
     """
     of_criterion = [other for other in rounds if other.label == round_record.label]
     first = min(of_criterion, key=lambda other: other.round)
-    if round_record.losses is None or first.losses is None:
-        return None
     _, after = round_record.losses()
     before, _ = first.losses()
     return _estimate_difference(after, before)
 
 
-def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange | None:
+def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange:
     """The mean loss after pruning of a first round less that of a second, paired by image."""
-    if first.losses is None or second.losses is None:
-        return None
     return _estimate_difference(first.losses()[1], second.losses()[1])
 
 

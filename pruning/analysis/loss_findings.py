@@ -240,10 +240,8 @@ def _add_pair(
     first: RoundRecord,
     second: RoundRecord,
 ) -> None:
-    """Add a pair under its key, where both rounds kept their losses."""
     change = compare_first_rounds(first, second)
-    if change is not None:
-        pairs.setdefault(key, []).append(Pair(first, second, change))
+    pairs.setdefault(key, []).append(Pair(first, second, change))
 
 
 def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

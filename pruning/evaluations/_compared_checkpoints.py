@@ -89,14 +89,15 @@ class ComparedCheckpoint:
         round_record: RoundRecord, record: JobRecord, compare: Callable[[nn.Module], Deviations]
     ) -> ComparedCheckpoint:
         """Compare the networks of a target that were kept."""
-        load_last = round_record.full_size or round_record.network
         by_phase: dict[str, tuple[Deviations, Measured]] = {}
         if round_record.retrained is None and not record.pruned_untrained:
-            by_phase[BEFORE] = compare(load_last()), round_record.pruned
-        elif round_record.unretrained is not None:
-            by_phase[BEFORE] = compare(round_record.unretrained()), round_record.pruned
+            by_phase[BEFORE] = compare(round_record.full_size()), round_record.pruned
+        else:
+            unretrained = round_record.unretrained()
+            if unretrained is not None:
+                by_phase[BEFORE] = compare(unretrained), round_record.pruned
         if round_record.retrained is not None:
-            by_phase[AFTER] = compare(load_last()), round_record.retrained
+            by_phase[AFTER] = compare(round_record.full_size()), round_record.retrained
         return ComparedCheckpoint(round_record, by_phase)
 
     @property

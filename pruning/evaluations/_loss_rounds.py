@@ -17,7 +17,7 @@ from pruning.analysis.loss_changes import (
 
 @dataclass(frozen=True)
 class RoundLoss:
-    """A round whose losses were kept, with its loss changes."""
+    """A round with its loss changes."""
 
     round: RoundRecord
     change: LossChange
@@ -28,14 +28,16 @@ class RoundLoss:
 
     @staticmethod
     def from_record(record: JobRecord) -> list[RoundLoss]:
-        """The rounds of a job whose losses were kept."""
-        rounds = []
-        for row in record.rounds:
-            change = mean_loss_change(row)
-            total = loss_change_since_start(record.rounds, row)
-            if change and total:
-                rounds.append(RoundLoss(row, change, total, list_stage_points(row.stages)))
-        return rounds
+        """The rounds of a job."""
+        return [
+            RoundLoss(
+                round=row,
+                change=mean_loss_change(row),
+                total=loss_change_since_start(record.rounds, row),
+                stages=list_stage_points(row.stages),
+            )
+            for row in record.rounds
+        ]
 
     @property
     def factor(self) -> float | None:

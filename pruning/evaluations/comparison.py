@@ -4,7 +4,6 @@ images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -14,7 +13,7 @@ import torch
 
 from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
-from pruning.analysis.loss_changes import LossChange, loss_change_since_start
+from pruning.analysis.loss_changes import loss_change_since_start
 from pruning.evaluations import evaluations
 from pruning.measurement.measure import estimate_increase
 from pruning.measurement.rank_correlation import rank_from_smallest
@@ -77,13 +76,11 @@ class Comparison:
 
 def _rank_criteria(group: Sequence[RoundRecord], record: JobRecord) -> list[dict[str, Any]]:
     """The rows of one target, a criterion each, the lowest error first."""
-    changes: list[LossChange | None] = [
-        loss_change_since_start(record.rounds, row) for row in group
-    ]
+    changes = [loss_change_since_start(record.rounds, row) for row in group]
     retrained = all(row.retrained is not None for row in group)
     before = _rank([float(row.pruned.wrong.double().mean()) for row in group])
     after = _rank([float(row.measured.wrong.double().mean()) for row in group])
-    loss = _rank([math.inf if change is None else change.magnitude for change in changes])
+    loss = _rank([change.magnitude for change in changes])
     rows = []
     for index, (competitor, change) in enumerate(zip(group, changes, strict=True)):
         parameters = competitor.criterion.params.items()
@@ -92,11 +89,10 @@ def _rank_criteria(group: Sequence[RoundRecord], record: JobRecord) -> list[dict
             "criterion": competitor.label,
             "parameters": ", ".join(f"{name}={value}" for name, value in parameters),
             "sparsity": competitor.sparsity,
+            "loss_change_since_start": change.document(),
+            "rank_by_absolute_loss_change": loss[index],
+            "error_right_after_pruning": competitor.pruned.document().error.model_dump(),
         }
-        if change is not None:
-            row["loss_change_since_start"] = change.document()
-            row["rank_by_absolute_loss_change"] = loss[index]
-        row["error_right_after_pruning"] = competitor.pruned.document().error.model_dump()
         if retrained:
             row["rank_right_after_pruning"] = before[index]
             row["error_after_retraining"] = competitor.measured.document().error.model_dump()

@@ -73,10 +73,9 @@ class LossModelling:
     version: ClassVar[int] = 2
 
     def applies(self, record: JobRecord) -> bool:
-        """Return whether losses were kept, of several criteria or of one that models the loss."""
-        has_losses = any(row.losses is not None for row in record.rounds)
+        """Return whether there are several criteria, or one that models the loss."""
         several_criteria = len({row.label for row in record.rounds}) > 1
-        return has_losses and (several_criteria or any(row.stages for row in record.rounds))
+        return several_criteria or any(row.stages for row in record.rounds)
 
     def evaluate(self, record: JobRecord) -> Section:
         """Return curves `true/<criterion>`, `predicted/...` and `measured/...`, rank correlations,

@@ -36,10 +36,10 @@ def run_evaluations(
     for method in sorted(methods, key=_reads_sections):
         pipeline.watcher.stage("evaluate", method.name)
         stage = f"evaluation-{method.name}"
-        saved = pipeline.stages.load(stage)
-        if saved is not None:
+        stored = pipeline.stages.open(stage)
+        if stored is not None:
             with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
-                sections[method.name] = Section.model_validate(saved[1]["section"])
+                sections[method.name] = Section.model_validate(stored.note["section"])
             continue
         begin = time.monotonic()
         with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):

@@ -50,7 +50,7 @@ class Exports:
         pipeline = self.pipeline
         pipeline.watcher.stage("export", record.id)
         stage = f"export-{record.id}"
-        if pipeline.stages.load(stage) is not None:
+        if pipeline.stages.open(stage) is not None:
             return False
         model = record.network()
         masks = {name: mask.cpu() for name, mask in record.masks().items()}
@@ -73,9 +73,9 @@ class Exports:
 
     def load_costs(self, record: RoundRecord) -> dict[str, Any]:
         """The costs of a finished target, whose files are written: FLOPs, bytes, latency."""
-        saved = self.pipeline.stages.load(f"export-{record.id}")
-        assert saved is not None
-        return saved[1]
+        stored = self.pipeline.stages.open(f"export-{record.id}")
+        assert stored is not None
+        return stored.note
 
     def measure_dense(self, name: str, model: nn.Module) -> dict[str, Any]:
         """The costs of the dense network `given` or the dense `control`, which is compared with the
@@ -83,17 +83,17 @@ class Exports:
         """
         pipeline = self.pipeline
         stage = f"export-{name}"
-        saved = pipeline.stages.load(stage)
-        if saved is None:
+        stored = pipeline.stages.open(stage)
+        if stored is None:
             full_masks = build_full_masks(find_prunable(model, pipeline.recipe.exclude))
             masks = {key: mask.cpu() for key, mask in full_masks.items()}
             reference = None if name == "given" else pipeline.dense()
             info = self._describe_file(None)
             costs = self._measure_costs(model, masks, info, reference=reference)
             pipeline.stages.save(stage, {}, costs)
-            saved = pipeline.stages.load(stage)
-            assert saved is not None
-        return saved[1]
+            stored = pipeline.stages.open(stage)
+            assert stored is not None
+        return stored.note
 
     def _measure_costs(
         self,

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from pruning.measurement.measure import Measured
-from pruning.storage.stages import PartialTraining, Stages
+from pruning.storage.stages import PartialTraining, Stages, State, StoredStage
 
-State = dict[str, Tensor]
-
-
-def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> State:
-    """The tensors with a prefix before their names, which `Ledger.load_part` removes again."""
-    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+Restored = TypeVar("Restored")
 
 
 def copy_state(model: nn.Module) -> State:
@@ -71,26 +65,52 @@ class Ledger:
     _warned: int = 0
     """The number of warnings before the current stage."""
 
+    def __post_init__(self) -> None:
+        self.stages.warn = self.warn
+
     @contextmanager
-    def enter(self, stage: str, name: str, units: int) -> Iterator[bool]:
+    def enter(
+        self, stage: str, name: str, units: int, restore: Callable[[StoredStage], object]
+    ) -> Iterator[bool]:
         """Enter a stage worth `units`; yields whether it is unfinished, and then `finish` must be
         called.
+
+        A file from which `restore` raises `KeyError` lacks something, as that of another version
+        of Secateur may: the stage is unfinished.
         """
         self.watcher.stage(stage, name)
         self._began = time.monotonic()
         self._within = 0.0
         self._warned = len(self.warnings)
-        unfinished = self.stages.load(name) is None
+        unfinished = not self._is_finished(name, restore)
         yield unfinished
         if not unfinished:
             # The attempt that finished the stage may have ended before it dropped this.
             PartialTraining(self.stages, name).drop()
-        _, note = self.load(name)
+        note = self.open(name).note
         self.seconds[name] = note["seconds"]
         for message in note["warnings"]:
             if message not in self.warnings:
                 self.warn(message)
         self._complete(units)
+
+    def _is_finished(self, name: str, restore: Callable[[StoredStage], object]) -> bool:
+        """Whether a stage has a file with all that it needs; a file without is removed."""
+        stored = self.stages.open(name)
+        if stored is None:
+            return False
+        try:
+            for entry in ("seconds", "warnings"):
+                stored.note[entry]
+            restore(stored)
+        except KeyError as error:
+            self.stages.drop(name)
+            self.warn(
+                f"the stage {name} is run again: its file, which another version of Secateur may "
+                f"have written, lacks {error.args[0]}"
+            )
+            return False
+        return True
 
     @contextmanager
     def share(self, units: int) -> Iterator[None]:
@@ -129,18 +149,12 @@ class Ledger:
         self.warnings.append(message)
         self.watcher.warn(message)
 
-    def load(self, name: str, prefix: str = "") -> tuple[State, dict[str, Any]]:
-        """A finished stage: the tensors whose names begin with `prefix`, and the note."""
-        saved = self.stages.load(name, prefix)
-        assert saved is not None, f"stage {name} is not finished"
-        return saved
+    def open(self, name: str) -> StoredStage:
+        """The file of a finished stage, of which no tensor is read yet."""
+        stored = self.stages.open(name)
+        assert stored is not None, f"stage {name} is not finished"
+        return stored
 
-    def load_part(self, name: str, prefix: str) -> State:
-        """The tensors of a finished stage whose names begin with `prefix`, without the prefix."""
-        tensors, _ = self.load(name, prefix)
-        return {key.removeprefix(prefix): value for key, value in tensors.items()}
-
-    def load_measured(self, name: str, prefix: str) -> Measured:
-        """The measurements kept with a finished stage."""
-        tensors, _ = self.load(name, f"{prefix}.")
-        return Measured.restore(tensors, prefix)
+    def restore(self, name: str, restore: Callable[[StoredStage], Restored]) -> Restored:
+        """The contents of a finished stage, which `restore` reads from its file."""
+        return restore(self.open(name))

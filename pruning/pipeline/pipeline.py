@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,23 +15,23 @@ from pruning.analysis.job_record import RoundRecord
 from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
-from pruning.evidence.calibration import choose_calibration, draw_batches, measure_training_losses
-from pruning.evidence.evidence import Evidence
-from pruning.masks import build_full_masks, density, find_collapsed, find_prunable
+from pruning.evidence.calibration import measure_training_losses
+from pruning.masks import build_full_masks, density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
-from pruning.measurement.objective import choose_loss
 from pruning.pipeline.evaluation_traits import reads_unretrained
-from pruning.pipeline.ledger import Ledger, State, Watcher, add_prefix, copy_state
+from pruning.pipeline.ledger import Ledger, Watcher, copy_state
+from pruning.pipeline.pruner import CriterionRound, Pruner
+from pruning.pipeline.round_loader import RoundLoader
+from pruning.pipeline.stage_files import ControlStage, DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
 from pruning.rounds.method import PruningMethod, refuse_repeated
-from pruning.rounds.plan import PlannedRound, find_training_epochs, keeps_unretrained, plan_rounds
-from pruning.rounds.pruning import StageLoss, prune_
+from pruning.rounds.plan import find_training_epochs, keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
 from pruning.seeding import generator, seeded
-from pruning.storage.stages import Stages
+from pruning.storage.stages import Stages, State, StoredStage
 from pruning.training.batchnorm import reestimate_
 from pruning.types import Masks
 from pruning.verdict.baseline import check_baseline
@@ -48,18 +47,6 @@ class Networks:
     """Uploaded weights; None starts from the architecture's initialisation."""
     rewind: State | None = None
     """The weights to rewind to, when the job does not train the network itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CriterionRound:
-    """A planned round of one criterion of the recipe."""
-
-    name: str
-    """The name of the stage it is saved as."""
-    planned: PlannedRound
-    criterion: Method
-    label: str
-    method: PruningMethod
 
 
 @dataclass(kw_only=True)
@@ -99,7 +86,11 @@ class Pipeline:
             data=self.data,
             ledger=self.ledger,
             load_dense=self.dense,
+            load_rewind=self._load_rewind,
             checkpoint_steps=self.checkpoint_steps,
+        )
+        self.pruner = Pruner(
+            recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
         )
 
     def run(self) -> None:
@@ -120,29 +111,29 @@ class Pipeline:
         if len(errors) == len(self.recipe.criteria):
             raise errors[0]
 
-    def network(self, state: State) -> nn.Module:
+    def network(self, weights: Weights) -> nn.Module:
         """The architecture with these weights, in eval mode on the job's device."""
         model = self._build_network()
-        model.load_state_dict(state)
+        model.load_state_dict(dict(weights.items()))
         return model.to(self.device).eval()
 
     def dense(self) -> nn.Module:
         """The network as given, or as trained by the job."""
-        return self.network(self.ledger.load_part("dense", "model."))
+        return self.network(self._load_dense().model)
 
     def control(self) -> nn.Module:
         """The dense control."""
-        return self.network(self.ledger.load_part("control", "model."))
+        return self.network(self._load_control().model)
 
     @property
     def given_measured(self) -> Measured:
         """The dense network's measurements."""
-        return self.ledger.load_measured("dense", "given")
+        return self._load_dense().measured
 
     @property
     def control_measured(self) -> Measured:
         """The dense control's measurements."""
-        return self.ledger.load_measured("control", "control")
+        return self._load_control().measured
 
     @property
     def control_retrained(self) -> bool:
@@ -153,23 +144,41 @@ class Pipeline:
     def _prunes_untrained(self) -> bool:
         return self.recipe.when == "before_training"
 
+    def _restore_dense(self, stored: StoredStage) -> DenseStage:
+        return DenseStage.restore(
+            stored, initial=self._prunes_untrained, rewind=self.trainer.rewinds
+        )
+
+    def _load_dense(self) -> DenseStage:
+        return self.ledger.restore("dense", self._restore_dense)
+
+    def _load_rewind(self) -> Weights:
+        weights = self._load_dense().rewind
+        assert weights is not None
+        return weights
+
+    def _load_control(self) -> ControlStage:
+        return self.ledger.restore("control", ControlStage.restore)
+
     def _make_dense(self) -> None:
         """Train the dense network where the recipe does, measure it, and check that it is fit for
         pruning.
         """
-        with self.ledger.enter("baseline", "dense", self.costs.dense) as unfinished:
+        cost = self.costs.dense
+        with self.ledger.enter("baseline", "dense", cost, self._restore_dense) as unfinished:
             if unfinished:
                 model = self._build_initial()
-                tensors: State = {}
-                if self._prunes_untrained:
-                    tensors |= add_prefix("initial.", copy_state(model))
-                rewind = self.networks.rewind or {}
+                initial = copy_state(model) if self._prunes_untrained else None
+                rewind: Weights | None = self.networks.rewind
                 if self.recipe.train is not None:
                     rewind = self.trainer.train_dense_(model, self.recipe.train)
-                tensors |= self._measure(model).tensors("given")
-                tensors |= add_prefix("model.", model.state_dict())
-                tensors |= add_prefix("rewind.", rewind)
-                self.ledger.finish("dense", tensors)
+                stage = DenseStage(
+                    model=model.state_dict(),
+                    measured=self._measure(model),
+                    initial=initial,
+                    rewind=rewind,
+                )
+                self.ledger.finish("dense", stage.tensors())
         self._check_dense()
 
     def _check_dense(self) -> None:
@@ -186,7 +195,8 @@ class Pipeline:
 
     def _make_control(self) -> None:
         """Retrain the dense network as the pruned ones are retrained, and measure it."""
-        with self.ledger.enter("retrain", "control", self.costs.control) as unfinished:
+        cost = self.costs.control
+        with self.ledger.enter("retrain", "control", cost, ControlStage.restore) as unfinished:
             if not unfinished:
                 return
             model = self.dense()
@@ -195,22 +205,27 @@ class Pipeline:
             if epochs is not None:
                 self.trainer.retrain_(model, "control", epochs=epochs, number=1)
                 measured = self._measure(model)
-            tensors = add_prefix("model.", model.state_dict())
-            self.ledger.finish("control", tensors | measured.tensors("control"))
+            stage = ControlStage(model=model.state_dict(), measured=measured)
+            self.ledger.finish("control", stage.tensors())
 
     def _run_rounds(self, index: int, criterion: Method, label: str) -> None:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""
-        before: str | None = None
+        before: RoundStage | None = None
         for planned in plan_rounds(self.recipe):
-            current = _CriterionRound(
+            current = CriterionRound(
                 name=f"round-{index}-{planned.number:03d}",
                 planned=planned,
                 criterion=criterion,
                 label=label,
                 method=PruningMethod.of(self.recipe, criterion),
+                restore=partial(
+                    RoundStage.restore,
+                    untrained=self._prunes_untrained,
+                    retrained=planned.retrained,
+                ),
             )
             cost = self.costs.round(criterion, planned)
-            with self.ledger.enter("prune", current.name, cost) as unfinished:
+            with self.ledger.enter("prune", current.name, cost, current.restore) as unfinished:
                 if unfinished:
                     try:
                         self._run_round(current, None if planned.restart else before)
@@ -218,124 +233,72 @@ class Pipeline:
                         raise type(error)(
                             f"{label}, round {planned.number}: {error}", pointer=error.pointer
                         ) from error
-            before = current.name
-            record = self._record_round(current)
+            before = self.ledger.restore(current.name, current.restore)
+            record = self._record_round(current, before)
             self.done.append(record)
             if planned.target is not None:
                 self.target_done(record)
 
-    def _run_round(self, current: _CriterionRound, before: str | None) -> None:
-        """Prune, measure, retrain and save one round, from the stage `before` or the dense
+    def _run_round(self, current: CriterionRound, before: RoundStage | None) -> None:
+        """Prune, measure, retrain and save a round, from the stage `before` or the dense
         network.
         """
-        planned = current.planned
-        seed = self.recipe.seed
+        planned, seed = current.planned, self.recipe.seed
         model, masks = self._start_round(before)
-        tensors = {"loss.before": measure_training_losses(model, self.data, seed)}
-        masks, stage_losses = self._prune_(model, masks, current)
-        tensors["loss.after"] = measure_training_losses(model, self.data, seed)
-        self.ledger.advance(2 * len(tensors["loss.after"]))
-        tensors |= add_prefix("mask.", masks)
-        notes: dict[str, Any] = {"stages": [vars(stage) for stage in stage_losses]}
+        loss_before = measure_training_losses(model, self.data, seed)
+        masks, stage_losses = self.pruner.prune_(model, masks, current)
+        loss_after = measure_training_losses(model, self.data, seed)
+        self.ledger.advance(2 * len(loss_after))
+        untrained: State | None = None
+        batchnorm: dict[str, float] | None = None
         if self._prunes_untrained:
-            tensors |= add_prefix("untrained.", copy_state(model))
+            untrained = copy_state(model)
         elif self.recipe.batchnorm == "reestimate":
-            notes["batchnorm"] = reestimate_(model, self.data, seed, planned.number)
-        compacts = current.method.compacts
-        tensors |= self._measure(self._compact(model, masks, compacts)).tensors("pruned")
-        notes["unretrained"] = keeps_unretrained(
-            self.recipe, planned, read=reads_unretrained(self.recipe)
+            batchnorm = reestimate_(model, self.data, seed, planned.number)
+        pruned = self._measure(self._compact(model, masks, current.method.compacts))
+        kept = keeps_unretrained(self.recipe, planned, read=reads_unretrained(self.recipe))
+        unretrained = copy_state(model) if kept else None
+        retrained = self._retrain_(model, masks, current)
+        stage = RoundStage(
+            masks=masks,
+            model=model.state_dict(),
+            pruned=pruned,
+            retrained=retrained,
+            loss_before=loss_before,
+            loss_after=loss_after,
+            untrained=untrained,
+            unretrained=unretrained,
+            stages=stage_losses,
+            batchnorm=batchnorm,
         )
-        if notes["unretrained"]:
-            tensors |= add_prefix("unretrained.", copy_state(model))
-        if planned.epochs is not None:
-            self.watcher.stage("retrain", current.name)
-            self.trainer.retrain_(
-                model,
-                current.name,
-                epochs=planned.epochs,
-                number=planned.number,
-                masks=masks,
-                compacts=compacts,
-            )
-            tensors |= self._measure(self._compact(model, masks, compacts)).tensors("retrained")
-        tensors |= add_prefix("model.", model.state_dict())
-        self.ledger.finish(current.name, tensors, notes)
+        self.ledger.finish(current.name, stage.tensors(), stage.notes())
 
-    def _start_round(self, before: str | None) -> tuple[nn.Module, Masks]:
+    def _start_round(self, before: RoundStage | None) -> tuple[nn.Module, Masks]:
         """The network and masks that a round starts from: those of the stage `before`, or the dense
         network. A job that prunes before training goes on from weights that were never trained.
         """
         if before is None:
-            prefix = "initial." if self._prunes_untrained else "model."
-            model = self.network(self.ledger.load_part("dense", prefix))
+            dense = self._load_dense()
+            model = self.network(dense.initial or dense.model)
             return model, build_full_masks(find_prunable(model, self.recipe.exclude))
-        prefix = "untrained." if self._prunes_untrained else "model."
-        model = self.network(self.ledger.load_part(before, prefix))
-        masks = self.ledger.load_part(before, "mask.")
-        return model, {name: mask.to(self.device) for name, mask in masks.items()}
+        model = self.network(before.untrained or before.model)
+        return model, {name: mask.to(self.device) for name, mask in before.masks.items()}
 
-    def _prune_(
-        self, model: nn.Module, masks: Masks, current: _CriterionRound
-    ) -> tuple[Masks, list[StageLoss]]:
-        """Prune in place to the density of the round, and return the new masks and, by stage, what
-        a loss model says.
-        """
-        planned, method = current.planned, current.method
-        data, seed = self.data, self.recipe.seed
-        calibration = choose_calibration(method.criterion, len(data.classes))
-        _, units = self.costs.pruning(current.criterion, planned)
-        stage_losses: list[StageLoss] = []
-
-        def collect_evidence(masks: Masks, stage: int) -> Evidence:
-            return Evidence(
-                model,
-                masks,
-                batches=partial(draw_batches, data, calibration, seed, planned.number, stage),
-                generator=generator(seed, "criterion", planned.number, stage),
-                exclude=self.recipe.exclude,
-                loss=choose_loss(data.fit.labels),
-                shape=data.shape,
-            )
-
-        def note_stage(stage_loss: StageLoss | None) -> None:
-            self.ledger.advance(units)
-            if stage_loss is not None:
-                stage_losses.append(stage_loss)
-
-        def warn(message: str) -> None:
-            self.ledger.warn(f"{current.label}, round {planned.number}: {message}")
-
-        start = density(masks)
-        self._warn_of_cautions(current, start)
-        masks = prune_(
+    def _retrain_(self, model: nn.Module, masks: Masks, current: CriterionRound) -> Measured | None:
+        """Retrain in place as the round does, and measure; None where it does not retrain."""
+        planned, compacts = current.planned, current.method.compacts
+        if planned.epochs is None:
+            return None
+        self.watcher.stage("retrain", current.name)
+        self.trainer.retrain_(
             model,
-            masks,
-            planned.density,
-            method,
-            collect_evidence,
-            on_stage=note_stage,
-            warn=warn,
-            generator=generator(seed, "sparsifier", planned.number),
+            current.name,
+            epochs=planned.epochs,
+            number=planned.number,
+            masks=masks,
+            compacts=compacts,
         )
-        if density(masks) == start:
-            warn(
-                f"nothing was removed: the density is {start:.4g} already, and what goes "
-                "together is larger than the step"
-            )
-        for layer in find_collapsed(masks):
-            warn(f"layer collapse: nothing remains of {layer}")
-        return masks, stage_losses
-
-    def _warn_of_cautions(self, current: _CriterionRound, start: float) -> None:
-        """Warn of what a user should know about a round from density `start`, once in a job."""
-        cautions = current.method.list_cautions(
-            start, current.planned.density, self.recipe.retrain.mode
-        )
-        for caution in cautions:
-            message = f"{current.label}: {caution}"
-            if message not in self.ledger.warnings:
-                self.ledger.warn(message)
+        return self._measure(self._compact(model, masks, compacts))
 
     def _measure(self, model: nn.Module) -> Measured:
         return measure_network(model, self.data, self.ledger.advance)
@@ -344,26 +307,15 @@ class Pipeline:
         """The network as it is shipped: without the channels that are removed as a whole."""
         return build_compact(model, masks, self.data.shape) if compacts else model
 
-    def _record_round(self, current: _CriterionRound) -> RoundRecord:
+    def _record_round(self, current: CriterionRound, stage: RoundStage) -> RoundRecord:
         """The record of a finished round, which loads masks and networks from its stage on use."""
-        name, planned = current.name, current.planned
-        compacts = current.method.compacts
-        load_part = partial(self.ledger.load_part, name)
-        masks = load_part("mask.")
-        _, note = self.ledger.load(name, "none.")
-        kept = density(masks)
-
-        def load_full_size(prefix: str) -> nn.Module:
-            return self.network(load_part(prefix))
-
-        def load_shipped() -> nn.Module:
-            return self._compact(load_full_size("model."), masks, compacts)
-
-        def load_losses() -> tuple[torch.Tensor, torch.Tensor]:
-            losses = load_part("loss.")
-            return losses["before"], losses["after"]
-
-        load_unretrained = partial(load_full_size, "unretrained.")
+        planned, compacts = current.planned, current.method.compacts
+        stored = RoundLoader(
+            stage=stage,
+            build=self.network,
+            compact=partial(self._compact, compacts=compacts),
+        )
+        kept = density(stored.masks())
         return RoundRecord(
             criterion=current.criterion,
             label=current.label,
@@ -372,16 +324,12 @@ class Pipeline:
             density=kept,
             target=planned.target,
             retrain_epochs=planned.trained_epochs,
-            masks=partial(load_part, "mask."),
-            network=load_shipped,
-            full_size=partial(load_full_size, "model."),
-            unretrained=load_unretrained if note.get("unretrained") else None,
-            pruned=self.ledger.load_measured(name, "pruned"),
-            retrained=self.ledger.load_measured(name, "retrained") if planned.retrained else None,
+            stored=stored,
+            pruned=stage.pruned,
+            retrained=stage.retrained,
             compacted=compacts,
-            stages=tuple(StageLoss(**stage) for stage in note["stages"]),
-            batchnorm=note.get("batchnorm"),
-            losses=load_losses,
+            stages=tuple(stage.stages),
+            batchnorm=stage.batchnorm,
         )
 
     def _build_initial(self) -> nn.Module:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pruning.pipeline.ledger import add_prefix
 from pruning.pipeline.pipeline import Pipeline
+from pruning.pipeline.stage_files import SecondNetworkStage
 from pruning.seeding import generator, seeded
 from pruning.storage.stages import PartialTraining
 from pruning.training.loop import Controls, train_
@@ -27,7 +27,8 @@ def train_second_network(pipeline: Pipeline) -> nn.Module | None:
     if schedule is None:
         return None
     seed = pipeline.recipe.seed + 1
-    with pipeline.ledger.enter("evaluate", NAME, 0) as unfinished:
+    restore = SecondNetworkStage.restore
+    with pipeline.ledger.enter("evaluate", NAME, 0, restore) as unfinished:
         if unfinished:
             initialisation = generator(seed, "initialisation")
             with seeded(int(torch.randint(2**62, (1,), generator=initialisation))):
@@ -51,5 +52,6 @@ def train_second_network(pipeline: Pipeline) -> nn.Module | None:
                 stop_epoch=schedule.epochs,
                 controls=controls,
             )
-            pipeline.ledger.finish(NAME, add_prefix("model.", model.state_dict()))
-    return pipeline.network(pipeline.ledger.load_part(NAME, "model."))
+            stage = SecondNetworkStage(model=model.state_dict())
+            pipeline.ledger.finish(NAME, stage.tensors())
+    return pipeline.network(pipeline.ledger.restore(NAME, restore).model)

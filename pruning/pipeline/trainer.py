@@ -10,7 +10,8 @@ from torch import nn
 from pruning.channels.compaction import build_compact, expand_
 from pruning.data.tensors import Data
 from pruning.masks import apply_masks_
-from pruning.pipeline.ledger import Ledger, State
+from pruning.pipeline.ledger import Ledger
+from pruning.pipeline.stage_files import Weights
 from pruning.rounds.costs import TEACHER_COST, TRAIN_COST
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.training import Train, Training
@@ -28,9 +29,17 @@ class Trainer:
     ledger: Ledger
     load_dense: Callable[[], nn.Module]
     """Loads the dense network: the teacher where networks are distilled."""
+    load_rewind: Callable[[], Weights]
+    """Loads the weights to rewind to."""
     checkpoint_steps: int
 
-    def train_dense_(self, model: nn.Module, schedule: Train) -> State:
+    @property
+    def rewinds(self) -> bool:
+        """Whether retraining starts from the weights to rewind to."""
+        mode, when = self.recipe.retrain.mode, self.recipe.when
+        return mode == "weight_rewind" and when == "after_training"
+
+    def train_dense_(self, model: nn.Module, schedule: Train) -> Weights:
         """Train the network and return its weights at the rewind epoch.
 
         They are saved as soon as they are reached.
@@ -41,7 +50,7 @@ class Trainer:
             if epoch == schedule.rewind_epoch:
                 stages.save("rewind", model.state_dict(), {})
 
-        if stages.load("rewind") is None:
+        if stages.open("rewind") is None:
             # A training beyond the rewind epoch is of no use without the weights at that epoch.
             PartialTraining(stages, "dense").drop()
         self.train_(
@@ -52,7 +61,7 @@ class Trainer:
             epochs=(0, schedule.epochs),
             at_epoch=save_rewind,
         )
-        return self.ledger.load_part("rewind", "")
+        return self.ledger.open("rewind").whole
 
     def retrain_(
         self,
@@ -69,8 +78,8 @@ class Trainer:
         """
         schedule, name = self._choose_schedule(number)
         retrain = self.recipe.retrain
-        if retrain.mode == "weight_rewind" and self.recipe.when == "after_training":
-            model.load_state_dict(self.ledger.load_part("dense", "rewind."))
+        if self.rewinds:
+            model.load_state_dict(dict(self.load_rewind().items()))
             apply_masks_(model, masks or {})
         teacher = None
         if retrain.distillation is not None:

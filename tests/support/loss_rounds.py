@@ -13,6 +13,7 @@ from pruning.rounds.pruning import StageLoss
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from tests.support import cases
+from tests.support.stored_rounds import RoundInMemory
 
 IMAGES = 400
 
@@ -53,9 +54,9 @@ def make_round(
     stages: tuple[StageLoss, ...] = (),
     requested: bool = True,
 ) -> RoundRecord:
-    losses = (
-        before if isinstance(before, Tensor) else around(before),
-        after if isinstance(after, Tensor) else around(after, seed=1),
+    stored = RoundInMemory(
+        loss_before=before if isinstance(before, Tensor) else around(before),
+        loss_after=after if isinstance(after, Tensor) else around(after, seed=1),
     )
     return RoundRecord(
         criterion=Method(name=name or label.partition("-")[0], params=params or {}),
@@ -65,12 +66,10 @@ def make_round(
         density=1 - target,
         target=target if requested else None,
         retrain_epochs=1,
-        masks=dict,
-        network=cases.mlp,
+        stored=stored,
         pruned=make_measured(pruned, val),
         retrained=None if retrained is None else make_measured(retrained, val),
         stages=stages,
-        losses=lambda: losses,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from pruning.schemas.report import Estimate, Report, Section
 from tests.support import cases
 from tests.support.distances import mean_relative_error
 from tests.support.finished_jobs import finish_and_export
-from tests.support.pipelines import MODES, pretrained
+from tests.support.pipelines import MODES, part, pretrained, tensors
+from tests.support.stored_rounds import RoundInMemory
 
 KINDS = ("accuracy", "layers", "logits", "centred", "softmax", "kl", "agreement")
 
@@ -80,11 +82,11 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
     assert set(section.curves) == {
         f"{kind}_{phase}/magnitude" for kind in KINDS for phase in ("before", "after")
     }
-    assert all(row.unretrained is None for row in pipeline.done if row.target is None)
+    assert all(row.unretrained() is None for row in pipeline.done if row.target is None)
     for index, round_record in enumerate(done):
-        assert round_record.unretrained is not None
-        assert round_record.retrained is not None
         unretrained = round_record.unretrained()
+        assert unretrained is not None
+        assert round_record.retrained is not None
         assert torch.equal(
             measure_network(unretrained, pipeline.data).losses, round_record.pruned.losses
         )
@@ -155,9 +157,10 @@ def test_channels_that_are_gone_count_as_zero(tmp_path: Path) -> None:
     assert section.curves["logits_after/filter_norm"].y[0].value == pytest.approx(
         mean_relative_error(z, y), rel=1e-5
     )
-    assert round_record.unretrained is not None
+    unretrained = round_record.unretrained()
+    assert unretrained is not None
     assert torch.equal(
-        round_record.unretrained()(images).argmax(1) != pipeline.data.test.labels,
+        unretrained(images).argmax(1) != pipeline.data.test.labels,
         round_record.pruned.wrong,
     )
 
@@ -238,9 +241,8 @@ def test_the_weights_right_after_pruning_are_kept_where_they_are_read(
     assert [keeps_unretrained(recipe, planned, read=read) for planned in planned_rounds] == kept
     if fields == {}:
         pipeline = finish(recipe, tmp_path).pipeline
-        assert [
-            bool(pipeline.ledger.load_part(f"round-0-00{n}", "unretrained.")) for n in (1, 2)
-        ] == kept
+        stages = tensors(pipeline)
+        assert [bool(part(stages[f"round-0-00{n}"], "unretrained.")) for n in (1, 2)] == kept
 
 
 def test_batchnorm_is_compared_as_it_was_measured(tmp_path: Path) -> None:
@@ -252,27 +254,32 @@ def test_batchnorm_is_compared_as_it_was_measured(tmp_path: Path) -> None:
     pipeline = finish(recipe, tmp_path, cases.conv_net).pipeline
     (round_record,) = pipeline.done
     assert round_record.batchnorm is not None
-    assert round_record.unretrained is not None
+    unretrained = round_record.unretrained()
+    assert unretrained is not None
     assert torch.equal(
-        measure_network(round_record.unretrained(), pipeline.data).losses,
-        round_record.pruned.losses,
+        measure_network(unretrained, pipeline.data).losses, round_record.pruned.losses
     )
 
 
 # what has no error
 
 
-def compare(tmp_path: Path, dense: nn.Module, other: nn.Module, **changes: Any) -> Section:
+def compare(
+    tmp_path: Path, dense: nn.Module, other: nn.Module, *, keeps_unretrained: bool = True
+) -> Section:
     pipeline = finish(make_recipe(0.5, **MODES["fine_tune"]), tmp_path).pipeline
     (round_record,) = pipeline.done
-    fields = {**vars(round_record), "full_size": lambda: other, **changes}
+    stored = RoundInMemory(
+        build=lambda: other,
+        build_unretrained=round_record.unretrained if keeps_unretrained else lambda: None,
+    )
     record = JobRecord(
         data=pipeline.data,
         dense=lambda: dense,
         control=lambda: dense,
         given_measured=pipeline.given_measured,
         control_measured=pipeline.control_measured,
-        rounds=(RoundRecord(**fields),),
+        rounds=(replace(round_record, stored=stored),),
         recipe=pipeline.recipe,
     )
     section = Approximation().evaluate(record)
@@ -323,7 +330,7 @@ def test_a_network_that_overflows_is_named(tmp_path: Path, value: float) -> None
 
 
 def test_what_was_not_kept_is_said(tmp_path: Path) -> None:
-    section = compare(tmp_path, cases.mlp(), cases.mlp(), unretrained=None)
+    section = compare(tmp_path, cases.mlp(), cases.mlp(), keeps_unretrained=False)
     assert any("was not kept: magnitude-0.5" in note for note in section.notes)
 
 

@@ -29,6 +29,7 @@ from tests.support import cases
 from tests.support.finished_records import evaluate_job, finish_job, make_record
 from tests.support.pipelines import MODES
 from tests.support.shifted_jobs import EVALUATIONS, FEW_SHIFTS, find_slow_errors
+from tests.support.stored_rounds import RoundInMemory
 
 # whole sections against slow loops
 
@@ -153,7 +154,8 @@ def test_networks_that_overflow_are_sure_of_nothing(cascade: Results) -> None:
         return model
 
     record = make_record(cascade)
-    record = replace(record, rounds=[replace(method, network=broken) for method in record.rounds])
+    stored = RoundInMemory(build=broken)
+    record = replace(record, rounds=[replace(row, stored=stored) for row in record.rounds])
     for method in EVALUATIONS:
         section = evaluations.create(str(method["name"]), method["params"]).evaluate(record)
         json.dumps(section.model_dump(mode="json"), allow_nan=False)

@@ -154,7 +154,11 @@ def test_a_damaged_stage_is_done_again(tmp_path: Path) -> None:
     whole = tensors(pipeline)
     path = pipeline.stages.path("round-0-001")
     path.write_bytes(path.read_bytes()[:-7])
-    same(tensors(run(recipe, tmp_path)), whole)
+    again = run(recipe, tmp_path)
+    same(tensors(again), whole)
+    warning = "the stage file round-0-001 is damaged, so what it held is computed again"
+    assert warning in again.watcher.warnings  # type: ignore[attr-defined]
+    assert warning in again.ledger.warnings
 
 
 def test_recipes_do_not_share_stages(tmp_path: Path) -> None:

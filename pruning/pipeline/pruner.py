@@ -1,0 +1,111 @@
+"""The prunings of a job: of the network of each round, by a criterion of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from pruning.data.tensors import Data
+from pruning.evidence.calibration import choose_calibration, draw_batches
+from pruning.evidence.evidence import Evidence
+from pruning.masks import density, find_collapsed
+from pruning.measurement.objective import choose_loss
+from pruning.pipeline.ledger import Ledger
+from pruning.pipeline.stage_files import RoundStage
+from pruning.rounds.costs import Costs
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.plan import PlannedRound
+from pruning.rounds.pruning import StageLoss, prune_
+from pruning.schemas.recipe import Method, Recipe
+from pruning.seeding import generator
+from pruning.storage.stages import StoredStage
+from pruning.types import Masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionRound:
+    """A planned round of a criterion of the recipe."""
+
+    name: str
+    """The name of the stage it is saved as."""
+    planned: PlannedRound
+    criterion: Method
+    label: str
+    method: PruningMethod
+    restore: Callable[[StoredStage], RoundStage]
+    """Reads its stage from a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """Prunes the networks of a job in place."""
+
+    recipe: Recipe
+    data: Data
+    ledger: Ledger
+    costs: Costs
+
+    def prune_(
+        self, model: nn.Module, masks: Masks, current: CriterionRound
+    ) -> tuple[Masks, list[StageLoss]]:
+        """Prune in place to the density of the round, and return the new masks and, by stage, what
+        a loss model says.
+        """
+        planned, method = current.planned, current.method
+        data, seed = self.data, self.recipe.seed
+        calibration = choose_calibration(method.criterion, len(data.classes))
+        _, units = self.costs.pruning(current.criterion, planned)
+        stage_losses: list[StageLoss] = []
+
+        def collect_evidence(masks: Masks, stage: int) -> Evidence:
+            return Evidence(
+                model,
+                masks,
+                batches=partial(draw_batches, data, calibration, seed, planned.number, stage),
+                generator=generator(seed, "criterion", planned.number, stage),
+                exclude=self.recipe.exclude,
+                loss=choose_loss(data.fit.labels),
+                shape=data.shape,
+            )
+
+        def note_stage(stage_loss: StageLoss | None) -> None:
+            self.ledger.advance(units)
+            if stage_loss is not None:
+                stage_losses.append(stage_loss)
+
+        def warn(message: str) -> None:
+            self.ledger.warn(f"{current.label}, round {planned.number}: {message}")
+
+        start = density(masks)
+        self._warn_of_cautions(current, start)
+        masks = prune_(
+            model,
+            masks,
+            planned.density,
+            method,
+            collect_evidence,
+            on_stage=note_stage,
+            warn=warn,
+            generator=generator(seed, "sparsifier", planned.number),
+        )
+        if density(masks) == start:
+            warn(
+                f"nothing was removed: the density is {start:.4g} already, and what goes "
+                "together is larger than the step"
+            )
+        for layer in find_collapsed(masks):
+            warn(f"layer collapse: nothing remains of {layer}")
+        return masks, stage_losses
+
+    def _warn_of_cautions(self, current: CriterionRound, start: float) -> None:
+        """Warn of what a user should know about a round from density `start`, once in a job."""
+        cautions = current.method.list_cautions(
+            start, current.planned.density, self.recipe.retrain.mode
+        )
+        for caution in cautions:
+            message = f"{current.label}: {caution}"
+            if message not in self.ledger.warnings:
+                self.ledger.warn(message)

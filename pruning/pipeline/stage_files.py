@@ -1,0 +1,185 @@
+"""The contents of stage files: which tensors a stage saves, under which names, and its note.
+
+A tensor is named by the part of the stage that it belongs to, a dot, and its own name:
+`model.conv1.weight` is a weight of the network, `mask.conv1.weight` the mask of that weight.
+
+What is restored from a file holds its measurements; weights and masks are `StoredPart`s, which read
+their tensors from the file each time they are used, so that a job of many rounds holds one network
+at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from pruning.measurement.measure import Measured
+from pruning.rounds.pruning import StageLoss
+from pruning.storage.stages import State, StoredStage
+
+Weights: TypeAlias = Mapping[str, Tensor]
+"""The state dict of a network, in memory or in a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseStage:
+    """The dense network, as given or as the job trained it.
+
+    >>> import torch
+    >>> flags = torch.tensor([False, True])
+    >>> measured = Measured(flags, torch.ones(2), flags)
+    >>> stage = DenseStage(model={"fc.bias": torch.zeros(1)}, measured=measured)
+    >>> list(stage.tensors())
+    ['model.fc.bias', 'given.wrong', 'given.losses', 'given.val_wrong']
+    """
+
+    model: Weights
+    measured: Measured
+    initial: Weights | None = None
+    """The weights before any training of the job, where it prunes before it trains."""
+    rewind: Weights | None = None
+    """The weights to rewind to, where the job has them."""
+
+    def tensors(self) -> State:
+        """The tensors of the stage file by name."""
+        parts = {"initial": self.initial, "model": self.model, "rewind": self.rewind}
+        return _name_parts(parts) | self.measured.tensors("given")
+
+    @staticmethod
+    def restore(stored: StoredStage, *, initial: bool, rewind: bool) -> DenseStage:
+        """The stage from its file, with the `initial` weights and those to `rewind` to where the
+        job needs them.
+
+        Raises `KeyError` where the file lacks something.
+        """
+        return DenseStage(
+            model=stored.part("model"),
+            measured=_restore_measured(stored, "given"),
+            initial=stored.part("initial") if initial else None,
+            rewind=stored.part("rewind") if rewind else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlStage:
+    """The dense control: the dense network, retrained as the pruned ones are."""
+
+    model: Weights
+    measured: Measured
+
+    def tensors(self) -> State:
+        """The tensors of the stage file by name."""
+        return _name_parts({"model": self.model}) | self.measured.tensors("control")
+
+    @staticmethod
+    def restore(stored: StoredStage) -> ControlStage:
+        """The stage from its file; raises `KeyError` where the file lacks something."""
+        return ControlStage(
+            model=stored.part("model"), measured=_restore_measured(stored, "control")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondNetworkStage:
+    """The second dense network, trained from another seed."""
+
+    model: Weights
+
+    def tensors(self) -> State:
+        """The tensors of the stage file by name."""
+        return _name_parts({"model": self.model})
+
+    @staticmethod
+    def restore(stored: StoredStage) -> SecondNetworkStage:
+        """The stage from its file; raises `KeyError` where the file lacks something."""
+        return SecondNetworkStage(model=stored.part("model"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStage:
+    """A round of pruning and retraining."""
+
+    masks: Mapping[str, Tensor]
+    model: Weights
+    """The network as it was measured last, in the shape of the dense network."""
+    pruned: Measured
+    """The network right after pruning, measured."""
+    retrained: Measured | None = None
+    """The network after retraining, measured; None where it is not retrained."""
+    loss_before: Tensor
+    """float32 (n,): the losses on a sample of training images, right before the pruning."""
+    loss_after: Tensor
+    """float32 (n,): the losses on the same images, right after the pruning."""
+    untrained: Weights | None = None
+    """The network right after pruning, where the job prunes before it trains: the next round starts
+    from it.
+    """
+    unretrained: Weights | None = None
+    """The network right after pruning, where an evaluation reads it."""
+    stages: Sequence[StageLoss] = ()
+    """The change of the loss at each stage of the pruning, where the criterion models the loss."""
+    batchnorm: Mapping[str, float] | None = None
+    """The effect of re-estimating BatchNorm, where it was."""
+
+    def tensors(self) -> State:
+        """The tensors of the stage file by name."""
+        parts = {
+            "loss": {"before": self.loss_before, "after": self.loss_after},
+            "mask": self.masks,
+            "untrained": self.untrained,
+            "unretrained": self.unretrained,
+            "model": self.model,
+        }
+        tensors = _name_parts(parts) | self.pruned.tensors("pruned")
+        if self.retrained is not None:
+            tensors |= self.retrained.tensors("retrained")
+        return tensors
+
+    def notes(self) -> dict[str, Any]:
+        """The entries of the stage file's note beside time and warnings."""
+        return {
+            "stages": [vars(stage) for stage in self.stages],
+            "batchnorm": self.batchnorm,
+            "unretrained": self.unretrained is not None,
+        }
+
+    @staticmethod
+    def restore(stored: StoredStage, *, untrained: bool, retrained: bool) -> RoundStage:
+        """The stage from its file, with the `untrained` weights and what was measured after it was
+        `retrained` where the job needs them.
+
+        Raises `KeyError` where the file lacks something.
+        """
+        return RoundStage(
+            masks=stored.part("mask"),
+            model=stored.part("model"),
+            pruned=_restore_measured(stored, "pruned"),
+            retrained=_restore_measured(stored, "retrained") if retrained else None,
+            loss_before=stored.whole["loss.before"],
+            loss_after=stored.whole["loss.after"],
+            untrained=stored.part("untrained") if untrained else None,
+            unretrained=stored.part("unretrained") if stored.note["unretrained"] else None,
+            stages=[_restore_stage_loss(entries) for entries in stored.note["stages"]],
+            batchnorm=stored.note.get("batchnorm"),
+        )
+
+
+def _name_parts(parts: Mapping[str, Weights | None]) -> State:
+    """The tensors of all parts, each named by its part, a dot and its own name."""
+    return {
+        f"{part}.{name}": tensor
+        for part, tensors in parts.items()
+        if tensors is not None
+        for name, tensor in tensors.items()
+    }
+
+
+def _restore_measured(stored: StoredStage, part: str) -> Measured:
+    return Measured.restore(_name_parts({part: stored.part(part)}), part)
+
+
+def _restore_stage_loss(entries: Mapping[str, Any]) -> StageLoss:
+    return StageLoss(**{field.name: entries[field.name] for field in fields(StageLoss)})
