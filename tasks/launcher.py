@@ -6,6 +6,7 @@ A forked process starts in milliseconds, a fresh one imports torch for seconds.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -95,16 +96,27 @@ class ForkServer:
         """Run `main()` of a module in a process of its own session, with stdin, stdout, stderr and
         perhaps `CHANNEL` in `descriptors`.
 
-        Raises `OSError` where the server cannot be started.
+        Raises `OSError` where the server or the process cannot be started.
         """
         request = {"module": module, "arguments": arguments, "environment": environment}
         message = json.dumps(request).encode()
         with self._lock:
             try:
                 return self._ask(message, descriptors, environment)
-            except OSError:  # the server has died since the last request
+            except OSError:
+                if self._is_alive():
+                    raise  # no process could be forked: the others go on
                 self._close()
                 return self._ask(message, descriptors, environment)
+
+    def _is_alive(self) -> bool:
+        """Return whether the server runs; one that has just died is given a second to be gone."""
+        if self._server is None:
+            return False
+        with suppress(subprocess.TimeoutExpired):
+            self._server.wait(1.0)
+            return False
+        return True
 
     def _ask(
         self, message: bytes, descriptors: list[int], environment: dict[str, str]
@@ -140,10 +152,13 @@ class ForkServer:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
                 start_new_session=True,
                 env=environment,
             )
+        # A server that is still importing does not see that its socket is closed.
+        atexit.register(self.close)
 
     def start(self, environment: dict[str, str]) -> None:
         """Start the server where it is not running: the next process then need not wait for it."""
@@ -178,7 +193,7 @@ def _read_pid(status: int) -> int:
     while not text.endswith(b"\n"):
         byte = os.read(status, 1)
         if not byte:
-            raise OSError("the fork server ended before it forked")
+            raise OSError("the fork server could not start a process")
         text += byte
     return int(text)
 

@@ -28,6 +28,8 @@ from typing import NoReturn
 PR_SET_PDEATHSIG = 1
 CHANNEL = 3
 """The number in the child of the descriptor that it was given beside its standard ones."""
+STATUS = 3
+"""The place of the descriptor for the exit status among those of a request."""
 DESCRIPTORS = 5
 """The largest number of descriptors of a request: stdin, stdout, stderr, status, channel."""
 LARGEST = 2**20
@@ -95,14 +97,15 @@ class Server:
         message, descriptors, _, _ = socket.recv_fds(self.requests, LARGEST, DESCRIPTORS)
         if not message:
             return False
-        request = json.loads(message)
-        status = descriptors[3]
-        child = os.fork()
+        # The kernel leaves out the descriptors for which there is no room.
+        child = _try_fork() if len(descriptors) > STATUS else None
         if child == 0:
-            _run_child(request, descriptors, [*self.children.values(), *self.own])
-        self.children[child] = status
-        for descriptor in descriptors:
-            if descriptor != status:
+            inherited = [*self.children.values(), *self.own]
+            _run_child(json.loads(message), descriptors, inherited)
+        for number, descriptor in enumerate(descriptors):
+            if child is not None and number == STATUS:
+                self.children[child] = descriptor
+            else:
                 os.close(descriptor)
         return True
 
@@ -121,6 +124,17 @@ class Server:
             os.close(status)
 
 
+def _try_fork() -> int | None:
+    """Fork; None where the system has no room for a process.
+
+    The other side sees then that the status is closed without a process id.
+    """
+    try:
+        return os.fork()
+    except OSError:
+        return None
+
+
 def _run_child(
     request: dict[str, object], descriptors: list[int], inherited: list[int]
 ) -> NoReturn:
@@ -134,7 +148,7 @@ def _run_child(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in inherited:
             os.close(descriptor)
-        os.write(descriptors[3], f"{os.getpid()}\n".encode())
+        os.write(descriptors[STATUS], f"{os.getpid()}\n".encode())
         _take_descriptors(descriptors)
         os.environ.clear()
         os.environ.update(request["environment"])  # type: ignore[call-overload]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -134,6 +135,23 @@ def test_a_server_that_dies_takes_its_children_along_and_is_replaced(server: For
     until(lambda: sleeping.pid not in alive(), "the child is gone")
     assert fork(server, "return", "5").wait(60) == 5
     assert server.pid != server_pid
+
+
+def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_go_on(
+    server: ForkServer,
+) -> None:
+    sleeping = fork(server, "sleep")
+    server_pid = server.pid
+    assert server_pid is not None
+    limits = resource.prlimit(server_pid, resource.RLIMIT_NOFILE)
+    # Without descriptors to spare the message arrives without those of the new process.
+    resource.prlimit(server_pid, resource.RLIMIT_NOFILE, (8, limits[1]))
+    with pytest.raises(OSError, match="could not start a process"):
+        fork(server, "return", "0")
+    resource.prlimit(server_pid, resource.RLIMIT_NOFILE, limits)
+    assert fork(server, "return", "6").wait(60) == 6
+    assert server.pid == server_pid
+    assert sleeping.poll() is None
 
 
 def test_closing_the_server_ends_its_children(server: ForkServer) -> None:
