@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import subprocess
-import sys
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
+from tasks.launcher import kill_group, launch
 from tasks.owners import describe_exit
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ SPIN = {"GOMP_SPINCOUNT": "30000"}
 Training that has its cores to itself loses about 5 % of its speed by this. Beside other processes
 the default halves the speed, since waiting threads keep working ones off the cores.
 """
+
+
+TORCH_FREE = frozenset({"dataset"})
+"""The verbs whose process imports no torch: a fresh interpreter is as fast and smaller."""
 
 
 class HelperError(Exception):
@@ -67,28 +72,39 @@ def run_helper(
     Raises `HelperError` when the helper refuses it, takes too long or crashes.
     """
     request = json.dumps({"payload": payload, "memory_limit_bytes": memory_limit_bytes})
-    try:
-        helper = subprocess.run(
-            [sys.executable, "-m", "tasks.processes.helper", verb],
-            input=request,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=clean_environment(),
-            check=False,
+    with TemporaryFile() as question, TemporaryFile() as answer, TemporaryFile() as log:
+        question.write(request.encode())
+        question.seek(0)
+        helper = launch(
+            "tasks.processes.helper",
+            [verb],
+            streams=(question, answer, log),
+            environment=clean_environment(),
+            # A limit of memory counts what is imported already.
+            fresh=verb in TORCH_FREE or memory_limit_bytes is not None,
         )
-    except subprocess.TimeoutExpired:
-        raise HelperError(
-            "helper_timeout", f"the helper ({verb}) took more than {timeout_s:g} s"
-        ) from None
+        try:
+            returncode = helper.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise HelperError(
+                "helper_timeout", f"the helper ({verb}) took more than {timeout_s:g} s"
+            ) from None
+        finally:
+            kill_group(helper)
+            helper.wait()
+        lines, errors = _read_text(answer).splitlines(), _read_text(log)
     try:
-        reply = json.loads(helper.stdout.splitlines()[-1])
+        reply = json.loads(lines[-1])
     except (IndexError, ValueError):
-        reason = describe_exit(helper.returncode)
-        logger.error("the helper for %r ended with %s: %s", verb, reason, helper.stderr[-2000:])
+        reason = describe_exit(returncode)
+        logger.error("the helper for %r ended with %s: %s", verb, reason, errors[-2000:])
         raise HelperError("helper_crashed", f"the helper ({verb}) ended with {reason}") from None
     if "error" in reply:
         error = reply["error"]
         raise HelperError(error["code"], error["message"], error["pointer"])
     return dict(reply["result"])
+
+
+def _read_text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

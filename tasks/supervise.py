@@ -11,13 +11,11 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -28,6 +26,7 @@ from sqlalchemy.orm import Session
 from tasks import owners, workspace
 from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.helper import clean_environment
+from tasks.launcher import Process, kill_group, launch
 from tasks.settings import Settings
 from tasks.store import Store, claims, families
 from tasks.store.claims import Claim, LostError, SavedFile
@@ -40,9 +39,6 @@ POLL_S = 1.0
 EXIT_S = 10.0
 """Seconds that a process has to exit once it has sent its last message."""
 RETRY_S = 0.5
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
-"""Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
-PROCESS_ENVIRONMENT = ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 class Verdict(Enum):
@@ -134,34 +130,35 @@ class Supervisor:
             watch.start()
             self._follow(process)
         watch.join()
-        self._settle(process.returncode, folder)
+        self._settle(process.wait(), folder)
 
     @contextmanager
-    def _open_process(self, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    def _open_process(self, folder: Path) -> Iterator[Process]:
         """Run the job process with a pipe to this one; kill it on leaving."""
         read, write = os.pipe()
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.processes.job", str(folder), str(write)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(write,),
-                start_new_session=True,
-                env=clean_environment() | PROCESS_ENVIRONMENT,
-            )
-        os.close(write)
-        self._pipe = os.fdopen(read, "r")
-        try:
-            yield process
-        finally:
-            _kill(process)
-            process.wait()
-            self._pipe.close()
-            assert process.stdin is not None
-            process.stdin.close()
+        # The process ends itself when the supervisor's death closes its stdin.
+        stdin, lifeline = os.pipe()
+        with ExitStack() as stack, (folder / "log").open("wb") as log:
+            self._pipe = stack.enter_context(os.fdopen(read, "r"))
+            stack.callback(os.close, lifeline)
+            try:
+                process = launch(
+                    "tasks.processes.job",
+                    [str(folder), "{channel}"],
+                    streams=(stdin, log, log),
+                    environment=clean_environment(),
+                    channel=write,
+                )
+            finally:
+                os.close(stdin)
+                os.close(write)
+            try:
+                yield process
+            finally:
+                kill_group(process)
+                process.wait()
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, process: Process) -> None:
         """Handle the process's messages until it ends, which ends the pipe."""
         for line in self._pipe:
             if self._verdict is not None:
@@ -270,7 +267,7 @@ class Supervisor:
             return None
         return (total - done) * (time.monotonic() - self._first_progress_at) / advanced
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+    def _watch(self, process: Process) -> None:
         """Send heartbeats, and kill the process as soon as there is a verdict."""
         beaten_at = time.monotonic()
         due_at = 0.0
@@ -297,7 +294,7 @@ class Supervisor:
             if verdict is not None:
                 # The thread that follows the pipe may have come to a verdict first.
                 self._verdict = self._verdict or verdict
-                _kill(process)
+                kill_group(process)
                 return
             self.stopping.wait(min(POLL_S, self.settings.heartbeat_s))
 
@@ -383,12 +380,6 @@ class Supervisor:
                         f"job {self.claim.job_id}: the database is away: {error}"
                     ) from error
                 time.sleep(RETRY_S)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_tail(path: Path, lines: int = 20) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from tasks.run_job import Runner
 from tasks.settings import Settings
 from tasks.store import Store, claims, jobs
 from tasks.store.tables import Event, Job, Outbox, ResultFile, StageFile
+from tests.support.running import alive, read_log_path
 from tests.support.servers import until
 from tests.support.stored_datasets import make_noise, store_dataset
 
@@ -353,19 +353,8 @@ def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
 
 
 def processes(id: str) -> list[int]:
-    """Return the living processes whose command line names the job's working folder."""
-    pids = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if (
-                entry.name.isdigit()
-                and f"-{id}-".encode() in (entry / "cmdline").read_bytes()
-                and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            ):
-                pids.append(int(entry.name))
-        except OSError:
-            continue
-    return [pid for pid in pids if pid != os.getpid()]
+    """Return the living processes that log to the job's working folder."""
+    return [pid for pid in alive() if f"-{id}-" in read_log_path(pid)]
 
 
 def together(actions: list[Callable[[], Any]]) -> list[Any]:

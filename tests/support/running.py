@@ -144,7 +144,7 @@ class Running:
 
     def job_processes(self) -> list[int]:
         """Return the process ids of the job processes."""
-        return [pid for pid in self._own_processes() if "tasks.processes.job" in _command(pid)]
+        return [pid for pid in alive() if str(self.folder / "data") in read_log_path(pid)]
 
     def _own_processes(self) -> list[int]:
         mark = f"{self.folder / 'data'}"
@@ -187,6 +187,18 @@ def _parents() -> list[tuple[int, int]]:
             if fields[0] != "Z":
                 processes.append((int(entry.name), int(fields[1])))
     return processes
+
+
+def read_log_path(pid: int) -> str:
+    """Return the path of the file that is the standard output of a job process; empty for others.
+
+    A forked process has the command line and the environment of the fork server.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/fd/1")
+    except OSError:
+        return ""
+    return path if path.removesuffix(" (deleted)").endswith("/log") else ""
 
 
 def _command(pid: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks import supervise
 from tests.support.job_world import (
     SPEC,
     Chaos,
@@ -168,7 +168,7 @@ def test_a_process_that_cannot_start_counts_as_a_crash(
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(supervise, "launch", refuse)
     runner = world.runner(max_attempts=2)
     runner.run(id)
     assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
