@@ -25,7 +25,7 @@ START_S = 300.0
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
 PROCESS_ENVIRONMENT = ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""What has to be set before torch is imported."""
+"""Settings that have to be there before torch is imported."""
 CHANNEL = 3
 """The number in a forked process of the descriptor it was given beside its standard ones."""
 

@@ -35,9 +35,6 @@ DESCRIPTORS = 5
 LARGEST = 2**20
 """The largest size of a request in bytes."""
 MODULES = (
-    "scipy.stats",
-    "sklearn.datasets",
-    "torch._dynamo",  # which an optimiser imports at its first step
     "pruning.pipeline.estimate_job",
     "pruning.pipeline.run_job",
     "tasks.processes.estimates",
@@ -46,6 +43,12 @@ MODULES = (
     "tasks.processes.job",
 )
 """The modules that are imported before the first fork, beside the methods."""
+LATER_MODULES = (
+    "torch._dynamo",  # which an optimiser imports at its first step
+    "scipy.stats",
+    "sklearn.datasets",
+)
+"""The modules that are imported while there is nothing to fork."""
 PACKAGES = (
     "pruning.allocations",
     "pruning.architectures",
@@ -66,6 +69,8 @@ class Server:
     requests: socket.socket
     children: dict[int, int] = field(default_factory=dict)
     """The descriptors to which the exit status of a child is written, by its process id."""
+    later: list[str] = field(default_factory=list)
+    """The modules that are still to be imported."""
     own: list[int] = field(default_factory=list)
     """The descriptors of the server itself."""
 
@@ -81,7 +86,10 @@ class Server:
             selector.register(wake_read, selectors.EVENT_READ)
             self.own = [end.fileno() for end in (self.requests, wake_read, wake_write, selector)]
             while True:
-                ready = {key.fileobj for key, _ in selector.select()}
+                patience = 0.0 if self.later else None
+                ready = {key.fileobj for key, _ in selector.select(patience)}
+                if not ready:
+                    _import_modules([self.later.pop(0)])
                 if wake_read in ready:
                     with suppress(BlockingIOError):
                         wake_read.recv(4096)
@@ -188,12 +196,16 @@ def _take_descriptors(descriptors: list[int]) -> None:
 
 
 def _import_ahead() -> None:
-    """Import what jobs need; what cannot be imported fails in the process that needs it."""
+    """Import what every job needs; what cannot be imported fails in the process that needs it."""
     modules = list(MODULES)
     for package in PACKAGES:
         with suppress(Exception):
             paths = importlib.import_module(package).__path__
             modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)]
+    _import_modules(modules)
+
+
+def _import_modules(modules: list[str]) -> None:
     for module in modules:
         with suppress(Exception):
             importlib.import_module(module)
@@ -206,9 +218,11 @@ def main() -> None:
     ahead.
     """
     requests = socket.socket(fileno=int(sys.argv[1]))
+    later: list[str] = []
     if "--bare" not in sys.argv:
         _import_ahead()
-    Server(requests).run()
+        later += LATER_MODULES
+    Server(requests, later=later).run()
 
 
 if __name__ == "__main__":
