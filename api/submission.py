@@ -156,7 +156,7 @@ def keep_inputs(
     for kind, id in inputs:
         query = select(kind.id).where(kind.id == id).with_for_update(read=True)
         if session.scalar(query) is None:
-            raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+            raise NotFoundError(kind.NOUN, id)
 
 
 async def wait_until_ended(

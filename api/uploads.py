@@ -132,7 +132,7 @@ def remove(services: Services, kind: type[assets.Asset], project: str, id: str) 
     with services.store.write() as session:
         row = session.get(kind, id, with_for_update=True)
         if row is None or row.project != project:
-            raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+            raise NotFoundError(kind.NOUN, id)
         assets.remove(session, row)
     services.artifacts.delete(_find_folder(row))
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pruning import wording
 from pruning.analysis.job_record import RoundRecord
 from pruning.measurement.intervals import mean_interval
+from pruning.measurement.objective import LARGEST_LOSS
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.report import Estimate
 
@@ -72,8 +72,7 @@ def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange:
 
 def _estimate_difference(first: Tensor, second: Tensor) -> LossChange:
     """The mean of first - second with its paired interval, both (n,)."""
-    limit = torch.finfo(torch.float32).max
-    overflowed = int(((first >= limit) | (second >= limit)).sum())
+    overflowed = int(((first >= LARGEST_LOSS) | (second >= LARGEST_LOSS)).sum())
     values = first.double() - second.double()
     centre = float(values.mean())
     if overflowed:

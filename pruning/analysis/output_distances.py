@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pruning.masks import PRUNABLE
 from pruning.measurement.intervals import mean_interval
+from pruning.networks.layers import forward_hooks
 from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Estimate
 
@@ -181,16 +181,11 @@ def _recording_outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     outputs: dict[str, list[Tensor]] = {}
 
-    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+    names = {module: name for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+
+    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        name = names[module]
         outputs[name] = [*outputs.pop(name, []), output.clone()]  # moves the name to the end
 
-    hooks = [
-        module.register_forward_hook(partial(record, name))
-        for name, module in model.named_modules()
-        if isinstance(module, PRUNABLE)
-    ]
-    try:
+    with forward_hooks(names, record):
         yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import StructureError
-from pruning.networks.layers import Layer
+from pruning.networks.layers import Layer, forward_hooks
 from pruning.networks.modes import evaluate_mode
 
 
@@ -112,17 +112,9 @@ def _read_batchnorms(model: nn.Module, image: Tensor) -> Mapping[str, tuple[Tens
         layer, _ = written[id(inputs[0])]
         batchnorms[layer] = _fold(module, module.running_mean, module.running_var)
 
-    hooks = [
-        module.register_forward_hook(note)
-        for module in model.modules()
-        if isinstance(module, Layer | _BatchNorm)
-    ]
-    try:
-        with torch.no_grad(), evaluate_mode(model):
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    modules = [module for module in model.modules() if isinstance(module, Layer | _BatchNorm)]
+    with forward_hooks(modules, note), torch.no_grad(), evaluate_mode(model):
+        model(image)
     return batchnorms
 
 

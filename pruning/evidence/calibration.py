@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.data.tensors import Data, Split, draw_subset
 from pruning.evidence.criterion import AsksForCalibration, Criterion, EstimatesWork
 from pruning.evidence.evidence import Batches
-from pruning.measurement.objective import compute_losses
+from pruning.measurement.objective import compute_losses, limit_losses
 from pruning.networks.modes import evaluate_mode
 from pruning.seeding import generator
 from pruning.types import Calibration
@@ -79,8 +79,7 @@ def measure_training_losses(model: nn.Module, data: Data, seed: int) -> Tensor:
     with evaluate_mode(model), torch.no_grad():
         for inputs, labels in data.batches(_draw_loss_sample(data, seed), BATCH):
             losses.append(compute_losses(model(inputs).float(), labels))
-    finite = torch.nan_to_num(torch.cat(losses), nan=torch.inf)
-    return finite.clamp_max(torch.finfo(torch.float32).max).cpu()
+    return limit_losses(torch.cat(losses)).cpu()
 
 
 def count_loss_images(data_size: int) -> int:

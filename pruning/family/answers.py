@@ -27,7 +27,7 @@ from pruning.schemas.report import Estimate
 
 ABOVE = 1.25
 """The default of the tolerated error, in units of the least unpruned one."""
-SAME = 1e-3
+SAME_DENSITY = 1e-3
 """Densities that differ by less, relatively, count as one."""
 TWO_SIGMA = 0.9545
 """A band of this confidence has four standard deviations."""
@@ -219,7 +219,7 @@ def _find_trained(law_answers: Answers, member: Member) -> Answer | None:
 def _note_moves(best: Answer, trained: Answer | None, member: Member) -> list[str]:
     """Notes on how the law's answer differs from the network that was trained for it."""
     notes = []
-    if trained is not None and abs(trained.density / member.density - 1) > SAME:
+    if trained is not None and abs(trained.density / member.density - 1) > SAME_DENSITY:
         notes.append(
             "the law has moved since this network was trained: it would now keep "
             f"{trained.density:.3g}"

@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.bands import BandTarget
-from pruning.laws.curves import SAME
+from pruning.laws.curves import SAME_POINT
 from pruning.laws.documents import Forecast
 from pruning.laws.joint import JointLaw
 from pruning.schemas.base import Document
@@ -223,7 +223,7 @@ def _adapt_forecast(
             }
         )
     update: dict[str, object] = {"error": estimate}
-    if candidate.sparsest is not None and forecast.density < candidate.sparsest * (1 - SAME):
+    if candidate.sparsest is not None and forecast.density < candidate.sparsest * (1 - SAME_POINT):
         note = (
             f"this network was pruned to density {candidate.sparsest:.3g}: what lies below is "
             "predicted from the curves of others"

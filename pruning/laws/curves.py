@@ -23,7 +23,7 @@ OVER = 0.10
 """An error may be above chance by this fraction, as on few images; then it is reported."""
 ILL_CONDITIONED = 1e8
 """Parameters of a larger condition number mean nothing one by one."""
-SAME = 1e-6
+SAME_POINT = 1e-6
 """Densities of one network that differ by less, relatively, are trials of one point."""
 
 
@@ -225,7 +225,7 @@ def _group_points(density: Floats, network: Indices) -> list[Indices]:
     for position, i in enumerate(order):
         if starts:
             first = order[starts[-1]]
-            same_density = density[i] >= density[first] * (1 - SAME)
+            same_density = density[i] >= density[first] * (1 - SAME_POINT)
             if network[i] == network[first] and same_density:
                 continue
         starts.append(position)

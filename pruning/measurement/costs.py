@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.networks.layers import forward_hooks
 from pruning.networks.loading import resolve
 from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Latency
@@ -46,16 +47,10 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
         nonlocal kept
         kept += output.numel()
 
-    hooks = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if not list(module.children())
-    ]
-    try:
-        return count_flops(model, shape), kept
-    finally:
-        for hook in hooks:
-            hook.remove()
+    leaves = [module for module in model.modules() if not list(module.children())]
+    with forward_hooks(leaves, count):
+        flops = count_flops(model, shape)
+    return flops, kept
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
@@ -83,14 +78,9 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | No
             positions = output[0].numel() // output.shape[-1]
         total += 2 * kept * positions
 
-    hooks = [module.register_forward_hook(count) for module in layers]
-    try:
-        device = next(model.parameters()).device
-        with torch.no_grad(), evaluate_mode(model):
-            model(torch.zeros(1, *shape, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    device = next(model.parameters()).device
+    with forward_hooks(layers, count), torch.no_grad(), evaluate_mode(model):
+        model(torch.zeros(1, *shape, device=device))
     return total
 
 

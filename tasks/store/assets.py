@@ -35,7 +35,7 @@ def get(session: Session, kind: type[Asset], project: str, id: str) -> Asset:
     """Return the row of this project; raise `NotFoundError` if there is none."""
     row = session.get(kind, id)
     if row is None or row.project != project:
-        raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+        raise NotFoundError(kind.NOUN, id)
     return row
 
 
@@ -58,7 +58,7 @@ def remove(session: Session, row: Model | Dataset) -> str:
         uses_row = or_(Job.dataset_id == row.id, Job.id.in_(shifted_jobs))
     job_id = session.scalar(select(Job.id).where(uses_row, Job.status.in_(LIVE)).limit(1))
     if job_id is not None:
-        raise InUseError(row.__tablename__.removesuffix("s"), row.id, job_id)
+        raise InUseError(row.NOUN, row.id, job_id)
     session.delete(row)
     return row.artifact
 

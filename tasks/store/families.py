@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Integer, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from pruning.schemas.job import TERMINAL
 from tasks.store import jobs
 from tasks.store.assets import read_clock
 from tasks.store.claims import Claim, lock_held_job, settle
@@ -114,7 +115,7 @@ def finish(
     family = lock_held_job(session, claim)
     statuses = {job.id: job.status for _, job in list_members(session, family.id)}
     has_news = any(
-        status not in jobs.TERMINAL or known_statuses.get(id) != status
+        status not in TERMINAL or known_statuses.get(id) != status
         for id, status in statuses.items()
     )
     if has_news and family.status != "cancelling":
@@ -135,9 +136,9 @@ def _record_seen(session: Session, family: Job, known_statuses: Mapping[str, str
         previous = member.seen
         is_known = known_statuses.get(job.id) == job.status
         member.seen = job.status if is_known else None
-        if job.status in jobs.TERMINAL and not is_known:
+        if job.status in TERMINAL and not is_known:
             is_complete = False
-        if member.seen in jobs.TERMINAL and member.seen != previous:
+        if member.seen in TERMINAL and member.seen != previous:
             event = {"job": job.id, "status": member.seen, **member.member}
             jobs.add_event(session, family, "member", event)
             has_news = True
@@ -212,7 +213,7 @@ class MemberProgress(NamedTuple):
 
 def sum_progress(session: Session, ids: Sequence[str]) -> dict[str, MemberProgress]:
     """Return the sums over the members, by family; a family without members is left out."""
-    ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
+    ended = func.sum(Job.status.in_(TERMINAL).cast(Integer))
     paused = func.sum((Job.status == "paused").cast(Integer))
     query = (
         select(

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
+from pruning.schemas.job import TERMINAL
 from tasks.store.assets import read_clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
@@ -24,7 +25,6 @@ from tasks.store.tables import (
     StageFile,
 )
 
-TERMINAL = ("succeeded", "failed", "cancelled")
 PARKED = "members"
 """The owner of a family that waits for its members: it is running, and no worker holds it."""
 UNDER_WAY = ("cancelling", "pausing", "queued")

@@ -4,7 +4,7 @@ creation.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -47,6 +47,7 @@ class ApiKey(Base):
 class Model(Base):
     """An uploaded state dict that fits its architecture."""
 
+    NOUN: ClassVar[str] = "model"
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)
     project: Mapped[str] = mapped_column(index=True)
@@ -66,6 +67,7 @@ class Model(Base):
 class Dataset(Base):
     """Images decoded to uint8 tensors at upload; `sha256` is the digest of the uploaded file."""
 
+    NOUN: ClassVar[str] = "dataset"
     __tablename__ = "datasets"
     id: Mapped[str] = mapped_column(primary_key=True)
     project: Mapped[str] = mapped_column(index=True)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -22,16 +24,16 @@ ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `run(host, port)` on the test's folder; its broker is away."""
+@contextmanager
+def serving(folder: Path) -> Iterator[Start]:
+    """Yield a function that runs `run(host, port)` on the folder; its broker is away."""
     processes = []
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")
     } | {
-        "SECATEUR_DATABASE_URL": f"sqlite:///{tmp_path}/new/db.sqlite",
-        "SECATEUR_WORK_DIR": str(tmp_path / "work"),
-        "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts",
+        "SECATEUR_DATABASE_URL": f"sqlite:///{folder}/new/db.sqlite",
+        "SECATEUR_WORK_DIR": str(folder / "work"),
+        "SECATEUR_ARTIFACT_URL": f"file:{folder}/artifacts",
         "SECATEUR_BROKER_URL": "redis+socket:///nowhere/s",
     }
 
@@ -53,6 +55,33 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start servers on the test's folder."""
+    with serving(tmp_path) as begin:
+        yield begin
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A server with a key that several tests send large requests to."""
+
+    process: subprocess.Popen[str]
+    line: str
+    """The first line that it wrote."""
+    url: str
+    key: str = "Authorization: Bearer secret"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Start a server that these tests do not harm, on every address."""
+    with serving(tmp_path_factory.mktemp("server")) as begin:
+        process = begin("0.0.0.0", SECATEUR_API_KEY="secret", SECATEUR_MAX_UPLOAD_BYTES=str(10**9))
+        line, url = listening(process)
+        yield Shared(process, line, url.replace("0.0.0.0", "127.0.0.1"))
+
+
 def listening(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Return the server's first line and its address, once it answers."""
     assert process.stderr is not None
@@ -69,14 +98,13 @@ def listening(process: subprocess.Popen[str]) -> tuple[str, str]:
     raise AssertionError("the server does not answer")
 
 
-def test_without_a_key_only_loopback_is_bound(start: Start) -> None:
+def test_without_a_key_only_loopback_is_bound(start: Start, shared: Shared) -> None:
     refused = start("0.0.0.0")
     _, text = refused.communicate(timeout=60)
     assert refused.returncode == 2
     assert "no API key is set" in text
     assert "SECATEUR_API_KEY" in text
-    line, _ = listening(start("0.0.0.0", SECATEUR_API_KEY="secret"))
-    assert "no API key" not in line
+    assert "no API key" not in shared.line
     line, _ = listening(start())
     assert "open to every program on this machine" in line
 
@@ -136,12 +164,9 @@ def test_open_streams_and_an_absent_broker_do_not_hold_the_server(
     store.close()
 
 
-def test_an_upload_takes_constant_memory(start: Start) -> None:
-    process = start(SECATEUR_MAX_UPLOAD_BYTES=str(10**9))
-    _, url = listening(process)
-
+def test_an_upload_takes_constant_memory(shared: Shared) -> None:
     def resident() -> int:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        status = Path(f"/proc/{shared.process.pid}/status").read_text()
         return (
             int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
             * 1024
@@ -159,10 +184,13 @@ def test_an_upload_takes_constant_memory(start: Start) -> None:
 
     before = resident()
     response = httpx2.post(
-        f"{url}/v1/models",
+        f"{shared.url}/v1/models",
         content=body(),
         timeout=120,
-        headers={"Content-Type": "multipart/form-data; boundary=XX"},
+        headers={
+            "Content-Type": "multipart/form-data; boundary=XX",
+            "Authorization": "Bearer secret",
+        },
     )
     assert (response.status_code, response.json()["code"]) == (422, "checksum_mismatch")
     assert resident() - before < 40 * 10**6
@@ -192,17 +220,17 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
     assert (process.returncode, text) == (0, "")
 
 
-def test_a_refused_body_ends_the_upload(start: Start) -> None:
+def test_a_refused_body_ends_the_upload(shared: Shared) -> None:
     """The answer to 20 MB of JSON comes although the client is still sending."""
-    _, url = listening(start())
+    headers = {"Authorization": "Bearer secret"}
     status = httpx2.post(
-        f"{url}/v1/jobs",
+        f"{shared.url}/v1/jobs",
         content=b" " * 20_000_000,
         timeout=30,
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **headers},
     ).status_code
     assert status == 413
-    assert httpx2.get(f"{url}/v1/jobs").json()["data"] == []
+    assert httpx2.get(f"{shared.url}/v1/jobs", headers=headers).json()["data"] == []
 
 
 def exchange(url: str, head: list[str], body: bytes) -> bytes:
@@ -219,26 +247,23 @@ def exchange(url: str, head: list[str], body: bytes) -> bytes:
         return answer
 
 
-def test_a_refusal_reaches_a_client_that_sends_everything_first(start: Start) -> None:
-    _, url = listening(start(SECATEUR_API_KEY="secret"))
+def test_a_refusal_reaches_a_client_that_sends_everything_first(shared: Shared) -> None:
+    url = shared.url
     body = b'{"type": "' + b"a" * 20_000_000 + b'"}'
     common = ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-    answer = exchange(
-        url, ["POST /v1/jobs HTTP/1.1", "Authorization: Bearer secret", *common], body
-    )
+    answer = exchange(url, ["POST /v1/jobs HTTP/1.1", shared.key, *common], body)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"payload_too_large" in answer
     assert exchange(url, ["POST /v1/jobs HTTP/1.1", *common], body).startswith(b"HTTP/1.1 401")
     assert exchange(url, ["POST /nowhere HTTP/1.1", *common], body).startswith(b"HTTP/1.1 404")
 
 
-def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends(start: Start) -> None:
-    _, url = listening(start(SECATEUR_API_KEY="secret"))
+def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends(shared: Shared) -> None:
     answer = exchange(
-        url,
+        shared.url,
         [
             "POST /v1/jobs HTTP/1.1",
-            "Authorization: Bearer secret",
+            shared.key,
             "Expect: 100-continue",
             "Content-Type: application/json",
             "Content-Length: 20000000",

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from api.services import Services
+from pruning.schemas.job import TERMINAL
 from tasks.artifacts import hash_file
 from tasks.store import assets, jobs, new_id
 from tasks.store.tables import Dataset, Model, ResultFile
@@ -206,7 +207,7 @@ class World:
             job = jobs.lock_job(session, id)
             assert job is not None
             jobs.set_status(session, job, status)
-            if status in jobs.TERMINAL:
+            if status in TERMINAL:
                 job.finished_at = assets.read_clock(session)
 
     def result(self, job_id: str, checkpoint: str, format: str, content: bytes) -> str:

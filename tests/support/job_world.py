@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import Digits
+from pruning.schemas.job import TERMINAL
 from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts
 from tasks.run_job import Runner
 from tasks.settings import Settings
@@ -145,7 +146,7 @@ class World:
     def settle_all(self, id: str, *, tries: int = 12, runner: Runner | None = None) -> Job:
         """Run the job again and again, without its delays, until it has ended."""
         for _ in range(tries):
-            if self.job(id).status in jobs.TERMINAL:
+            if self.job(id).status in TERMINAL:
                 break
             due_now(self.store, id)
             (runner or self.runner()).run(id)

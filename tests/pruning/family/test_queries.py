@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruning.errors import ParameterError
-from pruning.family.answers import SAME
+from pruning.family.answers import SAME_DENSITY
 from pruning.laws.family_queries import (
     answer_error,
     forecast_networks,
@@ -36,7 +36,9 @@ def test_the_report_answers_as_its_law_does() -> None:
         report["answers"][0]["depth"],
         report["answers"][0]["width"],
     )
-    assert rows_at_error[0]["density"] == pytest.approx(report["answers"][0]["density"], rel=SAME)
+    assert rows_at_error[0]["density"] == pytest.approx(
+        report["answers"][0]["density"], rel=SAME_DENSITY
+    )
     with pytest.raises(ParameterError, match="no network of depth 7") as caught:
         list_family_candidates(report, 7, None)
     assert caught.value.pointer == "/depth"

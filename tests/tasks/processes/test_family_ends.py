@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from pruning.schemas.family_report import FamilyReport
+from pruning.schemas.job import TERMINAL
 from tasks.reaper import reap_forever
-from tasks.store import claims, families, jobs
+from tasks.store import claims, families
 from tasks.store.jobs import PARKED
 from tests.support.job_world import Flaky, World, change, create
 from tests.support.servers import until
@@ -141,7 +142,7 @@ def test_a_whole_family_is_trained_through_the_death_of_a_turn(
     )
     killed = act_after(monkeypatch, "members", kill_processes)
     for _ in range(30):
-        if world.job(id).status in jobs.TERMINAL:
+        if world.job(id).status in TERMINAL:
             break
         take_turn(world, id)
         for member in read_members(world, id).values():

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from tasks.store import Store, claims, families, jobs
+from pruning.schemas.job import TERMINAL
+from tasks.store import Store, claims, families
 from tasks.store.jobs import PARKED
 from tests.support.family_turns import (
     ask,
@@ -32,7 +33,7 @@ def test_every_end_of_a_member_wakes_its_family(store: Store, how: str) -> None:
     [member, _] = take_turn(store, id, "a", "b")
     take_turn(store, other, "a")
     end_member(store, member, how)
-    assert read_job(store, member).status in jobs.TERMINAL
+    assert read_job(store, member).status in TERMINAL
     assert is_due(store, id)
     assert not is_due(store, other)
     assert len(messages(store, id)) == 1

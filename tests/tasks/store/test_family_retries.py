@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from pruning.schemas.job import TERMINAL
 from tasks.store import Store, claims, families, jobs
 from tasks.store.errors import TransitionError
 from tasks.store.jobs import PARKED
@@ -37,7 +38,7 @@ from tests.support.job_world import (
 def test_finish_parks_a_family_whose_member_was_retried(store: Store, status: str) -> None:
     id, second, held, known_statuses = take_last_turn(store)
     ask(store, second, "retry")
-    if status in jobs.TERMINAL:
+    if status in TERMINAL:
         end_member(store, second, status)
         publish_messages(store, id)
     elif status == "running":
@@ -53,8 +54,8 @@ def test_finish_parks_a_family_whose_member_was_retried(store: Store, status: st
         None,
     )
     assert read_job(store, second).status == status
-    assert is_due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
-    if status in jobs.TERMINAL:
+    assert is_due(store, id) == (status in TERMINAL)  # else it is woken when the member ends
+    if status in TERMINAL:
         claimed(store, id)
         with pytest.raises(claims.LostError):
             write(store, families.finish, held, known_statuses, None)
