@@ -181,7 +181,9 @@ def _recording_outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     outputs: dict[str, list[Tensor]] = {}
 
-    names = {module: name for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, PRUNABLE)
+    }
 
     def record(module: nn.Module, inputs: object, output: Tensor) -> None:
         name = names[module]
