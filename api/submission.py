@@ -41,9 +41,12 @@ def dump_spec(spec: Spec) -> dict[str, Any]:
 
 
 async def check_job(services: Services, project: str, spec: Spec) -> Validation:
-    """Return what can be known about a job before it runs; raise the problem that forbids it."""
-    question = await run_in_threadpool(_build_question, services, project, spec)
-    estimate = await services.helpers.estimate(question)
+    """Return a job's estimated cost, its recipe with all defaults and its normalised spec.
+
+    Raises the problem that forbids the job.
+    """
+    payload = await run_in_threadpool(_build_payload, services, project, spec)
+    estimate = await services.helpers.estimate(payload)
     recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
     return Validation(
         valid=True,
@@ -53,7 +56,7 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     )
 
 
-def _build_question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
+def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, Any]:
     """Return what the helper has to know for an estimate.
 
     Raises a problem where the catalogue or the store contradicts the job.

@@ -22,7 +22,7 @@ from pruning.family import design
 from pruning.family.measurements import fit_family_law, gather_measurements
 from pruning.family.members import Member, MemberCurve, Run, list_densities, list_members
 from pruning.family.sizes import Size
-from pruning.laws.fitting import FEW_NETWORKS
+from pruning.laws.fitting import ENOUGH_NETWORKS
 from pruning.laws.forms import evaluate_pruned_error
 from pruning.schemas.family import FamilySpec
 
@@ -129,7 +129,7 @@ def grow_family(choose: Choose, seed: int) -> tuple[float, float, int]:
         taken = {run.member.key for run in runs}
         left = [member for member in members if member.key not in taken]
         narrow = current.compute_band(SPEC.confidence) <= BAND
-        if not left or (narrow and len(points.networks) >= FEW_NETWORKS):
+        if not left or (narrow and len(points.networks) >= ENOUGH_NETWORKS):
             break
         runs.append(run_member(choose(current, left), rng))
     densities = list_densities(SPEC, SPEC.rounds)

@@ -15,7 +15,7 @@ from tasks.store.tables import ResultFile
 PRIVATE = "private, no-cache"
 
 
-def matches(header: str | None, etag: str) -> bool:
+def matches_etag(header: str | None, etag: str) -> bool:
     """Return whether an If-None-Match header names this entity tag (weak comparison)."""
     if header is None:
         return False
@@ -70,7 +70,7 @@ def send_file(
     """
     etag = f'"{row.sha256}"'
     common = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": PRIVATE, **headers}
-    if matches(request.headers.get("if-none-match"), etag):
+    if matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag, "Cache-Control": PRIVATE})
     if artifacts.size(row.artifact) != row.size_bytes:
         raise MissingArtifactError(row.artifact)

@@ -16,7 +16,7 @@ from api.checks import parse_spec
 from api.errors import Fault, Problem, build_problem
 from api.forecasts import foresee
 from api.http.bodies import JsonBody
-from api.http.files import PRIVATE, matches
+from api.http.files import PRIVATE, matches_etag
 from api.schemas.jobs import JobPage, JobView, Validation
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
@@ -193,7 +193,7 @@ def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> 
     headers = {"ETag": f'"{digest[:32]}"', "Cache-Control": PRIVATE}
     if not job.terminal:
         headers["Retry-After"] = "2"
-    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+    if matches_etag(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
 

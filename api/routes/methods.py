@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api.access import Reader
 from api.checks import read_catalogue
-from api.http.files import PRIVATE, matches
+from api.http.files import PRIVATE, matches_etag
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 
@@ -58,6 +58,6 @@ def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Res
     with services.store.read() as session:
         document, sha256 = read_catalogue(session)
     headers = {"ETag": f'"{sha256}"', "Cache-Control": PRIVATE}
-    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+    if matches_etag(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(json.dumps(document), headers=headers, media_type="application/json")

@@ -17,7 +17,7 @@ from pruning.architectures import architectures
 from pruning.architectures._convolutional import AnySizeArchitecture, draw_kaiming_normal_
 
 CONVOLUTIONS = 18
-"""The layers of the dense blocks: 22 without the stem, the two transitions and the classifier."""
+"""The convolutions of the dense blocks: 22 layers less stem, two transitions and classifier."""
 
 
 class Basic(nn.Module):
@@ -72,15 +72,16 @@ class DenseNet(nn.Module):
         self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int
     ) -> None:
         super().__init__()
-        block = Bottleneck if bottleneck else Basic
-        layers = CONVOLUTIONS // 6 if bottleneck else CONVOLUTIONS // 3
+        layer = Bottleneck if bottleneck else Basic
+        # Three blocks, and a bottleneck layer has two convolutions.
+        layers_per_block = CONVOLUTIONS // 6 if bottleneck else CONVOLUTIONS // 3
         width = 2 * growth
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         stages: list[nn.Module] = []
         for stage in range(3):
             dense_layers = []
-            for _ in range(layers):
-                dense_layers.append(block(width, growth))
+            for _ in range(layers_per_block):
+                dense_layers.append(layer(width, growth))
                 width += growth
             stages.append(nn.Sequential(*dense_layers))
             if stage < 2:

@@ -17,7 +17,7 @@ from pruning.family.members import Member, Run, list_members
 from pruning.family.sizes import Size
 from pruning.laws.answers import Answers, Candidate
 from pruning.laws.dense import DenseLaw
-from pruning.laws.fitting import FEW_NETWORKS
+from pruning.laws.fitting import ENOUGH_NETWORKS
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyAnswer
@@ -187,7 +187,7 @@ def _choose_members(
         if design.find_telling_members(under_way, points, members):
             return None, ()
         return None, (min(telling, key=count_work),)
-    narrow = band <= adaptive.band and len(points.networks) >= FEW_NETWORKS
+    narrow = band <= adaptive.band and len(points.networks) >= ENOUGH_NETWORKS
     if places <= 0 or narrow:
         return band, ()
     return band, design.choose_next_members(

@@ -67,11 +67,12 @@ class NM:
     def select(self, selection: Selection) -> Selected:
         """Protect the N best of every M that remain, and fill up the density from the others.
 
-        The best of the others follow from one ranking. A weight is seen as a matrix (out, K) with
-        the input channel fastest, K = h w in. Layers whose rows do not divide are left dense: at a
-        target of N/M the density is then a little above it, the least that can be reached, and the
-        others keep exactly N of M. Raises `BudgetError` below that, `ParameterError` for
-        allocations other than `global`.
+        The others compete in one ranking over all layers. A weight is seen as a matrix (out, K),
+        K = h w in, in which the input channel varies fastest. Layers whose K is not a multiple of M
+        are left dense, so that the least density may be above N/M: a target from N/M up to that
+        least yields the least. Returns the masks and the layers left dense. Raises `BudgetError`
+        for a target below N/M that the protected weights exceed, `ParameterError` for allocations
+        other than `global`.
         """
         if not isinstance(selection.allocation, Global):
             raise ParameterError(
@@ -85,14 +86,14 @@ class NM:
         if pattern.keep < least and target < count_to_keep(pattern.total, self.n / self.m):
             raise BudgetError(
                 f"density {selection.density:.4g} cannot be reached with {self.n}:{self.m}: the "
-                f"least is {pattern.compute_density(least):.4g}, and any above it"
+                f"least is {pattern.compute_density(least):.4g}"
             )
-        others = [
+        other_scores = [
             matrix.masked_fill(protected[name], -math.inf).flatten()
             for name, matrix in pattern.scores.items()
         ]
-        more = select_top(torch.cat(others), max(0, pattern.keep - least))
-        parts = torch.split(more, [len(part) for part in others])
+        filled = select_top(torch.cat(other_scores), max(0, pattern.keep - least))
+        parts = torch.split(filled, [len(scores) for scores in other_scores])
         chosen = {
             name: mask | part.view_as(mask)
             for (name, mask), part in zip(protected.items(), parts, strict=True)

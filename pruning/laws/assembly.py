@@ -248,8 +248,8 @@ def _describe_network(curves: Curves, k: int, response: ArrayLike) -> NetworkCur
     )
 
 
-def check_independent(curves: Curves) -> tuple[bool, bool]:
-    """Whether depths and widths differ, so that phi and psi can be fitted.
+def find_varying(curves: Curves) -> tuple[bool, bool]:
+    """Whether the depths differ and whether the widths do, so that phi and psi can be fitted.
 
     Raises `InsufficientPointsError` where depths and widths only vary together.
     """

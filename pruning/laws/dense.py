@@ -121,25 +121,28 @@ class DenseLaw(PlainLaw):
         return estimates[0] if np.ndim(parameters) == np.ndim(images) == 0 else estimates
 
     def parameters_for(self, error: float, images: float) -> float:
-        """The fewest parameters with at most this error, m = (b / (x - n^-alpha - c))^(1/beta).
+        """The fewest parameters whose error is at most `error`, as a count; 0 from chance on.
 
-        x = eta e / sqrt(e0^2 - e^2) at the error e. Raises `UnreachableError` where no size
-        suffices with these images.
+        In units of the largest counts m1 and n1 that were fitted it is m = (b / (x - n^-alpha -
+        c))^(1/beta), x = eta e / sqrt(e0^2 - e^2) at the error e. Raises `UnreachableError` where
+        no size suffices with these images.
         """
         alpha, b, beta, c, eta, chance = self.coefficients.values()
         if not error > 0:
             raise ParameterError(f"error: {error:g}; above 0")
+        if not images > 0:
+            raise ParameterError(f"images: {images:g}; above 0")
         if error >= chance:
             return 0.0
-        by_images = (images / self.largest[1]) ** -alpha
-        by_parameters = eta * error / np.sqrt(chance**2 - error**2) - by_images - c
-        if by_parameters <= 0:
-            x = by_images + c
+        image_term = (images / self.largest[1]) ** -alpha
+        parameter_term = eta * error / np.sqrt(chance**2 - error**2) - image_term - c
+        if parameter_term <= 0:
+            x = image_term + c
             raise UnreachableError(
-                f"error {error:g} is out of reach with {images:g} images: the closest, of "
-                f"endlessly many parameters, is {chance * x / np.hypot(x, eta):.4g}"
+                f"error {error:g} is out of reach with {images:g} images: even infinitely many "
+                f"parameters leave an error of {chance * x / np.hypot(x, eta):.4g}"
             )
-        return float(self.largest[0] * (b / by_parameters) ** (1 / beta))
+        return float(self.largest[0] * (b / parameter_term) ** (1 / beta))
 
 
 def fit_dense_law(

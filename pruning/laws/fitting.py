@@ -17,7 +17,7 @@ FOLDS = 64
 """The most groups of points that are left out in turn; up to this many points, each is its own."""
 MUTE = 1e-24
 """A parameter that moves the residuals by less, squared and summed, has no say in the fit."""
-FEW_NETWORKS = 5
+ENOUGH_NETWORKS = 5
 """The number of networks from which on whole networks are resampled."""
 HOLD_OUT = 1 / 3
 """Fraction of every network's points, the sparsest, that the back-test predicts."""
@@ -209,7 +209,7 @@ def resample_fits(problem: Problem, fit: Fit, count: int, rng: np.random.Generat
     if trials > 1:
         errors, unpruned = _draw_trials(curves, count, rng)
         log_error, log_unpruned = np.log(errors), np.log(unpruned)[:, curves.network]
-    if networks >= FEW_NETWORKS:
+    if networks >= ENOUGH_NETWORKS:
         resampled = "networks and trials" if trials > 1 else "networks"
         times_drawn = rng.multinomial(networks, np.full(networks, 1 / networks), count)
         weight = times_drawn[:, curves.network] * weight

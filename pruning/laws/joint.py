@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import SecateurError
-from pruning.laws.assembly import Options, assemble_fields, check_independent
+from pruning.laws.assembly import Options, assemble_fields, find_varying
 from pruning.laws.bands import BandTarget
 from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
-from pruning.laws.fitting import FEW_NETWORKS
+from pruning.laws.fitting import ENOUGH_NETWORKS
 from pruning.laws.forms import Floats, broadcast_floats, evaluate_pruned_error
 from pruning.laws.pruning_law import PruningLaw
 from pruning.schemas.report import Estimate
@@ -200,10 +200,10 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
 
     `density` and `error` are (n), the other columns (n) or one number for all points. Points of one
     depth, width and unpruned error, or of one label in `network`, are of one network. The exponents
-    phi and psi are fitted where depths and widths differ. `refits` resample whole networks (with
-    their trials) where there are five, else points and trials; None means 200 refits where there
-    are five networks, and else the delta method. Other options and errors are those of
-    `fit_density_law`.
+    phi and psi are fitted where depths and widths differ. `refits` is the number of bootstrap fits,
+    0 for the delta method: whole networks (with their trials) are resampled from five networks on,
+    else points and trials. None means 200 from five networks on, else 0. Other options and errors
+    are those of `fit_density_law`.
 
     >>> depth, density = np.repeat([20, 56], 5), np.tile([0.4, 0.2, 0.1, 0.05, 0.02], 2)
     >>> truth = evaluate_pruned_error(depth**0.7 * density, 0.07, 0.6, 0.02, 0.9)
@@ -230,6 +230,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
         network=network,
         trial=trial,
     )
-    if refits is None and len(curves.unpruned) >= FEW_NETWORKS:
+    if refits is None and len(curves.unpruned) >= ENOUGH_NETWORKS:
         options = replace(options, refits=REFITS)
-    return JointLaw(**assemble_fields(curves, check_independent(curves), options))
+    varies = find_varying(curves)
+    return JointLaw(**assemble_fields(curves, varies, options))

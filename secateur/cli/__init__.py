@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli import jobs, predict, results, service, uploads
 from secateur.cli.console import complain, print_json
-from secateur.cli.outcomes import USAGE, document_of, exit_code
+from secateur.cli.outcomes import INTERRUPTED, USAGE, document_of, exit_code
 from secateur.errors import SecateurError
 
 app = typer.Typer(
@@ -32,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         typer.main.get_command(app)(args=words, prog_name="secateur")
     except SystemExit as end:
+        # None is success, a text is 1.
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if wants_json and code in (USAGE, 130):
+        if wants_json and code in (USAGE, INTERRUPTED):
             reason = "usage" if code == USAGE else "interrupted"
             print_json({"error": {"code": reason, "detail": "see stderr"}})
         return code

@@ -1,5 +1,5 @@
 """Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5
-connection or key.
+connection or key, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from secateur.errors import (
 from secateur.wire import Job, Results
 
 OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION = range(6)
+INTERRUPTED = 130
+"""Typer's exit code for Ctrl-C."""
 
 
 def exit_code(error: Exception) -> int:

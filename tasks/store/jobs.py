@@ -227,6 +227,10 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
 
 
 def _run_again(session: Session, job: Job, verb: str, now: float) -> None:
+    """Put a job in the queue with its first attempt; the caller sets the status.
+
+    A retry begins a new deadline. A job that is resumed keeps its own, which goes on in a pause.
+    """
     job.available_at = now
     job.attempt = 1
     job.error = None

@@ -75,11 +75,11 @@ def build_smoothing(length: int, sigma: float, truncate: float, border: Border) 
         weights = np.exp(-0.5 * (places / sigma) ** 2)
     weights = round_weights(weights / weights.sum())
     sources = index_beyond(length, radius, radius, border)
-    lines = np.arange(length)
+    rows = np.arange(length)
     matrix = np.zeros((length, length))
     for k, weight in enumerate(weights):
         # add.at, because borders name a place twice
-        np.add.at(matrix, (lines, sources[k : k + length]), weight)
+        np.add.at(matrix, (rows, sources[k : k + length]), weight)
     return torch.from_numpy(matrix)
 
 
@@ -97,7 +97,8 @@ def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
     """The matrix of a zoom along a line, float64 (L, L).
 
     The middle `crop` of its places become `enlarged` ones, of which the middle L remain.
-    Interpolation is linear, the first place on the first and the last on the last.
+    Interpolation is linear with aligned ends (`align_corners`), in weights that are multiples of
+    2^-18.
 
     >>> build_zooming(3, *measure_enlargement(3, 2.0))
     tensor([[1.0000, 0.0000, 0.0000],
@@ -106,16 +107,16 @@ def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
     """
     start = (length - crop) // 2
     trim = (enlarged - length) // 2
-    lines = np.arange(length)
-    position = (lines + trim) * ((crop - 1) / max(enlarged - 1, 1))  # within the crop
-    # The small number keeps a whole position whole where its product is rounded below it.
+    rows = np.arange(length)
+    position = (rows + trim) * ((crop - 1) / max(enlarged - 1, 1))  # within the crop
+    # A position that should be whole may be rounded just below; 1e-9 makes floor return it.
     first = np.minimum(np.floor(position + 1e-9).astype(np.int64), crop - 1)
     second = np.minimum(first + 1, crop - 1)
     fraction = np.clip(position - first, 0.0, 1.0)
-    part = np.round(fraction * (1 << BITS)) / (1 << BITS)
+    second_weight = np.round(fraction * (1 << BITS)) / (1 << BITS)
     matrix = np.zeros((length, length))
-    np.add.at(matrix, (lines, start + first), 1.0 - part)
-    np.add.at(matrix, (lines, start + second), part)
+    np.add.at(matrix, (rows, start + first), 1.0 - second_weight)
+    np.add.at(matrix, (rows, start + second), second_weight)
     return torch.from_numpy(matrix)
 
 

@@ -239,6 +239,9 @@ def test_noisy_dense_networks() -> None:
     with pytest.raises(UnreachableError, match="out of reach with 5000 images"):
         law.parameters_for(0.05, 5e3)
     assert law.parameters_for(0.95, 5e3) == 0.0
+    for images in (0, -5):
+        with pytest.raises(ParameterError, match=f"images: {images}; above 0"):
+            law.parameters_for(0.1, images)
 
 
 @pytest.mark.parametrize("seeds", [8, pytest.param(100, marks=pytest.mark.slow)])
