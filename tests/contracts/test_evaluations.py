@@ -65,13 +65,12 @@ class Silent:
 CHEAP: dict[str, dict[str, Any]] = {
     "informative_features": {"images": 1},
     "robustness": {"images": 10},
-    "prune_potential": {"corruptions": ["fog", "contrast"], "noise": [0.2], "images": 20},
 }
-"""Fewer images and shifts of what takes long by default."""
+"""Fewer images than those of the job."""
 
 
-DRAWING = {"informative_features", "robustness"}
-"""Evaluations that mostly draw; whether a job retrains changes nothing there."""
+ONCE = {"informative_features", "prune_potential", "robustness"}
+"""Evaluations that take long, and take networks as they are, whether a job retrains or not."""
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ DRAWING = {"informative_features", "robustness"}
         (mode, name)
         for mode in ("fine_tune", "none")
         for name in evaluations.names()
-        if mode != "none" or name not in DRAWING
+        if mode != "none" or name not in ONCE
     ],
     indirect=["trial"],
 )

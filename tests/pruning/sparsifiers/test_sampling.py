@@ -161,7 +161,9 @@ def test_channels_have_one_error_together() -> None:
         assert sum(keeps.values()) == keep
         if keep <= 14:
             # the larger the error, the fewer channels
-            fitting = bisect.bisect_left(errors, -keep, key=lambda error: -count_expected(error))
+            fitting = bisect.bisect_left(
+                errors, -float(keep), key=lambda error: -count_expected(error)
+            )
             assert all(
                 abs(keeps[name] - expect_channels(score, errors[fitting])) <= 1
                 for name, score in scores.items()
