@@ -14,7 +14,7 @@ from pruning.allocations import allocations
 from pruning.masks import count_kept
 from pruning.types import Budget, Masks, Scores
 
-fast = settings(max_examples=40, deadline=None, derandomize=True)
+fast = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,10 +11,16 @@ from pruning.architectures import architectures
 from pruning.masks import find_prunable
 from pruning.networks.loading import load_state_
 
+SMALL: dict[str, dict[str, Any]] = {
+    "torchvision": {"name": "mobilenet_v3_small"},
+    "torchvision_segmentation": {"name": "lraspp_mobilenet_v3_large"},
+}
+"""Smaller networks than those by default, whose weights take seconds to draw."""
+
 
 @pytest.mark.parametrize("name", architectures.names())
 def test_architecture_builds_runs_and_reloads(name: str) -> None:
-    architecture = architectures.create(name)
+    architecture = architectures.create(name, SMALL.get(name))
     torch.manual_seed(0)
     model = architecture.build()
     channels, height, width = architecture.input_shape

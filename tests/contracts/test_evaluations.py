@@ -17,7 +17,7 @@ from pruning.storage.stages import Stages
 from tests.support import cases
 
 
-@pytest.fixture(scope="session", params=["none", "fine_tune"])
+@pytest.fixture(scope="session")
 def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
     """A finished job on a tiny network: two targets, one round between, two criteria."""
     fields: dict[str, Any] = {"mode": request.param}
@@ -62,13 +62,34 @@ class Silent:
     def warn(self, message: str) -> None: ...
 
 
-@pytest.mark.parametrize("name", evaluations.names())
+CHEAP: dict[str, dict[str, Any]] = {
+    "informative_features": {"images": 1},
+    "robustness": {"images": 10},
+}
+"""Fewer images than those of the job."""
+
+
+ONCE = {"informative_features", "prune_potential", "robustness"}
+"""Evaluations that take long, and take networks as they are, whether a job retrains or not."""
+
+
+@pytest.mark.parametrize(
+    ("trial", "name"),
+    [
+        (mode, name)
+        for mode in ("fine_tune", "none")
+        for name in evaluations.names()
+        if mode != "none" or name not in ONCE
+    ],
+    indirect=["trial"],
+)
 def test_evaluation_answers_with_a_section_that_survives_json(name: str, trial: JobRecord) -> None:
     state = torch.get_rng_state()
-    section = evaluations.create(name).evaluate(trial)
+    evaluation = evaluations.create(name, CHEAP.get(name))
+    section = evaluation.evaluate(trial)
     assert section.title
     assert section.version == evaluations.get(name).version
     assert section.scalars or section.curves or section.details
     assert Section.model_validate_json(section.model_dump_json()) == section
-    assert evaluations.create(name).evaluate(trial) == section
+    assert evaluation.evaluate(trial) == section
     assert torch.equal(torch.get_rng_state(), state)

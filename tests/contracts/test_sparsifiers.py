@@ -26,8 +26,10 @@ def sparsified(name: str, weight: Tensor, score: Tensor, keep: int) -> Sparse:
 
 @pytest.mark.parametrize("name", sparsifiers.names())
 class TestSparsifier:
-    @pytest.mark.parametrize("shape", [(7,), (3, 5), (4, 2, 3, 3), (1, 1)])
-    @pytest.mark.parametrize("tied", [False, True])
+    @pytest.mark.parametrize(
+        ("shape", "tied"),
+        [((7,), False), ((3, 5), True), ((4, 2, 3, 3), False), ((1, 1), False)],
+    )
     def test_keeps_the_count(self, name: str, shape: tuple[int, ...], tied: bool) -> None:
         rng = torch.Generator().manual_seed(0)
         weight = torch.randn(shape, generator=rng)

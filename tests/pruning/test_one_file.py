@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pruning.schemas.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +17,7 @@ PLUGINS = ROOT / "tests" / "support" / "plugins"
 RUN = """
 import json, sys
 from pathlib import Path
+from tasks.processes.helper import build_catalogue
 from pruning.pipeline.run_job import run_job
 
 class Watcher:
@@ -31,16 +30,14 @@ class Watcher:
     def checkpoint(self, id, sparsity, error): pass
     def summary(self, summary): pass
 
-folder = Path(sys.argv[1])
-run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
-"""
-
-CATALOGUE = """
-import json
-from tasks.processes.helper import build_catalogue
 catalogue = build_catalogue({}).items()
 names = {kind: [entry["name"] for entry in entries] for kind, entries in catalogue}
 print(json.dumps(names))
+for folder in map(Path, sys.argv[1:]):
+    run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
+"""
+"""Prints the names of the catalogue, then runs the jobs of the folders; a process takes longer to
+start than a job to run.
 """
 
 ADDED = {
@@ -55,11 +52,11 @@ ADDED = {
 }
 
 
-def run_python(code: str, *arguments: str) -> str:
-    """What a fresh process with the plug-ins prints."""
+def run_with_plugins(*folders: Path) -> str:
+    """What a fresh process with the plug-ins prints that runs the jobs of the folders."""
     environment = os.environ | {"SECATEUR_PLUGIN_PATH": str(PLUGINS), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", RUN, *map(str, folders)],
         env=environment,
         capture_output=True,
         text=True,
@@ -69,8 +66,8 @@ def run_python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-def run_job_with(folder: Path, spec: dict[str, Any]) -> Report:
-    """The report of a job on the bundled digits, run in a process of its own."""
+def write_job(folder: Path, spec: dict[str, Any]) -> None:
+    """Write a job on the bundled digits into a folder of its own."""
     job = {
         "id": "job_00000000",
         "spec": {
@@ -79,7 +76,7 @@ def run_job_with(folder: Path, spec: dict[str, Any]) -> Report:
                 "architecture": "one_layer",
                 "train": {"epochs": 2, "corrupt": {"names": ["dim"]}},
             },
-            "dataset": {"builtin": "digits"},
+            "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
             "retrain": {"mode": "none"},
             "targets": {"sparsity": [0.5]},
         }
@@ -98,37 +95,38 @@ def run_job_with(folder: Path, spec: dict[str, Any]) -> Report:
     }
     (folder / "stages").mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps(job))
-    run_python(RUN, str(folder))
-    return Report.model_validate_json((folder / "files" / "report.json").read_text())
 
 
-def test_the_catalogue_lists_what_the_folder_adds() -> None:
-    catalogue = json.loads(run_python(CATALOGUE))
+METHODS: dict[str, dict[str, Any]] = {
+    "weights": {"allocation": {"name": "first_layers"}, "sparsifier": {"name": "signs_only"}},
+    "columns": {"granularity": {"name": "columns"}},
+}
+
+
+def test_the_catalogue_lists_what_the_folder_adds_and_jobs_run_with_it(tmp_path: Path) -> None:
+    for name, method in METHODS.items():
+        write_job(
+            tmp_path / name,
+            method
+            | {
+                "criterion": {"name": "smallest_last"},
+                "schedule": {"name": "halfway"},
+                "evaluations": [
+                    {"name": "sign_agreement"},
+                    {"name": "robustness", "params": {"corruptions": ["dim"], "severities": [5]}},
+                ],
+            },
+        )
+    catalogue = json.loads(run_with_plugins(*(tmp_path / name for name in METHODS)).splitlines()[0])
     for kind, name in ADDED.items():
         assert name in catalogue[kind]
+    for name in METHODS:
+        check_report((tmp_path / name / "files" / "report.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"allocation": {"name": "first_layers"}, "sparsifier": {"name": "signs_only"}},
-        {"granularity": {"name": "columns"}},
-    ],
-    ids=["weights", "columns"],
-)
-def test_a_job_runs_with_one_of_each_kind(tmp_path: Path, method: dict[str, Any]) -> None:
-    report = run_job_with(
-        tmp_path,
-        method
-        | {
-            "criterion": {"name": "smallest_last"},
-            "schedule": {"name": "halfway"},
-            "evaluations": [
-                {"name": "sign_agreement"},
-                {"name": "robustness", "params": {"corruptions": ["dim"], "severities": [5]}},
-            ],
-        },
-    )
+def check_report(text: str) -> None:
+    """Assert that the plug-ins did their part."""
+    report = Report.model_validate_json(text)
     assert not report.failures
     (checkpoint,) = report.checkpoints
     assert checkpoint.round == 2  # the schedule's second

@@ -35,19 +35,21 @@ class Smallest:
         return {{name: -weight.abs() - self.shift for name, weight in evidence.weights.items()}}
 '''
 USE = """
-import json, torch
+import json, sys, torch
 from pruning.criteria import criteria
 from pruning.library import score
 net = torch.nn.Linear(2, 1, bias=False)
 net.weight.data.copy_(torch.tensor([[1.0, -2.0]]))
-print(json.dumps({{"names": criteria.names(), "entry": criteria.entry("{name}"),
-                  "score": score(net, "{name}", [], shift=1.0)["weight"].tolist()}}))
+entries = {name: {"entry": criteria.entry(name),
+                  "score": score(net, name, [], shift=1.0)["weight"].tolist()}
+           for name in sys.argv[1:]}
+print(json.dumps({"names": criteria.names(), "added": entries}))
 """
 
 
-def run(code: str, **environment: str) -> Any:
+def run(code: str, *arguments: str, **environment: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -173,30 +175,31 @@ def test_a_name_belongs_to_one_class(module: str) -> None:
     assert fruits.get("apple").__name__ == "Apple"
 
 
-def test_a_plugin_folder_adds_a_criterion(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    (tmp_path / "one" / "mine.py").write_text(PLUGIN.format(name="smallest"))
-    (tmp_path / "two" / "mine.py").write_text(PLUGIN.format(name="smallest_too"))
-    entry = run(
-        USE.format(name="smallest_too"),
-        SECATEUR_PLUGIN_PATH=os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]),
+def test_plugin_folders_and_an_entry_point_add_criteria(tmp_path: Path) -> None:
+    for folder, name in (("first", "smallest"), ("second", "smallest_too")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(PLUGIN.format(name=name))
+    site = tmp_path / "site"
+    info = site / "own_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "own_plugin.py").write_text(PLUGIN.format(name="smallest_installed"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[secateur.plugins]\nown = own_plugin\n")
+    added = ("smallest", "smallest_too", "smallest_installed")
+    answer = run(
+        USE,
+        *added,
+        PYTHONPATH=str(site),
+        SECATEUR_PLUGIN_PATH=os.pathsep.join(
+            [str(tmp_path / "first"), "", str(tmp_path / "second")]
+        ),
     )
-    assert entry["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
-    assert entry["entry"]["summary"] == "The smallest weights remain, less a shift."
-    assert entry["entry"]["params"]["properties"]["shift"]["default"] == 0.5
-    assert entry["score"] == [[-2.0, -3.0]]
-
-
-def test_an_entry_point_adds_a_criterion(tmp_path: Path) -> None:
-    (tmp_path / "mine_plugin.py").write_text(PLUGIN.format(name="smallest"))
-    info = tmp_path / "mine_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[secateur.plugins]\nmine = mine_plugin\n")
-    entry = run(USE.format(name="smallest"), PYTHONPATH=str(tmp_path))
-    assert "smallest" in entry["names"]
-    assert entry["score"] == [[-2.0, -3.0]]
+    assert answer["names"] == sorted({*criteria.names(), *added})
+    for name in added:
+        entry, score = answer["added"][name]["entry"], answer["added"][name]["score"]
+        assert entry["summary"] == "The smallest weights remain, less a shift."
+        assert entry["params"]["properties"]["shift"]["default"] == 0.5
+        assert score == [[-2.0, -3.0]]
 
 
 @pytest.mark.parametrize("fraction", [0, 1e-300, 1e-9, 1.0])

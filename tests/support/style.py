@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ VERBS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file, parsed."""
+    """A Python file, parsed when its tree is first asked for."""
 
     path: Path
 
@@ -87,6 +87,11 @@ class Source:
         """The syntax tree."""
         return ast.parse(self.text)
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree, in the order of `ast.walk`."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def name(self) -> str:
         """The path from the root of the repository."""
@@ -94,14 +99,14 @@ class Source:
 
     def iterate_docstrings(self) -> Iterator[tuple[int, str]]:
         """Line and text of every docstring, those of attributes too."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if _is_docstring(node):
                 yield node.lineno, node.value.value  # type: ignore[attr-defined]
 
     def list_bindings(self) -> set[tuple[int, str]]:
         """Line and name of everything that is bound: variables, parameters, fields."""
         bound = set()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 bound.add((node.lineno, node.id))
             elif isinstance(node, ast.arg):
@@ -111,7 +116,7 @@ class Source:
     def measure_density(self) -> float | None:
         """Statements and expressions for each line of code; None for a file without code."""
         prose: set[int] = set()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if _is_docstring(node):
                 prose.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
         lines = [
@@ -120,8 +125,7 @@ class Source:
             if line.strip() and not line.lstrip().startswith("#") and number not in prose
         ]
         nodes = sum(
-            isinstance(node, ast.expr | ast.stmt) and not _is_docstring(node)
-            for node in ast.walk(self.tree)
+            isinstance(node, ast.expr | ast.stmt) and not _is_docstring(node) for node in self.nodes
         )
         return nodes / len(lines) if lines else None
 
@@ -137,7 +141,13 @@ def _is_docstring(node: ast.AST) -> bool:
 def list_sources(*folders: str) -> list[Source]:
     """Every Python file below the folders."""
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [Source(path) for path in paths]
+    return [read_source(path) for path in paths]
+
+
+@cache
+def read_source(path: Path) -> Source:
+    """The file of a path; it is parsed once, however many tests ask for it."""
+    return Source(path)
 
 
 def list_functions(source: Source) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -66,22 +66,33 @@ def measure_size(results: Results) -> JobSize:
     )
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
-def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A finished job of two criteria, whose data have a shifted set."""
     recipe = cases.recipe(
         0.4,
         0.8,
         criterion=({"name": "sipp"}, {"name": "sipp", "params": {"variant": "randomized"}}),
     )
-    results = finished(
+    return finished(
         recipe,
-        tmp_path,
+        tmp_path_factory.mktemp("shifted"),
         data=replace(cases.make_data(), shifted={"night": dark(cases.make_data())}),
     )
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A finished job of one target."""
+    return finished(cases.recipe(0.5), tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, shifted: Results) -> None:
     evaluation = evaluations.create(name, ALL[name])
     advanced: list[int] = []
-    size = measure_size(results)
-    evaluation.evaluate(trial_of(results, advance=advanced.append))
+    size = measure_size(shifted)
+    evaluation.evaluate(trial_of(shifted, advance=advanced.append))
     units = evaluation.units(size) if isinstance(evaluation, EstimatesUnits) else 0
     making = 0
     if name == "robustness":
@@ -101,20 +112,18 @@ def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
     assert sum(advanced) == evaluation.units(measure_size(results)) == (30 + 10) * 2 * 3
 
 
-def test_by_default_all_but_those_that_take_long_are_counted(tmp_path: Path) -> None:
-    units = estimate_evaluation_units(measure_size(finished(cases.recipe(0.5), tmp_path)))
+def test_by_default_all_but_those_that_take_long_are_counted(plain: Results) -> None:
+    units = estimate_evaluation_units(measure_size(plain))
     assert set(evaluations.names()) - set(units) == {"noise_similarity", "informative_features"}
     assert units["accuracy"] == 0 < units["certificate"]
     recipe: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
-    assert set(
-        estimate_evaluation_units(
-            replace(measure_size(finished(cases.recipe(0.5), tmp_path / "b")), recipe=recipe)
-        )
-    ) == {"noise_similarity"}
+    assert set(estimate_evaluation_units(replace(measure_size(plain), recipe=recipe))) == {
+        "noise_similarity"
+    }
 
 
-def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
-    size = replace(measure_size(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
+def test_of_masks_only_what_knows_masks_is_counted(plain: Results) -> None:
+    size = replace(measure_size(plain), segmentation=True)
     assert set(estimate_evaluation_units(size)) == {
         "accuracy",
         "comparison",
@@ -123,12 +132,12 @@ def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
     }
 
 
-def test_robustness_without_a_shift_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_robustness_without_a_shift_is_refused_before_anything_runs(plain: Results) -> None:
     recipe = cases.recipe(
         0.5,
         evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}),
     )
-    size = replace(measure_size(finished(cases.recipe(0.5), tmp_path)), recipe=recipe)
+    size = replace(measure_size(plain), recipe=recipe)
     with pytest.raises(ParameterError, match="no shift to look at") as refused:
         estimate_evaluation_units(size)
     assert refused.value.pointer == "/evaluations/1/params"

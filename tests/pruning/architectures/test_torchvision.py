@@ -76,21 +76,17 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
         "convnext_tiny",
         "densenet121",
         "efficientnet_b0",
-        "efficientnet_v2_s",
         "googlenet",
         "inception_v3",
         "mnasnet0_5",
         "mobilenet_v2",
         "mobilenet_v3_small",
         "resnet18",
-        "resnet101",
         "resnext50_32x4d",
         "shufflenet_v2_x0_5",
         "squeezenet1_0",
         "squeezenet1_1",
         "vgg11",
-        "vgg11_bn",
-        "wide_resnet50_2",
     ],
 )
 def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
@@ -106,8 +102,26 @@ def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_classifier_runs(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_large",
+        "densenet161",
+        "efficientnet_b7",
+        "efficientnet_v2_s",
+        "mnasnet1_3",
+        "mobilenet_v3_large",
+        "resnet152",
+        "resnext101_64x4d",
+        "shufflenet_v2_x2_0",
+        "vgg19_bn",
+        "wide_resnet101_2",
+    ],
+)
+def test_the_largest_of_each_family_runs(name: str) -> None:
+    """The networks of a family are built by one function, of other widths and depths: the smallest
+    image of all of them is that of the smallest and of the largest.
+    """
     side = SMALLEST[name]
     assert outline("torchvision", name=name, classes=3)(
         torch.zeros(1, 3, side, side, device="meta")
@@ -153,13 +167,8 @@ def same(first: Tensor, second: Tensor) -> bool:
     return bool(torch.allclose(first, second, atol=1e-5))
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
-@pytest.mark.parametrize("aux", [False, True])
-def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
-    """The same names and the same function; the auxiliary head answers in training alone."""
-    if aux and name in WITHOUT_AUX:
-        return
-    torch.manual_seed(0)
+def build_both(name: str, aux: bool) -> tuple[nn.Module, nn.Module]:
+    """The network as it is built here, and as torchvision builds it."""
     own = resolve("torchvision_segmentation", {"name": name, "aux": aux, "classes": 5}).build()
     theirs = create_torchvision(
         name,
@@ -167,6 +176,33 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
         num_classes=5,
         **({} if name in WITHOUT_AUX else {"aux_loss": aux}),
     )
+    return own, theirs
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_segmenters_have_the_names_and_shapes_of_torchvisions(name: str) -> None:
+    for aux in (False,) if name in WITHOUT_AUX else (False, True):
+        with torch.device("meta"):
+            states = [network.state_dict() for network in build_both(name, aux)]
+        first, second = ([(key, value.shape) for key, value in state.items()] for state in states)
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "aux"),
+    [
+        ("fcn_resnet50", True),
+        ("deeplabv3_mobilenet_v3_large", False),
+        ("deeplabv3_mobilenet_v3_large", True),
+        ("lraspp_mobilenet_v3_large", False),
+    ],
+)
+def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
+    """The same function for each head and each kind of backbone; the auxiliary head answers in
+    training alone.
+    """
+    torch.manual_seed(0)
+    own, theirs = build_both(name, aux)
     theirs.load_state_dict(own.state_dict())
     images = torch.rand(2, 3, 40, 33)
     with evaluate_mode(own), evaluate_mode(theirs), torch.no_grad():
@@ -198,8 +234,13 @@ def test_an_auxiliary_head_is_not_pruned_and_does_not_count() -> None:
     ("architecture", "kwargs", "side"),
     [
         ("torchvision", {"name": "resnet18"}, 16),
-        ("torchvision", {"name": "mobilenet_v2"}, 32),
-        ("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large"}, 32),
+        pytest.param("torchvision", {"name": "mobilenet_v2"}, 32, marks=pytest.mark.slow),
+        pytest.param(
+            "torchvision_segmentation",
+            {"name": "lraspp_mobilenet_v3_large"},
+            32,
+            marks=pytest.mark.slow,
+        ),
         ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large", "aux": True}, 32),
     ],
 )

@@ -146,8 +146,18 @@ def list_certified(outcomes: list[Outcome]) -> list[str]:
     return [form for form in outcomes[0].forms if form in CERTIFIED]
 
 
-@pytest.mark.parametrize("method", SAMPLERS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [
+        *(("residual", method) for method in SAMPLERS),
+        ("mlp", "sipp hybrid"),
+        ("mlp", "mussay importance"),
+        ("negative inputs", "sipp randomized"),
+        ("negative inputs", "corenet plus_plus"),
+        ("flat", "pfp top"),
+        ("flat", "mussay importance"),
+    ],
+)
 def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(
     network: str, method: str
 ) -> None:
@@ -171,14 +181,14 @@ def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(
         ("flat", 100.0, "mussay importance"),
     ],
 )
-def test_four_hundred_draws_are_covered(network: str, scale: float, method: str) -> None:
+def test_two_hundred_draws_are_covered(network: str, scale: float, method: str) -> None:
     few = {"name": "amplified", "params": {"repeats": 10, "division": "proportional"}}
     fields = {"sparsifier": few} if "plus_plus" in method else {}
     outcomes = bound_prunings(
-        make_study(network, SAMPLERS[method], scale, **fields), 400, NETWORKS[network][1]
+        make_study(network, SAMPLERS[method], scale, **fields), 200, NETWORKS[network][1]
     )
     for form in list_certified(outcomes):
-        assert covers(count_broken(outcomes, form), 400, DELTA), form
+        assert covers(count_broken(outcomes, form), 200, DELTA), form
 
 
 def make_one_sum() -> nn.Module:
@@ -197,32 +207,43 @@ def make_one_sum() -> nn.Module:
 )
 def test_one_sum_of_a_sampler_is_covered_and_a_twentieth_of_its_bound_is_not(method: str) -> None:
     """With one output and one input the union is over two forms, two sides: the bound of the whole
-    study has power.
+    study has power. Of 60 draws at delta = 0.1 up to 12 violations are no evidence, and a twentieth
+    of the bound is exceeded far more often.
     """
+    draws = 60
     study = make_study(make_one_sum(), SAMPLERS[method])
-    pruned = [study.prune(0.6, 1 + seed, seeded(seed)) for seed in range(200)]
+    pruned = [study.prune(0.6, 1 + seed, seeded(seed)) for seed in range(draws)]
     outcomes = study.outcomes(pruned, make_images(1, False, 2), 0.1)
     for form in ("hoeffding", "bernstein", "minimum"):
         errors, bounds = (
             torch.cat([outcome[key].flatten() for outcome in outcomes]) for key in ("error", form)
         )
-        assert covers(int((errors > bounds * (1 + 1e-9)).sum()), 200, 0.1)
+        assert covers(int((errors > bounds * (1 + 1e-9)).sum()), draws, 0.1)
         if "plus_plus" not in method:  # the union over its repeats is wide
-            assert not covers(int((errors > bounds / 20).sum()), 200, 0.1)
+            assert not covers(int((errors > bounds / 20).sum()), draws, 0.1)
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("network", "method"),
     [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name in ("wanda", "random", "taylor")
-        else name
-        for name in DETERMINISTIC
+        *(("residual", method) for method in ("mussay top_k", "sipp", "pfp", "filter_norm")),
+        ("mlp", "magnitude"),
+        ("negative inputs", "pfp"),
+        ("flat", "filter_norm"),
+        ("tiny", "magnitude"),
+        ("tiny", "mussay top_k"),
+        *(
+            pytest.param(network, method, marks=pytest.mark.slow)
+            for network, method in zip(
+                ("residual", "flat", "negative inputs"), ("wanda", "random", "taylor"), strict=True
+            )
+        ),
     ],
 )
-@pytest.mark.parametrize("network", [*NETWORKS, "tiny"])
 def test_what_is_not_drawn_is_never_further_off(network: str, method: str) -> None:
-    """Sides of a single weight too, in the tiny one."""
+    """Sides of a single weight too, in the tiny one. A bound sees masks and inputs, not the scores:
+    wanda, random and taylor differ from magnitude in their masks alone.
+    """
     tiny = nn.Sequential(
         nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
@@ -283,17 +304,17 @@ def make_scaled_mlp(scale: float) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (10.0, True), (100.0, False)])
+@pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (100.0, False)])
 def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(
     scale: float, holds: bool
 ) -> None:
     """It grows with the square root of what errors grow with, so it is not certified; the other
-    forms hold.
+    forms hold. Of 25 draws at delta = 0.05 five violations are evidence.
     """
     outcomes = bound_prunings(
-        make_study(make_scaled_mlp(scale), SAMPLERS["mussay importance"]), 60, True, 0.6
+        make_study(make_scaled_mlp(scale), SAMPLERS["mussay importance"]), 25, True, 0.6
     )
-    assert covers(count_broken(outcomes, "paper"), 60, DELTA) == holds
+    assert covers(count_broken(outcomes, "paper"), 25, DELTA) == holds
     assert "paper" not in CERTIFIED
     for form in list_certified(outcomes):
         assert count_broken(outcomes, form) == 0

@@ -129,7 +129,8 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
     """The outputs of every layer that sums over channels are right on average, behind BatchNorm, an
-    addition and a flattening, on the inputs of the dense network.
+    addition and a flattening, on the inputs of the dense network: within five standard errors of 64
+    draws.
     """
     net, images = block(), torch.rand(3, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     weights = {name: weight.detach() for name, weight in find_prunable(net).items()}
@@ -153,7 +154,7 @@ def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
     for hook in hooks:
         hook.remove()
     reweighted: dict[str, list[Tensor]] = {name: [] for name in weights}
-    for seed in range(200):
+    for seed in range(64):
         drawn = DrawnChannels.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(
             net, weights
         )
@@ -171,7 +172,7 @@ def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
 
         drawn_outputs = torch.stack([outputs(drawn_weight) for drawn_weight in all_])
         error = (drawn_outputs.mean(0) - outputs(weight)).abs()
-        assert bool((error <= 5 * drawn_outputs.std(0) / 14 + 1e-9).all())
+        assert bool((error <= 5 * drawn_outputs.std(0) / 8 + 1e-9).all())
         assert float(drawn_outputs.std(0).max()) > 0
 
 

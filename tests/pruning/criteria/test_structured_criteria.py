@@ -295,8 +295,13 @@ def prune(
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
-@pytest.mark.parametrize("case", cases.AWKWARD)
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("case", "half"),
+    [
+        *((case, False) for case in cases.AWKWARD),
+        *((case, True) for case in ("plain", "grouped", "flat_batchnorm", "one_weight")),
+    ],
+)
 def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, half: bool) -> None:
     model, images_and_labels = cases.awkward(case)
     masks = cases.half_masks(model) if half else build_full_masks(find_prunable(model))

@@ -253,5 +253,8 @@ def test_random_corruptions_have_the_distribution_of_their_definitions(name: str
 def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_severity(
     name: str, constants: str
 ) -> None:
-    for severity in range(1, 6):
-        same_distribution(name, severity, constants, 500)
+    """At those that the fast test leaves out; the constants of each are compared above, given the
+    same numbers.
+    """
+    for severity in (1, 2, 4, 5) if constants == "cifar" else (1, 3, 5):
+        same_distribution(name, severity, constants, 300)

@@ -44,23 +44,23 @@ def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
 
 
 def test_words_are_uniform_and_independent() -> None:
-    words = Draws.from_key(0, "test", indices=torch.arange(400)).words(5000).numpy()
+    words = Draws.from_key(0, "test", indices=torch.arange(200)).words(2500).numpy()
     values = words.view(np.uint32).astype(np.float64) / 2**32
-    assert stats.kstest(values.ravel()[:1_000_000], "uniform").pvalue > 1e-3
+    assert stats.kstest(values.ravel(), "uniform").pvalue > 1e-3
     for shift in range(0, 32, 8):
         counts = np.bincount((words.ravel() >> shift) & 0xFF, minlength=256)
         assert stats.chisquare(counts).pvalue > 1e-3
-    bits = (words[:, :2000, None] >> np.arange(32)) & 1
-    assert abs(bits.mean((0, 1)) - 0.5).max() < 5 * 0.5 / math.sqrt(800_000)
+    bits = (words[:, :1000, None] >> np.arange(32)) & 1
+    assert abs(bits.mean((0, 1)) - 0.5).max() < 5 * 0.5 / math.sqrt(200_000)
     limit = 5 / math.sqrt(values.size)
     centred = (values - 0.5) * math.sqrt(12)
     other = (
-        Draws.from_key(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
+        Draws.from_key(1, "test", indices=torch.arange(200)).words(2500).numpy().view(np.uint32)
         / 2**32
     )
     stream = (
-        Draws.from_key(0, "test", indices=torch.arange(400))
-        .words(5000, stream=1)
+        Draws.from_key(0, "test", indices=torch.arange(200))
+        .words(2500, stream=1)
         .numpy()
         .view(np.uint32)
         / 2**32

@@ -76,7 +76,7 @@ SEEDS = {
 @pytest.mark.filterwarnings("ignore")  # decoders warn of what they find in broken files
 @pytest.mark.parametrize("kind", SEEDS)
 @settings(
-    max_examples=250,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -91,10 +91,19 @@ def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> Non
         assert not group_gradients[name][:, ~evidence.masks[name].flatten()].any()
 
 
-@pytest.mark.parametrize("case", NETWORKS)
-@pytest.mark.parametrize("masked", [False, True])
+BLOCKS = ((1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23))
+"""Sizes of blocks, and how many elements are computed at once."""
+
+
 @pytest.mark.parametrize(
-    ("size", "elements"), [(1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23)]
+    ("case", "masked", "size", "elements"),
+    [
+        *((case, True, 3, 2**23) for case in NETWORKS),
+        *(("grouped", False, *block) for block in BLOCKS),
+        *(("plain", True, *block) for block in BLOCKS),
+        ("tied", False, 7, 40),
+        ("frozen", False, 500, 2**23),
+    ],
 )
 def test_obs_agrees_with_the_explicit_fisher(
     case: str, masked: bool, size: int, elements: int, monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,7 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     error = law.curve(points.depth, points.width, points.density, points.unpruned)
     for with_candidate in (False, True):
         values = []
-        for _ in range(120):
+        for _ in range(80):
             again = [
                 run.model_copy(
                     update={

@@ -26,6 +26,7 @@ def test_a_family_starts_every_member_fits_one_law_and_trains_its_answer() -> No
     assert (answer.status, answer.within_band) == ("succeeded", True)
     run = next(run for run in end.runs if run.member.role == "answer")
     assert (run.member.seed, run.member.fraction) == (1, 1.0)
+    world.LIVED.clear()
     again = world.live(family)
     assert (again.law, again.answers, again.runs) == (end.law, end.answers, end.runs)
 

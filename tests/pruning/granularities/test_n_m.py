@@ -54,9 +54,10 @@ def select_best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) 
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (1, 2), (1, 12)])
-@pytest.mark.parametrize("target", [None, 0.8, 0.9])
-@pytest.mark.parametrize("high", [4, 1000])
-@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize(
+    ("target", "high", "pruned"),
+    [(None, 4, False), (None, 1000, True), (0.8, 4, True), (0.9, 1000, False)],
+)
 def test_n_of_m_are_those_of_brute_force(
     n: int, m: int, target: float | None, high: int, pruned: bool
 ) -> None:

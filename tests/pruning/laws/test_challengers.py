@@ -244,7 +244,7 @@ def test_noisy_dense_networks() -> None:
             law.parameters_for(0.1, images)
 
 
-@pytest.mark.parametrize("seeds", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_bands_of_the_dense_law_cover(seeds: int) -> None:
     m, n, true = dense_grid()
     held: list[bool] = []

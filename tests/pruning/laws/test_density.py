@@ -226,17 +226,18 @@ def coverage(of: BandTarget, seeds: range, **options: object) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
 def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
-    assert 0.84 <= coverage("mean", range(60), **options) <= 0.96
+    """In 30 seeds, whose 15 bands each hit or miss together: a standard deviation of about 0.04."""
+    assert 0.82 <= coverage("mean", range(30), **options) <= 0.97
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
-def test_bands_of_the_curve_cover_the_truth_in_200_seeds(options: dict[str, object]) -> None:
-    assert 0.84 <= coverage("mean", range(200), **options) <= 0.95
+def test_bands_of_the_curve_cover_the_truth_in_100_seeds(options: dict[str, object]) -> None:
+    assert 0.84 <= coverage("mean", range(100), **options) <= 0.95
 
 
 def test_bands_of_a_run_cover_a_run() -> None:
-    assert 0.88 <= coverage("run", range(60)) <= 0.97
+    assert 0.88 <= coverage("run", range(30)) <= 0.97
 
 
 def test_few_points_have_no_conformal_band() -> None:

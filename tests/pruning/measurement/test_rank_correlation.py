@@ -76,11 +76,11 @@ def test_resamples_without_a_correlation_are_drawn_again() -> None:
 def test_the_bootstrap_is_seeded_and_its_quantiles_are_those_of_a_plain_loop() -> None:
     rng = torch.Generator().manual_seed(3)
     x, y = torch.rand(2, 1, 9, generator=rng, dtype=torch.float64)
-    rho = estimate_spearman(x, y, generator(5, "a"))
-    assert rho == estimate_spearman(x, y, generator(5, "a"))
-    assert rho != estimate_spearman(x, y, generator(6, "a"))
+    rho = estimate_spearman(x, y, generator(5, "a"), resamples=500)
+    assert rho == estimate_spearman(x, y, generator(5, "a"), resamples=500)
+    assert rho != estimate_spearman(x, y, generator(6, "a"), resamples=500)
     assert rho is not None
-    samples = torch.randint(9, (2000, 9), generator=generator(5, "a"))
+    samples = torch.randint(9, (500, 9), generator=generator(5, "a"))
     plain = [spearmanr(x[0, row], y[0, row]).statistic for row in samples]
     assert [rho.low, rho.high] == pytest.approx(
         torch.tensor(plain).quantile(torch.tensor([0.025, 0.975]).double())
@@ -92,7 +92,7 @@ def test_of_independent_rankings_the_evidence_is_wrong_one_time_in_twenty() -> N
     individuals.
     """
     rng = torch.Generator().manual_seed(0)
-    for n in (4, 5, 8, 13):
+    for n in (4, 5, 13):
         false = 0
         for _ in range(150):
             x, y = torch.rand(2, 1, n, generator=rng, dtype=torch.float64)

@@ -22,9 +22,15 @@ from tests.support.finished_jobs import finish_and_export as finished
 from tests.support.pipelines import MODES
 
 
-@pytest.mark.parametrize("mode", ["none", "fine_tune", "before_training"])
-def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: str) -> None:
-    recipe = cases.recipe(0.5, 0.8, exclude=("3.weight",), **MODES[mode])
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [("none", ()), ("fine_tune", None), ("before_training", ({"name": "accuracy"},))],
+)
+def test_files_hold_the_very_weights_that_were_evaluated(
+    tmp_path: Path, mode: str, wanted: tuple[dict[str, Any], ...] | None
+) -> None:
+    """All evaluations of a job that names none in one of the modes."""
+    recipe = cases.recipe(0.5, 0.8, exclude=("3.weight",), **MODES[mode] | {"evaluations": wanted})
     results, files = finished(recipe, tmp_path)
     sections, failures = results.evaluate()
     report = results.report(sections, failures)
@@ -108,7 +114,8 @@ def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
 
 
 def test_a_rerun_gives_the_same_report_without_work(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, **MODES["fine_tune"])
+    wanted = ({"name": "accuracy"}, {"name": "bounds", "params": {"images": 5}})
+    recipe = cases.recipe(0.5, evaluations=wanted, **MODES["fine_tune"])
     results, files = finished(recipe, tmp_path)
     before = {path: path.read_bytes() for *_, path in files}
     first = results.report(*results.evaluate())
@@ -179,7 +186,11 @@ def test_a_report_before_any_target_is_whole(tmp_path: Path) -> None:
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:
     recipe = cases.recipe(
-        0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **MODES["before_training"]
+        0.5,
+        0.8,
+        schedule={"name": "linear", "params": {"rounds": 2}},
+        evaluations=({"name": "accuracy"},),
+        **MODES["before_training"],
     )
     results, _ = finished(recipe, tmp_path)
     section = results.evaluate()[0]["accuracy"]

@@ -49,8 +49,10 @@ def test_targets_that_reach_the_same_structure_are_refused(
 def test_rounds_finer_than_a_channel_or_a_block_are_the_schedule_s(
     granularity: dict[str, Any],
 ) -> None:
+    small = load_model("mlp", hidden=[8, 4], channels=1, height=4, width=4, classes=3)
+    fine = {"name": "linear", "params": {"rounds": 30}}
     with pytest.raises(BudgetError, match="would be retrained but removes nothing") as caught:
-        tried(0.3, schedule={"name": "linear", "params": {"rounds": 90}}, **granularity)
+        rehearse(small, cases.recipe(0.3, schedule=fine, **granularity), (1, 4, 4))
     assert caught.value.pointer == "/schedule"
 
 
