@@ -367,7 +367,7 @@ class Supervisor:
     ) -> Result:
         """Run `action(session, claim, ...)` in one transaction.
 
-        While the database is away it is tried again, until the lease would have run out.
+        While the database does not answer it is tried again, until the lease would have run out.
         """
         give_up_at = time.monotonic() + self.settings.lease_s
         while True:
@@ -377,7 +377,7 @@ class Supervisor:
             except SQLAlchemyError as error:
                 if time.monotonic() > give_up_at:
                     raise LostError(
-                        f"job {self.claim.job_id}: the database is away: {error}"
+                        f"job {self.claim.job_id}: the database does not answer: {error}"
                     ) from error
                 time.sleep(RETRY_S)
 

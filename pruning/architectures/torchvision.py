@@ -134,7 +134,7 @@ def check_name(name: str, names: Sequence[str], left_out: Mapping[str, str]) -> 
     for start, reason in left_out.items():
         if name.startswith(start):
             raise UnknownNameError(
-                f"the torchvision network {name!r} is not taken: {reason}", pointer="name"
+                f"the torchvision network {name!r} is not supported: {reason}", pointer="name"
             )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

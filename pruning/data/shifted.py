@@ -42,7 +42,8 @@ def check_alike(
         )
     if not counts.get("val") and counts["test"] < 2:
         raise DataError(
-            f"the shifted set {name!r} has 1 image; it needs at least 2: one decides, one reports",
+            f"the shifted set {name!r} has 1 image; it needs at least 2, one for "
+            "validation and one for test",
             pointer=pointer,
         )
 

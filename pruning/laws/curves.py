@@ -150,8 +150,8 @@ def _check_errors(name: str, values: Floats, most: float, chance: float) -> None
     if (values <= 0).any():
         point = int(np.flatnonzero(values <= 0)[0])
         raise CurveError(
-            f"{name} {values[point]:g} at point {point}: a law is of relative deviations, which an "
-            "error of 0 does not have; measure on more images or leave it out"
+            f"{name} {values[point]:g} at point {point}: a law is fitted to relative deviations, "
+            "which an error of 0 does not have; measure on more images or leave it out"
         )
     if (values > most).any():
         point = int(np.argmax(values))

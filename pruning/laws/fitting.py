@@ -304,7 +304,7 @@ def _count_needed_points(free: int) -> int:
         held = int(n * HOLD_OUT)
         if held >= 1 and n - held >= free + 1:
             return n
-    raise AssertionError("two thirds of ten points a parameter are enough")
+    raise AssertionError("some number of points leaves enough to fit")
 
 
 def summarise_back_test(

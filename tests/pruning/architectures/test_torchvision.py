@@ -132,9 +132,9 @@ def test_networks_left_out_are_refused_with_the_reason() -> None:
     with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as caught:
         resolve("torchvision", {"name": "resnet19"})
     assert caught.value.pointer == "name"
-    with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not taken: its attention"):
+    with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not supported: its attention"):
         resolve("torchvision", {"name": "vit_b_16"})
-    with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not taken: its shape"):
+    with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not supported: its shape"):
         resolve("torchvision", {"name": "regnet_x_8gf"})
     with pytest.raises(UnknownNameError, match="did you mean 'deeplabv3_resnet50'"):
         resolve("torchvision_segmentation", {"name": "deeplab_resnet50"})

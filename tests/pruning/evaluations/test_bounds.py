@@ -318,7 +318,7 @@ def test_what_cannot_be_bounded_is_named() -> None:
         nn.Linear(4, 3),
     )
     tokens.get_buffer("2.running_mean").copy_(torch.tensor([3.0, -1.0]))
-    with pytest.raises(StructureError, match="normalises no channels"):
+    with pytest.raises(StructureError, match="does not normalise the channels"):
         make_study(tokens, {"name": "magnitude"}, x)
     with pytest.raises(EvidenceError, match="are not finite"):
         check_study(
