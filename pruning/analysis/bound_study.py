@@ -140,8 +140,8 @@ class Study:
         folded_answers, answers = self.answers(inputs), dense(inputs)
         if not torch.allclose(folded_answers, answers, rtol=1e-6, atol=1e-6, equal_nan=True):
             raise StructureError(
-                "a BatchNorm cannot be folded: it does not normalise the channels of the layer before "
-                "it"
+                "a BatchNorm cannot be folded: it does not normalise the channels of the layer "
+                "before it"
             )
 
     @staticmethod
