@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-import threading
 from types import FrameType
 
 import uvicorn
@@ -14,8 +13,6 @@ from sqlalchemy.exc import OperationalError
 
 from api.access import is_loopback
 from api.settings import ApiSettings
-from tasks.helper import clean_environment
-from tasks.launcher import start_fork_server
 from tasks.store import Store, assets
 
 OK = 0
@@ -78,8 +75,6 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
             timeout_graceful_shutdown=GRACE_S,
         ),
     )
-    # The first upload and the first estimate then need not wait for the import of torch.
-    threading.Thread(target=start_fork_server, args=(clean_environment(),), daemon=True).start()
     with sock:
         server.run(sockets=[sock])
     return OK if server.started else FAILED

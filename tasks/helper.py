@@ -80,8 +80,7 @@ def run_helper(
             [verb],
             streams=(question, answer, log),
             environment=clean_environment(),
-            # A limit of memory counts what is imported already.
-            fresh=verb in TORCH_FREE or memory_limit_bytes is not None,
+            fresh=verb in TORCH_FREE,
         )
         try:
             returncode = helper.wait(timeout_s)

@@ -160,12 +160,6 @@ class ForkServer:
         # A server that is still importing does not see that its socket is closed.
         atexit.register(self.close)
 
-    def start(self, environment: dict[str, str]) -> None:
-        """Start the server where it is not running: the next process then need not wait for it."""
-        with self._lock:
-            if self._socket is None:
-                self._start(environment | PROCESS_ENVIRONMENT)
-
     @property
     def pid(self) -> int | None:
         """The process id of the server; None before it is needed first."""
@@ -199,12 +193,6 @@ def _read_pid(status: int) -> int:
 
 
 FORK_SERVER = ForkServer()
-
-
-def start_fork_server(environment: dict[str, str]) -> None:
-    """Start the fork server of this process, where there is one on this system."""
-    if sys.platform == "linux":
-        FORK_SERVER.start(environment)
 
 
 def launch(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from secateur import AuthError, Client
 from tests.support.running import OFTEN, Running, alive, until
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -95,8 +96,13 @@ def test_whole_tree_killed(
     finished(running, job.id, undisturbed)
 
 
-def test_parent_killed_takes_its_children_along(fresh: Callable[..., Running]) -> None:
-    running = fresh().start()
+def test_a_key_closes_the_service_and_its_end_takes_the_children_along(
+    fresh: Callable[..., Running],
+) -> None:
+    running = fresh(SECATEUR_API_KEY="k" * 40).start()
+    assert list(running.client.jobs.list()) == []
+    with Client(running.url, "") as stranger, pytest.raises(AuthError):
+        list(stranger.jobs.list())
     tree = running.tree()
     assert running.process is not None
     running.process.kill()

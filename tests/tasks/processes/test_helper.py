@@ -20,7 +20,7 @@ MLP: dict[str, Any] = {"hidden": [4], "channels": 1, "height": 2, "width": 2, "c
 
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     folder = tmp_path / "plugins"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "one.py").write_text(source)
     monkeypatch.setenv("SECATEUR_PLUGIN_PATH", str(folder))
 
@@ -134,15 +134,14 @@ def test_a_dataset_larger_than_the_memory_allowed_is_refused(tmp_path: Path) -> 
     assert not (tmp_path / "o").exists()
 
 
-def test_a_memory_limit_too_small_for_torch_ends_in_an_error_and_no_hang(tmp_path: Path) -> None:
-    (tmp_path / "m").write_bytes(b"")
-    error = refused(
-        "model",
-        {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP},
-        memory_limit_bytes=100 * 2**20,
-        timeout_s=60.0,
-    )
+def test_more_memory_than_the_limit_ends_in_an_error_and_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin(tmp_path, monkeypatch, "bytearray(2**30)")
+    error = refused("catalogue", {}, memory_limit_bytes=2**30, timeout_s=60.0)
     assert error.code in ("too_large", "helper_crashed")
+    plugin(tmp_path, monkeypatch, "bytearray(2**20)")
+    assert run_helper("catalogue", {}, memory_limit_bytes=8 * 2**30)["criteria"]
 
 
 @pytest.mark.parametrize(
