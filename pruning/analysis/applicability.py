@@ -14,9 +14,9 @@ class Evaluation(Protocol):
     """A question about all networks of a job.
 
     Optional class attributes: `reads` names evaluations whose sections it reads, which are done
-    before it; `of_pixels` is True where it supports segmentation, else it is left out there, and
-    refused where a recipe names it; `asked_only` is True where it runs only if a recipe names it;
-    `reads_unretrained` is True where it reads networks as they are right after pruning.
+    before it; an evaluation without a true `supports_segmentation` is left out for segmentation,
+    and refused where a recipe names it; `asked_only` is True where it runs only if a recipe names
+    it; `reads_unretrained` is True where it reads networks as they are right after pruning.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 
@@ -45,7 +45,7 @@ def fits_task(evaluation: object, *, segmentation: bool) -> bool:
     """Whether an evaluation supports the job's labels: all support those of images, some those of
     pixels.
     """
-    return not segmentation or bool(getattr(evaluation, "of_pixels", False))
+    return not segmentation or bool(getattr(evaluation, "supports_segmentation", False))
 
 
 def applies_to(evaluation: Evaluation, record: JobRecord) -> bool:

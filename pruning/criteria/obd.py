@@ -31,7 +31,7 @@ class OBD(CurvedLocality):
     tensor([0.1132, 0.0000])
     """
 
-    of_pixels: ClassVar[bool] = False
+    supports_segmentation: ClassVar[bool] = False
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight.

@@ -52,7 +52,7 @@ class OBS(Staging):
     0.5714
     """
 
-    of_pixels: ClassVar[bool] = False
+    supports_segmentation: ClassVar[bool] = False
 
     pi: Annotated[
         int,

@@ -31,7 +31,7 @@ class QM(CurvedLocality):
     tensor([0.7108, 0.0000])
     """
 
-    of_pixels: ClassVar[bool] = False
+    supports_segmentation: ClassVar[bool] = False
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = |-g theta + D theta^2 / 2| + lambda / 2 theta^2, shape of the weight.

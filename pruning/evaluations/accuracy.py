@@ -45,7 +45,7 @@ class Accuracy:
     """
 
     version: ClassVar[int] = 1
-    of_pixels: ClassVar[bool] = True
+    supports_segmentation: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
         """Return curves `error/<criterion>`, `error_before_retraining/<criterion>` and

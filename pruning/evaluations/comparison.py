@@ -42,7 +42,7 @@ class Comparison:
     """
 
     version: ClassVar[int] = 2
-    of_pixels: ClassVar[bool] = True
+    supports_segmentation: ClassVar[bool] = True
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether the job has several criteria."""

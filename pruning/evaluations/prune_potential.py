@@ -51,7 +51,7 @@ class PrunePotential(ShiftParameters):
     """
 
     version: ClassVar[int] = 1
-    of_pixels: ClassVar[bool] = True
+    supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[
         float, Field(ge=-1, le=1, description="tolerated error above the dense control's")

@@ -61,7 +61,7 @@ class Robustness(ShiftParameters):
     """
 
     version: ClassVar[int] = 1
-    of_pixels: ClassVar[bool] = True
+    supports_segmentation: ClassVar[bool] = True
 
     def units(self, size: JobSize) -> int:
         """Return the forward passes on images under shift; raises `ParameterError` where there is

@@ -98,7 +98,8 @@ def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:
 def _mark_segmentation(registry: Registry[Any], *, default: bool) -> list[dict[str, Any]]:
     """Return the entries of a registry, each with whether the method supports segmentation."""
     return [
-        entry | {"segmentation": getattr(registry.get(entry["name"]), "of_pixels", default)}
+        entry
+        | {"segmentation": getattr(registry.get(entry["name"]), "supports_segmentation", default)}
         for entry in registry.catalogue()
     ]
 

@@ -27,12 +27,12 @@ def test_architecture_builds_runs_and_reloads(name: str) -> None:
     side = getattr(architecture, "smallest", 16)
     images = torch.randn(2, channels or 3, height or side, width or side)
     logits = model.eval()(images)
-    of_pixels = (
+    pixel_shape = (
         images.shape[2:]
         if getattr(architecture, "task", "classification") == "segmentation"
         else ()
     )
-    assert logits.shape == (2, architecture.outputs, *of_pixels)
+    assert logits.shape == (2, architecture.outputs, *pixel_shape)
     assert torch.isfinite(logits).all()
     assert find_prunable(model)
     other = architecture.build().eval()

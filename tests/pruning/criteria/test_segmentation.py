@@ -28,7 +28,7 @@ def test_a_criterion_says_whether_it_supports_segmentation(name: str) -> None:
         network, None, [(images, masks)], rng, loss=choose_loss(masks), shape=(3, 8, 8)
     )
     criterion = criteria.create(name)
-    if getattr(criterion, "of_pixels", True):
+    if getattr(criterion, "supports_segmentation", True):
         assert all(scores.isfinite().all() for scores in criterion.score(evidence).values())
     else:
         with pytest.raises(EvidenceError, match="not for masks"):

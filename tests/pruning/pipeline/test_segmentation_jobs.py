@@ -163,7 +163,9 @@ def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: P
     assert similar.curves["matching/control"].y[0].value == 1.0  # the same network, pixel by pixel
     assert similar.curves["softmax_distance/control"].y[1].value == 0.0
     known = {
-        name for name in evaluations.names() if getattr(evaluations.get(name), "of_pixels", False)
+        name
+        for name in evaluations.names()
+        if getattr(evaluations.get(name), "supports_segmentation", False)
     }
     assert known == set(evaluations.names()) - set(others)
 
