@@ -207,23 +207,23 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
             "model": {
                 "architecture": "mlp",
                 "train": {
-                    "epochs": 15,
+                    "epochs": 8,
                     "batch_size": 64,
                     "optimizer": {"lr": 0.03},
                     "rewind_epoch": 2,
                 },
             },
-            "members": {"depths": [1, 2, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]},
+            "members": {"depths": [1, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]},
             "keep": 0.65,
             "floor_density": 0.015,
             "max_error": [0.1],
         }
     )
-    until(lambda: ended(client, job.id) >= 6, "a third of the members have ended", 600)
+    until(lambda: ended(client, job.id) >= 4, "a third of the members have ended", 600)
     os.kill(running.workers()[-1], signal.SIGKILL)
     assert client.jobs.wait(job.id, timeout_s=1300, interval_s=1).status == "succeeded"
     report = report_of(client, job.id)
-    check(client, job.id, report, 18)
+    check(client, job.id, report, 12)
     assert all(
         member.unpruned_error is not None and member.unpruned_error >= 0.03
         for member in report.members
