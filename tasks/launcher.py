@@ -24,7 +24,11 @@ START_S = 300.0
 """Seconds that the fork server has to import torch and to fork a first process."""
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
-PROCESS_ENVIRONMENT = ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+PROCESS_ENVIRONMENT = ALLOCATOR | {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Asks the driver's library for devices, as a process that has asked CUDA cannot be forked.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 """Settings that have to be there before torch is imported."""
 CHANNEL = 3
 """The number in a forked process of the descriptor it was given beside its standard ones."""
