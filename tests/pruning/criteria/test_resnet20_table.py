@@ -171,9 +171,7 @@ def test_one_shot_with_a_penalty(bench: Bench) -> None:
             assert bench.accuracy(model) == pytest.approx(57.4, abs=0.15)
 
 
-@pytest.mark.parametrize(
-    ("name", "sparsity"), [("lm", 0.7), ("obd", 0.7), ("qm", 0.9), ("obd", 0.9)]
-)
+@pytest.mark.parametrize(("name", "sparsity"), [("lm", 0.7), ("qm", 0.9), ("obd", 0.9)])
 def test_seven_exponential_stages(bench: Bench, name: str, sparsity: float) -> None:
     model, stages = bench.prune(name, sparsity, **{"pi": 7, "lambda": 0})
     text = SEVEN_STAGES[sparsity][list(PENALISED).index(name)]
