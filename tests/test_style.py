@@ -7,13 +7,9 @@ import re
 from collections.abc import Iterator
 from statistics import median
 
-import pytest
-
 from tests.support import style
 from tests.support.style import Source
 
-pytestmark = pytest.mark.xdist_group("style")
-"""One worker parses every file once."""
 SOURCES = style.list_sources(*style.FOLDERS)
 PACKAGES = style.list_sources(*style.PACKAGES)
 LONGEST = 400

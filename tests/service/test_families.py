@@ -20,7 +20,7 @@ from secateur import Client
 from tests.support.running import FAST, Running, free_port, part, ready, until
 from tests.support.servers import Bucket, Postgresql, Valkey
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("families"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 SMALL: dict[str, Any] = {
     "type": "family",

@@ -13,8 +13,6 @@ import pytest
 from secateur import AuthError, Client
 from tests.support.running import OFTEN, Running, alive, until
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 SPEC = {
     "type": "prune",
     "model": {

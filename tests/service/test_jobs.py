@@ -23,8 +23,6 @@ from secateur import ApiError, AsyncClient, JobCancelled
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, run_job
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 
 @pytest.mark.parametrize(
     "change",

@@ -18,8 +18,6 @@ from secateur import Client
 from tests.support.running import FAST, free_port, part, ready, until
 from tests.support.servers import Bucket, Postgresql, Valkey
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 
 @pytest.mark.slow
 def test_two_workers_on_postgresql_and_s3(

@@ -20,7 +20,6 @@ from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 from tests.support.segmentation_world import MOST, pairs, upload
 
-pytestmark = pytest.mark.xdist_group("serve")
 CLASSES = 4
 
 

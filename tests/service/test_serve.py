@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.running import Running
 
-pytestmark = pytest.mark.xdist_group("serve")
 ROOT = Path(__file__).parents[2]
 DIGITS = {
     "type": "prune",

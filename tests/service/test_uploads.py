@@ -21,8 +21,6 @@ from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, SMALL, run_job
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 
 def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
