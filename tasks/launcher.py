@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
+from tasks.processes.forkserver import CHANNEL
+
 START_S = 300.0
 """Seconds that the fork server has to import torch and to fork a first process."""
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
@@ -30,8 +32,6 @@ PROCESS_ENVIRONMENT = ALLOCATOR | {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 """Settings that have to be there before torch is imported."""
-CHANNEL = 3
-"""The number in a forked process of the descriptor it was given beside its standard ones."""
 
 
 class ForkedProcess:
@@ -60,7 +60,7 @@ class ForkedProcess:
 
     def _read_status(self, timeout: float) -> int | None:
         with self._lock:
-            if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            if self.returncode is None and _is_readable(self._status, timeout):
                 text = os.read(self._status, 64)
                 # A server that has died took its children with it, and says nothing.
                 self.returncode = int(text) if text else -signal.SIGKILL
@@ -183,9 +183,19 @@ class ForkServer:
         self._socket = self._server = None
 
 
+def _is_readable(descriptor: int, timeout: float) -> bool:
+    """Return whether there is something to read, or the end, within seconds.
+
+    `select.select` takes no descriptor above 1023, which a server of many streams has.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * timeout))
+
+
 def _read_pid(status: int) -> int:
     """Return the process id that a forked process writes first."""
-    if not select.select([status], [], [], START_S)[0]:
+    if not _is_readable(status, START_S):
         raise OSError(f"the fork server did not answer for {START_S:g} s")
     text = b""
     while not text.endswith(b"\n"):

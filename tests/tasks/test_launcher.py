@@ -98,6 +98,20 @@ def test_waiting_has_a_limit_and_a_whole_group_is_killed() -> None:
     until(lambda: process.pid not in alive(), "the process is reaped")
 
 
+def test_a_process_is_started_and_awaited_where_many_files_are_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("no more than 1,200 files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    files = [os.dup(NULL) for _ in range(1050)]
+    try:
+        assert run("return", "4")[0] == 4
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_threads_that_start_and_watch_processes_at_once_do_not_meet() -> None:
     statuses: dict[int, int] = {}
 
