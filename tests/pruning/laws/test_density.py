@@ -226,8 +226,7 @@ def coverage(of: BandTarget, seeds: range, **options: object) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
 def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
-    """In 30 seeds, whose 15 bands each hit or miss together: a standard deviation of about 0.04."""
-    assert 0.82 <= coverage("mean", range(30), **options) <= 0.97
+    assert 0.84 <= coverage("mean", range(60), **options) <= 0.96
 
 
 @pytest.mark.slow
