@@ -153,15 +153,8 @@ def _summarise_pixels(
 def _draw_curve(
     rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str, y_unit: Unit
 ) -> Curve:
-    return Curve(
-        x=tuple(row.sparsity for row in rounds),
-        y=tuple(values),
-        x_label="sparsity",
-        x_unit="share",
-        x_scale="sparsity",
-        y_label=y_label,
-        y_unit=y_unit,
-    )
+    sparsities = [row.sparsity for row in rounds]
+    return Curve.over_sparsity(sparsities, values, y_label=y_label, y_unit=y_unit)
 
 
 def _estimate_by_class(

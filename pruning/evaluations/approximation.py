@@ -266,15 +266,7 @@ def _draw_curve(
     if not values:
         return None
     y_label, y_unit = axis
-    return Curve(
-        x=tuple(sparsities),
-        y=tuple(values),
-        x_label="sparsity",
-        x_unit="share",
-        x_scale="sparsity",
-        y_label=y_label,
-        y_unit=y_unit,
-    )
+    return Curve.over_sparsity(sparsities, values, y_label=y_label, y_unit=y_unit)
 
 
 def _explain_missing(record: JobRecord, checkpoints: Sequence[ComparedCheckpoint]) -> list[str]:

@@ -265,14 +265,11 @@ def _draw_limit_curves(
             ("agreement", AGREEMENT),
             ("disagreement", DISAGREEMENT),
         ):
-            curves[f"{kind}/{label}"] = Curve(
-                x=sparsities,
-                x_label="sparsity",
-                x_unit="share",
-                x_scale="sparsity",
+            curves[f"{kind}/{label}"] = Curve.over_sparsity(
+                sparsities,
+                [Estimate(value=getattr(limit, kind), n=images) for _, limit in pairs],
                 y_label=y_label,
                 y_unit="fraction",
-                y=tuple(Estimate(value=getattr(limit, kind), n=images) for _, limit in pairs),
             )
     return curves
 
@@ -283,16 +280,11 @@ def _draw_shifted_curves(shifted: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     for row in shifted:
         groups.setdefault((row["method"], row["distribution"]), []).append(row)
     return {
-        f"shifted/{label}/{distribution}": Curve(
-            x=tuple(row["sparsity"] for row in rows),
-            x_label="sparsity",
-            x_unit="share",
-            x_scale="sparsity",
+        f"shifted/{label}/{distribution}": Curve.over_sparsity(
+            [row["sparsity"] for row in rows],
+            [Estimate(value=row["accuracy_at_least_agreement"], n=row["images"]) for row in rows],
             y_label=SHIFTED,
             y_unit="fraction",
-            y=tuple(
-                Estimate(value=row["accuracy_at_least_agreement"], n=row["images"]) for row in rows
-            ),
         )
         for (label, distribution), rows in groups.items()
     }
@@ -306,14 +298,11 @@ def _draw_promised_curves(
     for label in dict.fromkeys(row.label for row in targets):
         rounds = [row for row in targets if row.label == label and row.id in promised]
         if rounds:
-            curves[f"a_priori/{label}"] = Curve(
-                x=tuple(row.sparsity for row in rounds),
-                x_label="sparsity",
-                x_unit="share",
-                x_scale="sparsity",
+            curves[f"a_priori/{label}"] = Curve.over_sparsity(
+                [row.sparsity for row in rounds],
+                [Estimate(value=promised[row.id]) for row in rounds],
                 y_label=A_PRIORI,
                 y_unit="fraction",
-                y=tuple(Estimate(value=promised[row.id]) for row in rounds),
             )
     return curves
 

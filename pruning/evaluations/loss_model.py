@@ -205,16 +205,10 @@ def _draw_curve(
     shown = [(sparsity, value) for sparsity, value in points if value is not None]
     if not shown:
         return {}
-    curve = Curve(
-        x=tuple(sparsity for sparsity, _ in shown),
-        y=tuple(value for _, value in shown),
-        x_label="sparsity",
-        x_unit="share",
-        x_scale="sparsity",
-        y_label=y_label,
-        y_unit="nats_difference",
-    )
-    return {name: curve}
+    sparsities, values = zip(*shown, strict=True)
+    return {
+        name: Curve.over_sparsity(sparsities, values, y_label=y_label, y_unit="nats_difference")
+    }
 
 
 def _estimate(value: float | None, stage: StagePoint) -> Estimate | None:

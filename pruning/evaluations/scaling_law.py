@@ -228,16 +228,8 @@ def _draw_curves(
     def draw(
         x: Sequence[float], y: Sequence[Estimate], drawn: Literal["band", "points", "line"]
     ) -> Curve:
-        return Curve(
-            x=tuple(x),
-            y=tuple(y),
-            x_label="sparsity",
-            x_unit="share",
-            x_scale="sparsity",
-            y_label=f"test error, {label}",
-            y_unit="fraction",
-            drawn=drawn,
-        )
+        y_label = f"test error, {label}"
+        return Curve.over_sparsity(x, y, y_label=y_label, y_unit="fraction", drawn=drawn)
 
     curves = {
         f"law/{label}/law": draw([1 - float(d) for d in grid], band, "band"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from pruning import wording
 from pruning.family.measurements import FamilyMeasurements, NetworkKey
-from pruning.family.section_parts import SPARSITY, STEPS, Axis, draw_curve
+from pruning.family.section_parts import STEPS
 from pruning.family.turn import State
 from pruning.laws.joint import JointLaw
 from pruning.schemas.report import Curve, Estimate, Section, Unit
@@ -113,25 +113,22 @@ def _draw_network(
     label = f"depth {depth:g}/width {width:g}"
     if fraction < 1:
         label += f", {wording.short_percent(fraction)} of the images"
-    errors = Axis(f"test error, depth {depth:g}", "fraction")
+    y_label = f"test error, depth {depth:g}"
     grid = np.geomspace(points.density[rows].min(), 0.999, STEPS)
     unpruned = points.average_unpruned(network)
     forecasts = law.forecasts(depth, width, grid, unpruned, confidence=confidence)
-    law_curve = Curve(
-        x=tuple(float(1 - density) for density in grid),
-        y=tuple(forecast.error for forecast in forecasts),
-        x_label=SPARSITY.label,
-        x_unit=SPARSITY.unit,
-        x_scale=SPARSITY.scale,
-        y_label=errors.label,
-        y_unit=errors.unit,
+    law_curve = Curve.over_sparsity(
+        [float(1 - density) for density in grid],
+        [forecast.error for forecast in forecasts],
+        y_label=y_label,
+        y_unit="fraction",
         drawn="band",
     )
-    measured = draw_curve(
+    measured = Curve.over_sparsity(
         [1 - float(density) for density in points.density[rows]],
-        points.error[rows],
-        x_axis=SPARSITY,
-        y_axis=errors,
+        [Estimate(value=float(error)) for error in points.error[rows]],
+        y_label=y_label,
+        y_unit="fraction",
         drawn="points",
     )
     return {f"{label}/law": law_curve, f"{label}/measured": measured}

@@ -21,9 +21,6 @@ class Axis:
     scale: Scale = "linear"
 
 
-SPARSITY = Axis("sparsity", "share", "sparsity")
-
-
 def name_size(depth: float, width: float) -> str:
     """The name of the networks of one size."""
     return f"depth {depth:g}, width {width:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,6 +36,9 @@ Scale = Literal["linear", "log", "sparsity"]
 """
 
 
+Drawn = Literal["points", "line", "band"]
+
+
 class Estimate(Document):
     """A measured value with its 95 % confidence interval and the number of samples behind it."""
 
@@ -64,10 +68,31 @@ class Curve(Document):
     """A `linear` axis is drawn logarithmic where its values span many orders of magnitude."""
     x_names: tuple[str, ...] | None = None
     """The names of the points, where `x` only numbers them: drawn as bars."""
-    drawn: Literal["points", "line", "band"] | None = None
+    drawn: Drawn | None = None
     """Markers alone, a line alone, or a line in its band of intervals; `null`: markers with their
     intervals on a line.
     """
+
+    @staticmethod
+    def over_sparsity(
+        sparsities: Iterable[float],
+        values: Iterable[Estimate],
+        *,
+        y_label: str,
+        y_unit: Unit,
+        drawn: Drawn | None = None,
+    ) -> Curve:
+        """Points of a quantity against sparsity, on an axis that is spaced by compression."""
+        return Curve(
+            x=tuple(sparsities),
+            y=tuple(values),
+            x_label="sparsity",
+            x_unit="share",
+            x_scale="sparsity",
+            y_label=y_label,
+            y_unit=y_unit,
+            drawn=drawn,
+        )
 
     @model_validator(mode="after")
     def _named(self) -> Curve:
