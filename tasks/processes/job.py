@@ -21,7 +21,6 @@ from typing import Any
 
 from tasks.processes.pipe import Pipe
 
-PR_SET_PDEATHSIG = 1
 CLONE_NEWNET = 0x40000000
 
 
@@ -70,12 +69,7 @@ def _describe_error(error: Exception) -> dict[str, Any]:
 
 
 def _die_with_supervisor() -> None:
-    """End this process group when the supervisor dies.
-
-    Linux has a signal for that; on every system the supervisor's death closes the pipe on stdin.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """End this process group when the supervisor's death closes the pipe on stdin."""
 
     def watch() -> None:
         while sys.stdin.buffer.read(1):
