@@ -18,34 +18,34 @@ from tests.support.servers import Bucket, Postgresql
 
 @pytest.fixture
 def lite(tmp_path: Path) -> Iterator[Store]:
-    """A store on SQLite."""
+    """A store on SQLite, in a folder of its own."""
     store = Store(f"sqlite:///{tmp_path}/db.sqlite")
     store.create_tables()
     yield store
     store.close()
 
 
-@pytest.fixture(scope="session")
-def postgresql_url(postgresql: Postgresql) -> str:
-    """A database that the tests share; each test begins with an empty one."""
-    return postgresql.new_database()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A store on either database."""
-    url = (
-        f"sqlite:///{tmp_path}/db.sqlite"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgresql_url")
-    )
-    store = Store(url)
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    """A store on either database that tests share: it keeps its connections and statements."""
+    if request.param == "sqlite":
+        store = Store(f"sqlite:///{tmp_path_factory.mktemp('store')}/db.sqlite")
+    else:
+        store = Store(request.getfixturevalue("postgresql").new_database())
     store.create_tables()
-    with store.write() as session:
-        for table in reversed(Base.metadata.sorted_tables):
-            session.execute(table.delete())
     yield store
     store.close()
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    """An empty store on either database."""
+    with shared_store.write() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+    return shared_store
 
 
 @pytest.fixture(params=["folder", "s3"])
