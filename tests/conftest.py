@@ -1,5 +1,7 @@
 """Fixtures that every test may use: real servers. The order of the tests."""
 
+import gc
+
 import pytest
 
 from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shared
@@ -12,6 +14,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     the end.
     """
     items.sort(key=lambda item: "tests/service/" not in item.nodeid)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Spare the garbage collector the modules and the tests: they live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 collect_ignore_glob = ["support/plugins/*"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from collections.abc import Iterator
 from statistics import median
+
+import pytest
 
 from tests.support import style
 from tests.support.style import Source
@@ -17,6 +20,14 @@ LONGEST = 400
 OWN = {"tests/support/style.py", "tests/test_style.py"}
 """The files that list what is banned."""
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage_collection() -> Iterator[None]:
+    """Spare the collector the millions of nodes of the trees, which form no cycles."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_no_name_holds_just_anything() -> None:

@@ -13,6 +13,7 @@ from pruning.masks import build_full_masks, find_prunable
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 
@@ -21,8 +22,7 @@ from tests.support import cases
 class TestGranularity:
     def prune(self, name: str, *densities: float) -> tuple[nn.Module, list[Masks]]:
         """A seeded network pruned to one density after another, and the masks of each."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = nn.Sequential(
                 nn.Conv2d(4, 8, 3, padding=1),
                 nn.BatchNorm2d(8),

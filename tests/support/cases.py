@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.data.tensors import Data, Split
 from pruning.masks import find_prunable
 from pruning.schemas.recipe import Recipe, Targets
+from pruning.seeding import seeded
 from pruning.types import Masks
 
 torch.set_num_threads(1)  # the networks are tiny, and other suites run beside this one
@@ -93,8 +94,7 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
 def awkward(name: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """Build the network, seeded, and two batches of unequal size."""
     build, shape = AWKWARD[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = build()
         batches = [(torch.randn(n, *shape), torch.arange(n) % 3) for n in (5, 2)]
         return model, batches
@@ -126,8 +126,7 @@ def make_data(
     def split(n: int) -> Split:
         labels = torch.arange(n) % classes
         images = torch.randint(0, 120, (n, *shape), generator=rng)
-        for index, label in enumerate(labels.tolist()):
-            images[index, :, label % shape[1]] += 100
+        images[torch.arange(n), :, labels % shape[1]] += 100
         return Split(images.to(torch.uint8), labels)
 
     return Data(
@@ -142,8 +141,7 @@ def make_data(
 
 def mlp(seed: int = 0, hidden: int = 6, classes: int = 3, inputs: int = 16) -> nn.Module:
     """Build a seeded two-layer network."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)
         )
@@ -151,8 +149,7 @@ def mlp(seed: int = 0, hidden: int = 6, classes: int = 3, inputs: int = 16) -> n
 
 def conv_net(seed: int = 0, classes: int = 3, channels: int = 1, features: int = 64) -> nn.Module:
     """Build a seeded convolution with BatchNorm and a classifier."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(
             nn.Conv2d(channels, 4, 3, padding=1, bias=False),
             nn.BatchNorm2d(4),

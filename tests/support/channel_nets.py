@@ -20,6 +20,7 @@ from pruning.masks import (
     select_weight_masks,
 )
 from pruning.networks.loading import load_model
+from pruning.seeding import seeded
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Masks, Scores, Selected, Selection
 from tests.support import cases
@@ -176,8 +177,7 @@ every_net = pytest.mark.parametrize("net", NETS)
 def build(net: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network in float64 with BatchNorm that does something, in eval mode."""
     make, shape = NETS[net]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = make().double().eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -17,6 +17,7 @@ from pruning.masks import (
 from pruning.networks.loading import load_model
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 
@@ -71,8 +72,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     Its BatchNorm changes its inputs and lets some of them through.
     """
     case = CASES[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = load_model(case.architecture, **case.parameters)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

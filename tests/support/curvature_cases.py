@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.seeding import seeded
+
 CLASSES = 4
 IMAGES = 5
 
@@ -126,8 +128,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def build_network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """Build a seeded float64 network in training mode, with images and labels."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+    with seeded(1):
         model = NETWORKS[name]().double().train()
         return (
             model,

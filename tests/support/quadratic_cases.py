@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruning.evidence.evidence import Evidence
 from pruning.masks import apply_masks_
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 from tests.support.seeds import make_generator
@@ -157,8 +158,7 @@ def build_convolution(name: str) -> Evidence:
         nn.Flatten(),
         nn.Linear(CONVOLUTIONS[name].out_channels, 3),
     ).double()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         for layer in (model[0], model[4]):
             layer.reset_parameters()  # type: ignore[operator]
     images = torch.randn(8, 2, 5, 5, generator=make_generator(), dtype=torch.float64)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pruning.data import uploads
 from pruning.data.tensors import Data, prepare
 from pruning.schemas.recipe import Limit
+from pruning.seeding import seeded
 
 Array = np.ndarray[Any, Any]
 MOST = 10**8
@@ -111,8 +111,7 @@ class Tiny(nn.Module):
 
 
 def tiny(seed: int = 0, dropout: float = 0.0) -> Tiny:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Tiny(dropout)
 
 

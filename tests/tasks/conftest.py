@@ -13,7 +13,7 @@ from tasks.artifacts import Artifacts, LocalArtifacts, open_artifacts
 from tasks.store import Store
 from tasks.store.tables import Base
 from tests.support.job_world import Chaos, World, make_world
-from tests.support.servers import Bucket, Postgresql
+from tests.support.servers import Bucket
 
 
 @pytest.fixture

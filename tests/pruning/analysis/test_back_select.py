@@ -26,6 +26,7 @@ from pruning.evaluations import evaluations
 from pruning.evaluations.informative_features import InformativeFeatures
 from pruning.library import load_model
 from pruning.schemas.report import Picture
+from pruning.seeding import seeded
 from tests.support import cases
 from tests.support.finished_records import finish_job as finished
 from tests.support.finished_records import make_record as trial_of
@@ -54,8 +55,7 @@ def select_naively(model: nn.Module, image: Tensor, target: int, block: int) -> 
 
 
 def make_convolutional(channels: int, height: int, width: int, seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = nn.Sequential(
             nn.Conv2d(channels, 4, 3, padding=1),
             nn.BatchNorm2d(4),
@@ -176,8 +176,7 @@ class Branching(nn.Module):
     ],
 )
 def test_the_optimised_network_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = net()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -16,6 +16,7 @@ from pruning.analysis.output_distances import (
     measure_output_distances,
 )
 from pruning.masks import apply_masks_
+from pruning.seeding import seeded
 from tests.support import cases
 from tests.support.distances import mean_relative_error
 
@@ -56,8 +57,7 @@ def test_a_perceptron_by_hand() -> None:
 
 def test_a_convolution_by_hand_before_an_activation_in_place() -> None:
     def net() -> nn.Sequential:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
+        with seeded(3):
             return (
                 nn.Sequential(
                     nn.Conv2d(1, 3, 3),

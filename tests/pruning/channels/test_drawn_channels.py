@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from pruning import seeding
 from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria.mussay import Mussay
@@ -56,8 +57,7 @@ class Block(nn.Module):
 
 
 def block() -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeding.seeded(0):
         net = Block().double().eval()
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
             if "norm" in name and tensor.is_floating_point():

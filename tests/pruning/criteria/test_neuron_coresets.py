@@ -18,14 +18,14 @@ from pruning.library import load_model
 from pruning.masks import build_full_masks, find_prunable
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 from tests.support.seeds import make_generator
 
 
 def build_conv_net(activation: nn.Module) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         net = (
             nn.Sequential(
                 nn.Conv2d(2, 4, 3),

@@ -22,6 +22,7 @@ from pruning.masks import apply_masks_, build_full_masks, density, find_prunable
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 
@@ -30,8 +31,7 @@ STRUCTURED = ("filter_norm", "taylor_filter", "thinet")
 
 def build_net(seed: int = 0) -> nn.Module:
     """Build a float64 network with convolutions of all kinds."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1),
             nn.ReLU(),

@@ -19,6 +19,7 @@ from pruning.masks import apply_masks_, build_full_masks, count_kept, find_pruna
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
+from pruning.seeding import seeded
 from pruning.types import Masks
 from tests.support import cases
 
@@ -183,8 +184,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_wanda_is_magnitude_times_the_norm_of_the_input(case: str) -> None:
     build, shape = LAYERS[case]
     rng = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         layer = build().double()
     inputs = torch.randn(7, *shape, dtype=torch.float64, generator=rng)
     weight = layer.get_parameter("weight").detach()

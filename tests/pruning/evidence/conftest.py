@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from pruning.seeding import seeded
 
 
 @pytest.fixture
 def same_layers() -> Iterator[None]:
     """Seed the layers that a test builds, so that they are the same in every run."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         yield

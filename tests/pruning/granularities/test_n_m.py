@@ -15,6 +15,7 @@ from pruning.masks import build_full_masks, count_kept, density, find_prunable
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
+from pruning.seeding import seeded
 from pruning.types import Masks, Scores
 from tests.support import cases
 from tests.support.granularity_cases import (
@@ -112,8 +113,7 @@ def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_ha
 
 @pytest.mark.parametrize("criterion", ["magnitude", "synflow", "taylor"])
 def test_n_m_is_reached_in_rounds_and_stages(criterion: str) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = build_net()
     masks = build_full_masks(find_prunable(model))
     batches = [

@@ -18,6 +18,7 @@ from pruning.errors import StructureError
 from pruning.graphs.in_place import refuse_overwritten, simplify
 from pruning.graphs.windowed import Window, Windows
 from pruning.library import load_model
+from pruning.seeding import seeded
 
 
 class Residual(nn.Module):
@@ -140,8 +141,7 @@ def test_windows_are_the_whole_pass(seed: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pruning.graphs.windowed, "WHOLE", (0.5, 0.8, 1.5)[seed // 3 % 3])
     rng, channels = random.Random(seed), seed % 3 + 1
     size = rng.randint(7, 17), rng.randint(7, 17)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = draw_network(rng, channels, size)
         image = torch.randn(channels, *size, dtype=torch.float64)
         last = net.to(memory_format=torch.channels_last) if seed % 2 else net  # type: ignore[call-overload]
@@ -172,8 +172,7 @@ NETWORKS: list[Callable[[], nn.Module]] = [
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Module]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = build().eval()
         image = torch.randn(3, 32, 32)
         windows = Windows(optimise_for_inference(model, image))
@@ -286,8 +285,7 @@ def test_a_window_in_a_box_apart_from_its_own_is_the_reference() -> None:
 def test_the_number_of_blocks_tried_at_once_changes_nothing(
     block: int, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         net = nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1),
             nn.ReLU(),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pruning.data.tensors import Data, Split
 from pruning.errors import SecateurError
-from pruning.seeding import generator
+from pruning.seeding import generator, seeded
 from pruning.training.batchnorm import BATCH, reestimate_
 from tests.support import cases, oracles
 from tests.support.pipelines import State
@@ -20,8 +20,7 @@ from tests.support.pipelines import State
 
 def net(seed: int = 1) -> nn.Sequential:
     """Two convolutions with BatchNorm, the statistics far from those of any data."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = nn.Sequential(
             nn.Conv2d(1, 3, 3, padding=1),
             nn.BatchNorm2d(3),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pruning.data.tensors import Data
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train
+from pruning.seeding import seeded
 from pruning.training.loop import train_
 from tests.support import cases, oracles
 from tests.support.trainings import colour_net, rgb, same
@@ -84,8 +85,7 @@ def test_training_rests_where_the_penalised_loss_does(momentum: float, nesterov:
     fiftieth). A step with momentum goes 1 / (1 - momentum) times as far.
     """
     l1 = 0.02
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         initial = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     epochs = max(300, round(1500 * (1 - momentum)))
     model = l1_train(initial, l1, epochs=epochs, momentum=momentum, nesterov=nesterov)
