@@ -1,12 +1,31 @@
 """Fixtures that every test may use: real servers. The order of the tests."""
 
+from __future__ import annotations
+
 import gc
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shared
 
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
+
+
+class ServiceScheduling(LoadFileScheduling):
+    """Gives each file to one worker, and all files that share a running service to the same."""
+
+    SHARED = tuple(
+        f"tests/service/test_{name}.py" for name in ("jobs", "segmentation_jobs", "serve", "uploads")
+    )
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/service" if nodeid.startswith(self.SHARED) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
+    """Return the scheduler where files are given to workers."""
+    return ServiceScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -40,8 +40,9 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
         "URL": running.url,
         "DATA": str(DATA),
         "OUT": str(tmp_path),
-        "TRAIN_IMAGES": "2000",
+        "TRAIN_IMAGES": "1000",
         "TEST_IMAGES": "2000",
+        "SHIFTED_IMAGES": "100",
     }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", session()],

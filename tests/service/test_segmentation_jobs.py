@@ -122,6 +122,13 @@ def test_without_splits_the_report_says_what_was_set_aside(
     assert any("2 of 10 images" in note for note in view.notes)
 
 
+@pytest.fixture(scope="module")
+def scenes(service: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the id of a small dataset for segmentation."""
+    folder = tmp_path_factory.mktemp("scenes")
+    return send(service, folder, "{split}/images", {"train": 4, "test": 1}, 32)[0]
+
+
 @pytest.mark.parametrize(
     ("change", "place", "message"),
     [
@@ -139,10 +146,9 @@ def test_without_splits_the_report_says_what_was_set_aside(
     ],
 )
 def test_what_does_not_fit_is_told_at_once(
-    service: Running, tmp_path: Path, change: dict[str, Any], place: str, message: str
+    service: Running, scenes: str, change: dict[str, Any], place: str, message: str
 ) -> None:
-    id, _ = send(service, tmp_path, "{split}/images", {"train": 4, "test": 1}, 32)
     with pytest.raises(ApiError, match=message) as refused:
-        service.client.jobs.submit(spec(id, "lraspp_mobilenet_v3_large", 1, **change))
+        service.client.jobs.submit(spec(scenes, "lraspp_mobilenet_v3_large", 1, **change))
     assert refused.value.status == 422
     assert [fault.pointer for fault in refused.value.errors] == [place]
