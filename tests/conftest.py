@@ -23,6 +23,7 @@ class ServiceScheduling(LoadFileScheduling):
         return "tests/service" if nodeid.startswith(self.SHARED) else super()._split_scope(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
     """Return the scheduler where files are given to workers."""
     return ServiceScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
