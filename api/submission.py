@@ -153,8 +153,8 @@ def keep_inputs(
     Raises `NotFoundError` for an input that was deleted before.
     """
     inputs: list[tuple[type[Model | Dataset], str]] = []
-    inputs += [(Model, id) for id in models if id is not None]
     # In one order, so that two jobs never wait for each other's locks.
+    inputs += [(Model, id) for id in sorted(filter(None, models))]
     inputs += [(Dataset, id) for id in sorted(filter(None, datasets))]
     for kind, id in inputs:
         query = select(kind.id).where(kind.id == id).with_for_update(read=True)

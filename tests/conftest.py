@@ -16,7 +16,8 @@ class ServiceScheduling(LoadFileScheduling):
     """Gives each file to one worker, and all files that share a running service to the same."""
 
     SHARED = tuple(
-        f"tests/service/test_{name}.py" for name in ("jobs", "segmentation_jobs", "serve", "uploads")
+        f"tests/service/test_{name}.py"
+        for name in ("jobs", "segmentation_jobs", "serve", "uploads")
     )
 
     def _split_scope(self, nodeid: str) -> str:

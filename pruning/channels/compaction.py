@@ -17,6 +17,7 @@ from pruning.channels.slicing import Slices, count_channels, resize_, slice_chan
 from pruning.errors import CheckpointError
 from pruning.masks import select_weight_masks
 from pruning.networks.loading import load_state_, read_state, resolve
+from pruning.storage.checkpoints import write_aside
 from pruning.types import Masks, Shape
 
 
@@ -211,9 +212,8 @@ def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[
         kwargs=dict(kwargs),
         modules=_MODULES.validate_python(describe_widths(model)),
     )
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(document.model_dump_json(indent=1))
-    aside.replace(path)
+    with write_aside(path) as aside:
+        aside.write_text(document.model_dump_json(indent=1))
 
 
 def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:

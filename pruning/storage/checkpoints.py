@@ -14,7 +14,8 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,29 @@ def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
 
     Tied tensors are written once for each name. Raises `OSError` for a disk that is full.
     """
+    with write_aside(path) as aside:
+        try:
+            save_file(_separate_tied(tensors), aside, metadata=metadata)
+        except SafetensorError as error:
+            for number in (errno.ENOSPC, errno.EDQUOT):
+                if f"os error {number})" in str(error):
+                    raise OSError(number, os.strerror(number), str(path)) from None
+            raise
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to: on leaving, what was written is flushed to disk and
+    renamed, so that the file is whole or absent; where writing fails, nothing is left.
+    """
     aside = path.with_name(f".{path.name}.part")
     try:
-        save_file(_separate_tied(tensors), aside, metadata=metadata)
-    except SafetensorError as error:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
         aside.unlink(missing_ok=True)
-        for number in (errno.ENOSPC, errno.EDQUOT):
-            if f"os error {number})" in str(error):
-                raise OSError(number, os.strerror(number), str(path)) from None
-        raise
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _separate_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

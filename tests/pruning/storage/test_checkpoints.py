@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pruning.channels.compaction import write_arch
 from pruning.errors import CheckpointError
 from pruning.masks import apply_masks_
 from pruning.storage.checkpoints import (
@@ -281,6 +282,9 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="disk full"):
         save_durably({"w": torch.zeros(1)}, tmp_path / "f", {})
     assert (tmp_path / "f").read_bytes() == before
+    with pytest.raises(OSError, match="disk full"):
+        write_arch(tmp_path / "arch.json", torch.nn.Linear(2, 2), "mlp", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing(
