@@ -97,7 +97,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     results = Results(pipeline, origin, folder / "files", watcher.file)
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
-    for note in arrays.notes:
+    for note in (*arrays.notes, *data.notes):
         pipeline.ledger.warn(f"dataset: {note}")
     publisher = _Publisher(results, folder / "files", watcher)
     pipeline.target_done = publisher.finish_target
