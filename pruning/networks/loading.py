@@ -149,7 +149,7 @@ def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Raise `ModelError` unless a state dict has every tensor, each of the right shape and type.
 
-    Floats must be finite.
+    Floats must be finite, and BatchNorm's variances not negative.
     `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its
     size is allocated. BatchNorm's `num_batches_tracked` may be missing.
     """
@@ -179,6 +179,11 @@ def _check_tensor(name: str, wanted: Tensor, tensor: Tensor) -> None:
             )
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{name} holds NaN or infinity")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ModelError(
+                f"{name} holds {float(tensor.min()):g}: a variance is not negative, and its root "
+                "is not a number"
+            )
     elif tensor.dtype != wanted.dtype:
         raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted.dtype}")
 

@@ -34,7 +34,7 @@ from pruning.seeding import generator, seeded
 from pruning.storage.stages import Stages, State, StoredStage
 from pruning.training.batchnorm import reestimate_
 from pruning.types import Masks
-from pruning.verdict.baseline import check_baseline
+from pruning.verdict.baseline import check_baseline, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,13 @@ class Pipeline:
         self._check_dense()
 
     def _check_dense(self) -> None:
-        """Warn where the dense network is a poor baseline, or its validation error is too low."""
+        """Refuse a dense network that is no baseline; warn where it is a poor one, or where its
+        validation error is too low.
+        """
         trained = self.recipe.train is not None
+        refuse_non_finite(self.given_measured, self.data, self.dense)
+        check_baseline(self.given_measured, self.data, trained=trained, warn=self.ledger.warn)
         measured = self.given_measured.document()
-        check_baseline(measured, self.data, trained=trained, warn=self.ledger.warn)
         if self.networks.initial is not None and not trained and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was "

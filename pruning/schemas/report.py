@@ -155,6 +155,8 @@ class Evaluated(Document):
     error: Estimate
     loss: Estimate
     val_error: Estimate
+    non_finite_outputs: int = 0
+    """Test images for which an output is NaN or infinite; each counts as a wrong answer."""
 
 
 class Network(Evaluated):
@@ -238,6 +240,10 @@ class Checkpoint(Network):
     val_error_increase: Estimate
     """Error on the validation split minus that of the dense control, paired: what the
     recommendation reads.
+    """
+    guesses: bool = False
+    """On the validation images nothing shows that the network does better than one constant answer:
+    it is never recommended.
     """
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...] = ()
