@@ -16,7 +16,7 @@ from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
 from pruning.evidence.calibration import measure_training_losses
-from pruning.masks import build_full_masks, density, find_prunable
+from pruning.masks import density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
 from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
@@ -25,6 +25,7 @@ from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import ControlStage, DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
+from pruning.rounds.given_zeros import GivenZeros, check_sparser
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import find_training_epochs, keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -75,7 +76,9 @@ class Pipeline:
                 "weight rewinding needs the weights to rewind to", pointer="/retrain/mode"
             )
         refuse_repeated(self.recipe)
-        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes))
+        given = GivenZeros.find(self.networks.build, self.networks.initial, self.recipe)
+        self.zeros = given.kept_by(self.recipe)
+        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes), self.zeros.density)
         self.ledger = Ledger(
             stages=self.stages,
             watcher=self.watcher,
@@ -88,13 +91,19 @@ class Pipeline:
             load_dense=self.dense,
             load_rewind=self._load_rewind,
             checkpoint_steps=self.checkpoint_steps,
+            zeros=self.zeros,
         )
+        sentence = given.describe(self.recipe)
+        if sentence is not None:
+            self.ledger.warn(sentence)
         self.pruner = Pruner(
             recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
         )
 
     def run(self) -> None:
         """Run every stage up to the last round."""
+        total = sum(mask.numel() for mask in self.zeros.masks.values())
+        check_sparser(self.recipe, self.zeros.count, total)
         self._make_dense()
         self._make_control()
         labels = label_criteria(self.recipe)
@@ -143,6 +152,12 @@ class Pipeline:
     @property
     def _prunes_untrained(self) -> bool:
         return self.recipe.when == "before_training"
+
+    def build_start_masks(self, model: nn.Module) -> Masks:
+        """The masks of the dense network: of the zeros it came with where they are kept, else full
+        ones.
+        """
+        return self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
 
     def _restore_dense(self, stored: StoredStage) -> DenseStage:
         return DenseStage.restore(
@@ -214,7 +229,7 @@ class Pipeline:
     def _run_rounds(self, index: int, criterion: Method, label: str) -> None:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""
         before: RoundStage | None = None
-        for planned in plan_rounds(self.recipe):
+        for planned in plan_rounds(self.recipe, self.costs.given):
             current = CriterionRound(
                 name=f"round-{index}-{planned.number:03d}",
                 planned=planned,
@@ -283,7 +298,7 @@ class Pipeline:
         if before is None:
             dense = self._load_dense()
             model = self.network(dense.initial or dense.model)
-            return model, build_full_masks(find_prunable(model, self.recipe.exclude))
+            return model, self.build_start_masks(model)
         model = self.network(before.untrained or before.model)
         return model, {name: mask.to(self.device) for name, mask in before.masks.items()}
 

@@ -136,13 +136,15 @@ class Results:
         """The dense network `given` or the dense `control` as the report has it."""
         costs = self._exports.measure_dense(name, model)
         zeros = measure_zeros(find_prunable(model, self.pipeline.recipe.exclude).values())
+        removed = self.pipeline.zeros.count
+        total = count_parameters(model)
         return Network(
             **measured.document().model_dump(),
             retrain_epochs=retrain_epochs,
             sparsity=zeros,
             density=1.0 - zeros,
-            prune_ratio=0.0,
-            parameters=count_parameters(model),
+            prune_ratio=removed / total,
+            parameters=total - removed,
             **costs,
         )
 

@@ -203,6 +203,10 @@ class Recipe(Document):
     evaluations: tuple[Method, ...] | None = None
     """`null`: every registered evaluation that the data allow, at its quick setting."""
     limit: Limit = Limit()
+    keep_zeros: bool = True
+    """The exact zeros among the prunable weights of a network that the job does not train itself
+    are its mask: they count as pruned and stay zero.
+    """
     gates: Gates = Gates()
     shifts: Shifts | None = None
     """`null`: the recommendation speaks for data like the test images alone."""
@@ -274,6 +278,8 @@ class Recipe(Document):
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
         if self.shifts is None:
             del document["shifts"]
+        if self.keep_zeros:
+            del document["keep_zeros"]
         if not self.limit.stratify:
             del document["limit"]["balanced"]
         if self.gates.max_delta_excess_error is None:

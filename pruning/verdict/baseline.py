@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning.data.tensors import Data
 from pruning.errors import BaselineMismatchError, NonFiniteError
-from pruning.measurement.guessing import find_constant_answer, is_guessing
+from pruning.measurement.guessing import NEAR, find_constant_answer, is_guessing
 from pruning.measurement.measure import EVAL_BATCH, Measured
 from pruning.networks.non_finite import describe_non_finite
 
@@ -18,9 +18,9 @@ from pruning.networks.non_finite import describe_non_finite
 def check_baseline(
     measured: Measured, data: Data, *, trained: bool, warn: Callable[[str], None]
 ) -> None:
-    """Refuse a dense network that guesses the classes of images (`is_guessing`), with
-    `BaselineMismatchError`; warn of one whose error is no lower than that of one constant answer
-    for all images, or for segmentation for all pixels.
+    """Refuse a dense network that guesses the classes of images (`is_guessing`) and is about as
+    often wrong as by drawing lots, with `BaselineMismatchError`; warn of one whose error is no
+    lower than that of one constant answer for all images, or for segmentation for all pixels.
 
     `trained` says whether the job trained the network itself.
     """
@@ -36,11 +36,17 @@ def check_baseline(
             )
         return
     if is_guessing(measured.wrong, labels, len(classes)):
-        raise BaselineMismatchError(
+        message = (
             f"the dense network is wrong on {error:.1%} of the test images, no better than chance: "
-            f"always answering {constant}: {_advise(trained)}"
+            f"always answering {constant} is as good"
         )
-    if constant_error and error >= constant_error:
+        if error >= NEAR * (1 - 1 / len(classes)):
+            raise BaselineMismatchError(f"{message}: {_advise(trained)}")
+        warn(
+            f"{message}, and no checkpoint that does no better is recommended: {_advise(trained)}, "
+            "or judge it by errors of classes"
+        )
+    elif constant_error and error >= constant_error:
         warn(
             f"the dense network's error on the test images, {error:.1%}, is no lower than that of "
             f"always answering {constant}, though it knows the classes apart from that: with "

@@ -61,6 +61,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"limit": {"stratify": False}},
         {"limit": {"balanced": True}},
     ],
+    "keep_zeros": [{"keep_zeros": False}],
     "gates": [{"gates": {"max_error_increase": 0.01}}, {"gates": {"max_delta_excess_error": 0.01}}],
     "shifts": [
         {"shifts": {"knowledge": knowledge}}

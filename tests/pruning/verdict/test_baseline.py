@@ -16,6 +16,7 @@ from pruning.measurement.measure import Measured
 from pruning.pipeline.exports import Origin
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Results
+from pruning.schemas.report import Report
 from pruning.storage.stages import Stages
 from pruning.verdict.baseline import check_baseline
 from tests.support import cases
@@ -73,25 +74,40 @@ def run(state: dict[str, Tensor], folder: Path, **fields: Any) -> Pipeline:
     return pipeline
 
 
-def test_a_network_that_always_answers_the_majority_is_refused(tmp_path: Path) -> None:
+def report(pipeline: Pipeline, folder: Path) -> Report:
+    results = Results(pipeline, ORIGIN, folder / "files")
+    for record in pipeline.done:
+        results.export(record)
+    return results.report()
+
+
+def test_a_network_that_always_answers_the_majority_is_warned_of(tmp_path: Path) -> None:
     state = knowing()
     state["3.weight"].zero_()
-    with pytest.raises(BaselineMismatchError, match=r"10\.0% .* always answering 'a' \(10\.0%\)"):
+    document = report(run(state, tmp_path), tmp_path)
+    assert "10.0% of the test images, no better than chance: always answering 'a' (10.0%)" in (
+        " ".join(document.warnings)
+    )
+    assert document.recommendation.checkpoint is None
+
+
+def test_a_network_that_always_answers_the_minority_is_refused(tmp_path: Path) -> None:
+    state = knowing()
+    state["3.weight"].zero_()
+    state["3.bias"].mul_(-1)
+    with pytest.raises(BaselineMismatchError, match=r"wrong on 90\.0% .* answering 'a' \(10\.0%\)"):
         run(state, tmp_path)
 
 
 def test_a_checkpoint_that_collapsed_to_the_majority_is_not_recommended(tmp_path: Path) -> None:
     pipeline = run(knowing(), tmp_path, gates={"max_error_increase": 0.5})
     assert not bool(pipeline.given_measured.wrong.any())
-    results = Results(pipeline, ORIGIN, tmp_path / "files")
-    for record in pipeline.done:
-        results.export(record)
-    report = results.report()
-    (checkpoint,) = report.checkpoints
+    document = report(pipeline, tmp_path)
+    (checkpoint,) = document.checkpoints
     assert checkpoint.error.value == pytest.approx(0.1)
     assert checkpoint.val_error_increase.value < 0.5
     assert checkpoint.guesses
-    assert report.recommendation.checkpoint is None
+    assert document.recommendation.checkpoint is None
 
 
 def test_a_network_that_knows_the_rare_class_at_the_price_of_errors_is_warned_of() -> None:
