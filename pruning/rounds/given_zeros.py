@@ -61,7 +61,7 @@ class GivenZeros:
         return {name: self.masks[name].to(weight.device) for name, weight in weights.items()}
 
     def describe(self, recipe: Recipe) -> str | None:
-        """What becomes of the zeros in a job, as a sentence; None where they are few.
+        """A sentence on what becomes of the zeros in a job; None where they are few.
 
         A job that trains the network itself says nothing of them.
         """

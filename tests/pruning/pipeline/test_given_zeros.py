@@ -85,11 +85,11 @@ def test_zeros_stay_zero_and_are_counted_in_every_sparsity(mode: str, tmp_path: 
     report = results.report()
     total = sum(parameter.numel() for parameter in cases.mlp().parameters())
     kept = total - round(given * sum(state[name].numel() for name in LAYERS))
-    for network in (report.baseline, report.control):
-        assert network.sparsity == pytest.approx(given)
-        assert network.parameters == kept
-        assert network.prune_ratio == pytest.approx(1 - kept / total)
-        assert network.flops < 2 * total
+    for dense in (report.baseline, report.control):
+        assert dense.sparsity == pytest.approx(given)
+        assert dense.parameters == kept
+        assert dense.prune_ratio == pytest.approx(1 - kept / total)
+        assert dense.flops < 2 * total
     assert any("stay zero through retraining" in warning for warning in report.warnings)
 
 
