@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from pruning.data.arrays import IGNORED, Arrays
 from pruning.data.subsets import draw_subset
 from pruning.errors import DataError
+from pruning.schemas.preprocessing import Preprocessing, Source
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
 
@@ -75,11 +76,18 @@ class Data:
     """`JPEG` where all images come from such files."""
     notes: tuple[str, ...] = ()
     """Sentences that tell the user how the images were split."""
+    source: Source = "dataset"
+    """The source of `mean` and `std`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The channels, height and width of the images."""
         return tuple(self.fit.images.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the images, as documents hold it."""
+        return Preprocessing(mean=self.mean, std=self.std, source=self.source)
 
     @property
     def segmentation(self) -> bool:
@@ -133,16 +141,17 @@ def prepare(
     seed: int,
     normalize: Mapping[str, Sequence[float]] | None,
     classes: Sequence[str] | None = None,
+    source: Source = "given",
 ) -> Data:
     """The splits of a job: limited first, then `val` taken from `train` if the dataset has none.
 
     Every draw is seeded and in proportion to the classes, or as `limit` says; images with masks
     have many classes each and are drawn plainly. Each class keeps an image to train on where there
     are enough, or a note says which have none. `classes` gives the model's order of the class
-    names; labels are renumbered to it. Without `normalize`, mean and standard deviation are those
-    of the dataset's whole train split (with masks, of the pixels that are not ignored, so that
-    padding has no part), so that limits and seeds do not move them. Raises `DataError` where
-    classes or channels do not fit, or training images are too few.
+    names; labels are renumbered to it. `source` says who chose `normalize`; without it, mean and
+    standard deviation are those of the dataset's whole train split (with masks, of the pixels that
+    are not ignored, so that padding has no part), so that limits and seeds do not move them. Raises
+    `DataError` where classes or channels do not fit, or training images are too few.
     """
     splits = {
         name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
@@ -176,6 +185,7 @@ def prepare(
         std=std,
         val_from_train=val_from_train,
         stored_as=arrays.stored_as,
+        source="dataset" if normalize is None else source,
         notes=_describe_untrained(splits["train"].labels, names),
     )
 

@@ -123,6 +123,7 @@ class Exports:
             "kwargs": self.origin.kwargs,
             "classes": data.classes,
             "normalize": {"mean": data.mean, "std": data.std},
+            "preprocessing": data.preprocessing.model_dump(mode="json"),
         }
         if record is not None:
             info["criterion"] = record.criterion.model_dump(mode="json")

@@ -18,6 +18,7 @@ from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
 from pruning.evidence.calibration import measure_training_losses
 from pruning.masks import density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
+from pruning.networks.loading import load_weights_
 from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
 from pruning.pipeline.pruner import CriterionRound, Pruner
@@ -25,7 +26,7 @@ from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import ControlStage, DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
-from pruning.rounds.given_zeros import GivenZeros, check_sparser
+from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import find_training_epochs, keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -93,17 +94,13 @@ class Pipeline:
             checkpoint_steps=self.checkpoint_steps,
             zeros=self.zeros,
         )
-        sentence = given.describe(self.recipe)
-        if sentence is not None:
-            self.ledger.warn(sentence)
+        self._warn_of_zeros(given.describe(self.recipe))
         self.pruner = Pruner(
             recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
         )
 
     def run(self) -> None:
         """Run every stage up to the last round."""
-        total = sum(mask.numel() for mask in self.zeros.masks.values())
-        check_sparser(self.recipe, self.zeros.count, total)
         self._make_dense()
         self._make_control()
         labels = label_criteria(self.recipe)
@@ -123,7 +120,7 @@ class Pipeline:
     def network(self, weights: Weights) -> nn.Module:
         """The architecture with these weights, in eval mode on the job's device."""
         model = self._build_network()
-        model.load_state_dict(dict(weights.items()))
+        load_weights_(model, weights)
         return model.to(self.device).eval()
 
     def dense(self) -> nn.Module:
@@ -152,6 +149,14 @@ class Pipeline:
     @property
     def _prunes_untrained(self) -> bool:
         return self.recipe.when == "before_training"
+
+    def _warn_of_zeros(self, sentence: str | None) -> None:
+        """Say what becomes of the zeros of the network, and of targets that they reach."""
+        total = sum(mask.numel() for mask in self.zeros.masks.values())
+        reached = list_reached_targets(self.recipe, self.zeros.count, total)
+        for message in [sentence, *reached]:
+            if message is not None:
+                self.ledger.warn(message)
 
     def build_start_masks(self, model: nn.Module) -> Masks:
         """The masks of the dense network: of the zeros it came with where they are kept, else full
@@ -354,7 +359,7 @@ class Pipeline:
         """The network before any training of the job, on the job's device."""
         model = self._build_network()
         if self.networks.initial is not None:
-            model.load_state_dict(self.networks.initial)
+            load_weights_(model, self.networks.initial)
         return model.to(self.device)
 
     def _build_network(self) -> nn.Module:

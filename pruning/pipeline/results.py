@@ -23,6 +23,7 @@ from pruning.pipeline.descriptions import (
 )
 from pruning.pipeline.evaluating import run_evaluations
 from pruning.pipeline.exports import Exports, Origin
+from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Failure, Increase, Network, Report, Section
@@ -184,6 +185,9 @@ class Results:
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
             layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=record.retrain_epochs,
+            load_snippet=write_load_snippet(
+                record.id, self.origin, data, compacted=record.compacted
+            ),
             warnings=_list_checkpoint_warnings(measured, masks),
             **costs,
         )

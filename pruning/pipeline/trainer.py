@@ -10,6 +10,7 @@ from torch import nn
 from pruning.channels.compaction import build_compact, expand_
 from pruning.data.tensors import Data
 from pruning.masks import apply_masks_, find_prunable
+from pruning.networks.loading import load_weights_
 from pruning.pipeline.ledger import Ledger
 from pruning.pipeline.stage_files import Weights
 from pruning.rounds.costs import TEACHER_COST, TRAIN_COST
@@ -85,7 +86,7 @@ class Trainer:
         schedule, name = self._choose_schedule(number)
         retrain = self.recipe.retrain
         if self.rewinds:
-            model.load_state_dict(dict(self.load_rewind().items()))
+            load_weights_(model, self.load_rewind())
             apply_masks_(model, masks or {})
         teacher = None
         if retrain.distillation is not None:

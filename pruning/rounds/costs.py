@@ -13,7 +13,6 @@ from pruning.evidence.calibration import BATCH, choose_calibration, count_loss_i
 from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
 from pruning.measurement.measure import EVAL_BATCH
-from pruning.rounds.given_zeros import check_sparser
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import PlannedRound, find_training_epochs, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -72,6 +71,8 @@ class Costs:
 
     def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
         """The number of stages of one round's pruning, and the work of each."""
+        if planned.density == planned.start:
+            return 0, 0
         pruning_method = PruningMethod.of(self.recipe, method)
         stages = pruning_method.stages(planned.start, planned.density)
         stage_cost = count_units(pruning_method.criterion, self.classes, self.images["fit"])
@@ -144,7 +145,6 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     refuse_repeated(recipe)
     images = count_split_images(recipe, counts)
     total = sum(math.prod(shape) for shape in prunable)
-    check_sparser(recipe, zeros, total)
     costs = Costs(recipe, images, classes, 1.0 - zeros / total)
     planned_rounds = plan_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)
@@ -205,6 +205,8 @@ def _check_counts(
     after_target = True
     for planned in planned_rounds:
         before = given if planned.restart else kept
+        if planned.density == planned.start:
+            continue
         kept = count_to_keep(prunable, planned.density)
         if kept == prunable and planned.target is not None:
             raise BudgetError(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import BudgetError
 from pruning.granularities.weight import Weight
 from pruning.masks import build_full_masks, count_to_keep, find_prunable
 from pruning.rounds.method import PruningMethod
@@ -95,15 +94,15 @@ def keeps_zeros(recipe: Recipe) -> bool:
     return recipe.keep_zeros and recipe.train is None and all(single)
 
 
-def check_sparser(recipe: Recipe, zeros: int, total: int) -> None:
-    """Raise `BudgetError` for a target that is no sparser than a network that comes with `zeros`
-    among its `total` prunable weights.
+def list_reached_targets(recipe: Recipe, zeros: int, total: int) -> list[str]:
+    """A warning for each target that is no sparser than a network that comes with `zeros` among its
+    `total` prunable weights, so that nothing is removed for it.
     """
-    for index, sparsity in enumerate(recipe.targets.sparsity):
-        if zeros and count_to_keep(total, 1.0 - sparsity) >= total - zeros:
-            raise BudgetError(
-                f"the network comes with {zeros / total:.2%} of its prunable weights at zero, "
-                f"which count as pruned: a target of {sparsity:.2%} is no sparser; leave it out, "
-                "or set model.keep_zeros to false to train and prune the zeros like other weights",
-                pointer=f"/targets/sparsity/{index}",
-            )
+    return [
+        f"the network comes with {zeros / total:.2%} of its prunable weights at zero, which count "
+        f"as pruned: for the target {sparsity:.2%}, which is no sparser, nothing is removed, and "
+        "its checkpoint has the zeros of the network; set model.keep_zeros to false to train and "
+        "prune the zeros like other weights"
+        for sparsity in recipe.targets.sparsity
+        if zeros and count_to_keep(total, 1.0 - sparsity) >= total - zeros
+    ]

@@ -47,10 +47,12 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
         target = 1.0 - sparsity
         if recipe.independent:
             start = given
-        densities = list(schedule.densities(start, target))
-        assert densities[-1] == target
+        densities = [start]  # nothing is removed where the network as it comes is as sparse
+        if start == 1.0 or target < start:
+            densities = list(schedule.densities(start, target))
+            assert densities[-1] == target
         for index, density in enumerate(densities):
-            final = density == target
+            final = index == len(densities) - 1
             restart = not planned or (recipe.independent and index == 0)
             epochs = _find_round_epochs(recipe, index, len(densities))
             trained_epochs = epochs[1] - epochs[0] if epochs else 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 
 Unit = Literal[
@@ -246,6 +247,10 @@ class Checkpoint(Network):
     it is never recommended.
     """
     layers: tuple[Layer, ...]
+    load_snippet: str = ""
+    """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
+    images as this report does.
+    """
     warnings: tuple[str, ...] = ()
 
 
@@ -321,6 +326,8 @@ class ModelInfo(Document):
     parameters: int
     prunable: int
     normalize: dict[str, tuple[float, ...]]
+    preprocessing: Preprocessing | None = None
+    """The preprocessing of the images, and who chose it; `null` in reports of earlier versions."""
 
 
 class DataInfo(Document):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruning.errors import BudgetError
 from pruning.masks import find_prunable
 from pruning.pipeline.exports import Origin
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Results
 from pruning.rounds.costs import estimate_costs
-from pruning.rounds.given_zeros import GivenZeros
+from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.plan import plan_rounds
 from pruning.schemas.job import ModelRef
 from pruning.storage.stages import Stages
@@ -101,18 +101,27 @@ def test_a_job_may_train_zeros_like_other_weights(tmp_path: Path) -> None:
     assert any("like other weights" in warning for warning in pipeline.ledger.warnings)
 
 
-def test_a_target_no_sparser_than_the_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"comes with 39\.\d+% .* a target of 30\.00%") as refusal:
-        run(tmp_path, 0.3, 0.8, state=sparse())
-    assert refusal.value.pointer == "/targets/sparsity/0"
-    shapes = [state.shape for name, state in sparse().items() if name in LAYERS]
+def test_nothing_is_removed_for_a_target_no_sparser_than_the_network(tmp_path: Path) -> None:
+    state = sparse()
+    pipeline = run(tmp_path, 0.3, 0.8, state=state)
+    first, second = pipeline.done
+    assert first.target == 0.3
+    assert first.sparsity == pytest.approx(zeros_of(state))
+    assert zeros_of(dict(first.network().state_dict())) == pytest.approx(zeros_of(state))
+    assert second.sparsity == pytest.approx(0.8, abs=0.01)
+    (warning,) = (text for text in pipeline.ledger.warnings if "nothing is removed" in text)
+    assert re.search(r"comes with 39\.\d+% .* the target 30\.00%, which is no sparser", warning)
+
+
+def test_an_estimate_knows_the_zeros() -> None:
+    shapes = [value.shape for name, value in sparse().items() if name in LAYERS]
     total = sum(shape.numel() for shape in shapes)
     fields: dict[str, Any] = {"forward_flops": 1, "parameters": total, "activations": 1}
-    counts = {"train": 40, "test": 30}
+    fields |= {"counts": {"train": 40, "test": 30}, "prunable": shapes, "classes": 3}
     recipe = cases.recipe(0.3, 0.8)
-    with pytest.raises(BudgetError, match="no sparser"):
-        estimate_costs(recipe, counts, prunable=shapes, classes=3, zeros=total // 2, **fields)
-    assert estimate_costs(recipe, counts, prunable=shapes, classes=3, zeros=9, **fields)["rounds"]
+    assert estimate_costs(recipe, zeros=total // 2, **fields)["rounds"] == 2
+    assert len(list_reached_targets(recipe, total // 2, total)) == 1
+    assert list_reached_targets(recipe, 0, total) == []
 
 
 def test_a_few_accidental_zeros_are_kept_in_silence(tmp_path: Path) -> None:
