@@ -78,12 +78,20 @@ def _describe_model(row: Model) -> dict[str, Any]:
         "architecture": row.architecture,
         "kwargs": row.kwargs,
         "normalize": row.normalize,
+        "source": row.source,
+        "zeros": row.zeros,
         "classes": row.classes,
     }
 
 
 def _describe_images(row: Dataset) -> dict[str, Any]:
-    return {"shape": row.shape, "classes": row.classes, "counts": row.counts, "task": row.task}
+    return {
+        "shape": row.shape,
+        "classes": row.classes,
+        "counts": row.counts,
+        "task": row.task,
+        "normalize": row.normalize,
+    }
 
 
 async def submit(

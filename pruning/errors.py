@@ -90,6 +90,12 @@ class BaselineMismatchError(SecateurError):
     code = "baseline_mismatch"
 
 
+class NonFiniteError(SecateurError):
+    """A dense network whose outputs are NaN or infinite, so that it cannot be measured."""
+
+    code = "non_finite_outputs"
+
+
 class DeviceError(SecateurError):
     """A device that this machine does not have."""
 

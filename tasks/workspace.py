@@ -198,6 +198,7 @@ def _describe_model(reference: dict[str, Any], row: Model | None) -> dict[str, A
         "architecture": row.architecture,
         "kwargs": row.kwargs,
         "normalize": row.normalize,
+        "source": row.source,
         "classes": row.classes,
         "sha256": row.sha256,
     }

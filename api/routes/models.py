@@ -41,7 +41,7 @@ FORM = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file", "architecture"],
+                    "required": ["file"],
                     "additionalProperties": False,
                     "properties": {
                         "file": {
@@ -51,7 +51,11 @@ FORM = {
                         },
                         "architecture": {
                             "type": "string",
-                            "description": "A registered architecture, see /v1/methods.",
+                            "description": (
+                                "A registered architecture, see /v1/methods. A checkpoint of this "
+                                "service says itself what it is, and its arguments, classes and "
+                                "normalisation; what the form says goes first."
+                            ),
                         },
                         "kwargs": {
                             "type": "string",
@@ -97,11 +101,7 @@ async def create_model(
     nothing behind.
     """
     check_digest(upload)
-    architecture = upload.fields.get("architecture", "")
-    if not architecture:
-        raise build_problem(
-            [Fault("/architecture", "missing", "the form has no field 'architecture'")]
-        )
+    architecture = upload.fields.get("architecture") or None
     kwargs = parse_field(KWARGS, read_json_field(upload, "kwargs") or {}, "kwargs")
     name = read_name(upload)
     normalize = read_normalize(upload)
@@ -110,7 +110,8 @@ async def create_model(
         classes = parse_field(CLASSES, classes, "classes")
         if len(set(classes)) != len(classes):
             raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
-    await run_in_threadpool(_check_architecture, services, architecture, kwargs)
+    if architecture is not None:
+        await run_in_threadpool(_check_architecture, services, architecture, kwargs)
     network = await services.helpers.ask(
         "model",
         {
@@ -124,6 +125,15 @@ async def create_model(
         base="/kwargs",
         subject="/file",
     )
+    architecture = architecture or network.get("architecture")
+    if architecture is None:
+        message = "the form has no field 'architecture', and the file does not say"
+        raise build_problem([Fault("/architecture", "missing", message)])
+    source = "given"
+    if normalize is None and network.get("normalize") is not None:
+        normalize, source = network["normalize"], "model"
+    if classes is None and network.get("classes") is not None:
+        classes = parse_field(CLASSES, network["classes"], "file")
     _check_sizes(network, normalize, classes)
     id = new_id("mdl")
     row = Model(
@@ -138,6 +148,8 @@ async def create_model(
         size_bytes=upload.size_bytes,
         parameters=network["parameters"],
         prunable=network["prunable"],
+        source=source,
+        zeros=network.get("zeros"),
         artifact=f"models/{id}/state.safetensors",
     )
     await run_in_threadpool(store_upload, services, row, upload.path)

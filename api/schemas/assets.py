@@ -15,6 +15,11 @@ from pydantic import (
 )
 
 from api.schemas.times import to_iso
+from pruning.schemas.preprocessing import (
+    Preprocessing,
+    describe_guess,
+    describe_model_preprocessing,
+)
 from tasks.store.tables import ApiKey, Dataset, Model
 
 
@@ -65,13 +70,27 @@ class ModelView(BaseModel):
     """Numbers that the network learns."""
     prunable: int
     """The number of parameters that pruning may remove."""
+    sparsity: float = 0.0
+    """The fraction of the prunable parameters that are zero as the network comes."""
     normalize: Normalize | None
+    """The constants that were given with the network, or that the file says."""
+    preprocessing: Preprocessing | None = None
+    """The preprocessing of images for this network; `null` where the dataset of a job decides."""
     classes: list[str] | None
+    warnings: list[str] = []
+    """Guesses that an upload with more fields would not need."""
     created_at: str
 
     @classmethod
     def from_row(cls, row: Model) -> ModelView:
         """Return the wire form of a row."""
+        described = {
+            "architecture": row.architecture,
+            "normalize": row.normalize,
+            "source": row.source,
+        }
+        preprocessing = describe_model_preprocessing(described)
+        guess = describe_guess("dataset" if preprocessing is None else preprocessing.source)
         return cls(
             id=row.id,
             name=row.name,
@@ -81,8 +100,11 @@ class ModelView(BaseModel):
             architecture=row.architecture,
             parameters=row.parameters,
             prunable=row.prunable,
+            sparsity=sum((row.zeros or {}).values()) / max(1, row.prunable),
             normalize=None if row.normalize is None else Normalize(**row.normalize),
+            preprocessing=preprocessing,
             classes=row.classes,
+            warnings=[] if guess is None else [guess],
             created_at=to_iso(row.created_at),
         )
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pruning.analysis.bound_study import Outcome
 from pruning.bounds.forms import CERTIFIED
+from pruning.measurement.guessing import guessing_error
+from pruning.measurement.objective import choose_answers
 
 WITH = " with "
 """Stands between a form and the factor that is replaced in it."""
@@ -81,7 +83,7 @@ class Prediction:
     """The number of trials in which anything was further off than the bound says."""
     trials: int
     chance: float
-    """The accuracy of guessing, 1 / classes."""
+    """The accuracy of guessing: that of the best constant answer on the images."""
     draws_factor: float | None
     """The factor by which the median input would need more draws; None where nothing is drawn."""
 
@@ -212,7 +214,7 @@ def summarise_outcomes(
         assumption=assumption,
         delta=delta,
         images=len(labels),
-        dense_accuracy=float((dense.argmax(1) == labels).double().mean()),
+        dense_accuracy=float((choose_answers(dense) == labels).double().mean()),
     )
 
 
@@ -283,7 +285,7 @@ def _compare_trial(form: str, outcome: Outcome, dense: Tensor, labels: Tensor) -
     return _Trial(
         predicted=(low[own] > others(high)).double().mean(),
         optimistic=(high[own] >= others(low)).double().mean(),
-        measured=(torch.cat(outcome.answers).argmax(1) == labels).double().mean(),
+        measured=(choose_answers(torch.cat(outcome.answers)) == labels).double().mean(),
         bounds=bound.flatten(),
         tightness=(bound / error).flatten()[error.flatten() > 0],
         draws_factors=factors[margin > 0],
@@ -314,7 +316,7 @@ def _predict(form: str, outcomes: Sequence[Outcome], dense: Tensor, labels: Tens
         layers={name: Spread.from_values(torch.cat(values)) for name, values in layers.items()},
         broken=sum(trial.broken for trial in trials),
         trials=len(trials),
-        chance=1 / dense.shape[1],
+        chance=1 - guessing_error(labels, dense.shape[1]),
         draws_factor=_drop_infinite(draws_factor.median) if draws_factor and drawn else None,
     )
 

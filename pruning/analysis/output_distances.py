@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pruning.masks import PRUNABLE
 from pruning.measurement.intervals import mean_interval
+from pruning.measurement.objective import choose_answers, compare_answers
 from pruning.networks.layers import forward_hooks
 from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Estimate
@@ -145,7 +146,7 @@ def average_paired_change(before: Tensor, after: Tensor) -> Estimate | None:
 
 def _compare_logits(logits: Tensor, other: Tensor) -> dict[str, Tensor]:
     """The distances of the answers by field of `Deviations`, each (images,)."""
-    agrees = logits.argmax(1) == other.argmax(1)
+    agrees = compare_answers(choose_answers(logits), choose_answers(other))
     logits, other = logits.double(), other.double()
     log_p, other_log_p = logits.log_softmax(1), other.log_softmax(1)
     p = log_p.exp()

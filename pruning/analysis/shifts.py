@@ -18,7 +18,7 @@ from pruning.analysis.job_record import JobRecord
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measurement.measure import EVAL_BATCH
-from pruning.measurement.objective import compute_errors
+from pruning.measurement.objective import choose_answers, compute_errors
 from pruning.schemas.job import NOMINAL
 from pruning.seeding import generator
 from pruning.storage.tensor_cache import TensorCache, hash_content
@@ -249,13 +249,14 @@ def compute_logits(model: nn.Module, inputs: Tensor) -> Tensor:
 def predict_classes(
     model: nn.Module, batches: Iterable[Tensor], advance: Callable[[int], None]
 ) -> Tensor:
-    """The class that a network names for each input of the batches, int64 (n,), on the CPU.
+    """The class that a network names for each input of the batches, int64 (n,), on the CPU;
+    `NO_ANSWER` where its outputs are not finite.
 
     `advance` is called with the number of inputs of each batch.
     """
     classes = []
     for logits in iterate_logits(model, batches):
-        classes.append(logits.argmax(1).cpu())
+        classes.append(choose_answers(logits).cpu())
         advance(len(logits))
     return torch.cat(classes)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import Data, ShiftedSplits, Split, draw_subset, renumber_labels
+from pruning.data.subsets import draw_subset
+from pruning.data.tensors import Data, ShiftedSplits, Split, renumber_labels
 from pruning.errors import DataError
 from pruning.seeding import generator
 
@@ -88,7 +89,7 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
     if "val" in splits:
         return ShiftedSplits(splits["val"], test)
     rng = generator(seed, "shifted", name)
-    chosen, rest = draw_subset(test.labels, len(test) // 2, stratify=True, rng=rng)
+    chosen, rest = draw_subset(test.labels, len(test) // 2, "proportional", rng)
     return ShiftedSplits(test[chosen], test[rest])
 
 

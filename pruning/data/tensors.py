@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from pruning.data.arrays import IGNORED, Arrays
+from pruning.data.subsets import draw_subset
 from pruning.errors import DataError
+from pruning.schemas.preprocessing import Preprocessing, Source
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
 
@@ -72,11 +74,20 @@ class Data:
     """The images under shifts that the user supplied, by the name of the distribution."""
     stored_as: str | None = None
     """`JPEG` where all images come from such files."""
+    notes: tuple[str, ...] = ()
+    """Sentences that tell the user how the images were split."""
+    source: Source = "dataset"
+    """The source of `mean` and `std`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The channels, height and width of the images."""
         return tuple(self.fit.images.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the images, as documents hold it."""
+        return Preprocessing(mean=self.mean, std=self.std, source=self.source)
 
     @property
     def segmentation(self) -> bool:
@@ -130,15 +141,17 @@ def prepare(
     seed: int,
     normalize: Mapping[str, Sequence[float]] | None,
     classes: Sequence[str] | None = None,
+    source: Source = "given",
 ) -> Data:
     """The splits of a job: limited first, then `val` taken from `train` if the dataset has none.
 
-    Every draw is seeded, balanced over the classes unless `limit.stratify` is false; images with
-    masks have many classes each and are drawn plainly. `classes` gives the model's order of the
-    class names; labels are renumbered to it. Without `normalize`, mean and standard deviation are
-    those of the dataset's whole train split (with masks, of the pixels that are not ignored, so
-    that padding has no part), so that limits and seeds do not move them. Raises `DataError` where
-    classes or channels do not fit, or training images are too few.
+    Every draw is seeded and in proportion to the classes, or as `limit` says; images with masks
+    have many classes each and are drawn plainly. Each class keeps an image to train on where there
+    are enough, or a note says which have none. `classes` gives the model's order of the class
+    names; labels are renumbered to it. `source` says who chose `normalize`; without it, mean and
+    standard deviation are those of the dataset's whole train split (with masks, of the pixels that
+    are not ignored, so that padding has no part), so that limits and seeds do not move them. Raises
+    `DataError` where classes or channels do not fit, or training images are too few.
     """
     splits = {
         name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
@@ -172,6 +185,8 @@ def prepare(
         std=std,
         val_from_train=val_from_train,
         stored_as=arrays.stored_as,
+        source="dataset" if normalize is None else source,
+        notes=_describe_untrained(splits["train"].labels, names),
     )
 
 
@@ -190,7 +205,7 @@ def _limit_split(split: Split, name: Literal["train", "test"], limit: Limit, see
     if most >= len(split):
         return split
     rng = generator(seed, "limit", name)
-    chosen, _ = draw_subset(split.labels, most, limit.stratify, rng)
+    chosen, _ = draw_subset(split.labels, most, limit.mix, rng, covers=name == "train")
     return split[chosen]
 
 
@@ -201,8 +216,24 @@ def _set_validation_aside(train: Split, limit: Limit, seed: int) -> tuple[Split,
         raise DataError(
             f"{len(train)} training images are too few to set {size} aside for validation"
         )
-    chosen, rest = draw_subset(train.labels, size, limit.stratify, generator(seed, "val"))
+    rng = generator(seed, "val")
+    chosen, rest = draw_subset(train.labels, size, limit.mix, rng, spares=True)
     return train[chosen], train[rest]
+
+
+def _describe_untrained(labels: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the classes that no image is left to train on; none where there are not any."""
+    if labels.dim() > 1:
+        return ()
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if not missing:
+        return ()
+    listed = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
+    return (
+        f"{len(missing)} of {len(classes)} classes have no image left to train on ({listed}): take "
+        "more training images, or bring validation images",
+    )
 
 
 def count_validation(images: int) -> int:
@@ -268,25 +299,6 @@ def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
     if mode != "auto":
         return mode
     return "crop_flip" if shape[0] == 3 and min(shape[1:]) >= 24 else "none"
-
-
-def draw_subset(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
-    """The indices of a random subset and of the rest, each in ascending order.
-
-    With `stratify` the subset is balanced over the classes, where each label is one class.
-    """
-    order = torch.randperm(len(labels), generator=rng)
-    if stratify and labels.dim() == 1:
-        # The first of every class come first, then the second of every class, and so on; in each
-        # of these turns the random order decides.
-        turn = torch.empty(len(labels), dtype=torch.int64)
-        for label in torch.unique(labels):
-            members = order[labels[order] == label]
-            turn[members] = torch.arange(len(members))
-        rank = torch.empty(len(labels), dtype=torch.int64)
-        rank[order] = torch.arange(len(labels))
-        order = (turn * len(labels) + rank).argsort()
-    return order[:size].sort().values, order[size:].sort().values
 
 
 def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:

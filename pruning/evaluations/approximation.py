@@ -29,7 +29,8 @@ from pruning.analysis.output_distances import (
     average_finite,
     measure_output_distances,
 )
-from pruning.data.tensors import Split, draw_subset
+from pruning.data.subsets import draw_subset
+from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.evaluations._compared_checkpoints import (
     AFTER,
@@ -139,7 +140,7 @@ class Approximation:
         labels = record.data.test.labels
         count = min(self.images, len(labels))
         rng = generator(record.seed, "approximation")
-        chosen, _ = draw_subset(labels.cpu(), count, stratify=False, rng=rng)
+        chosen, _ = draw_subset(labels.cpu(), count, "plain", rng)
         return record.data.test[chosen.to(labels.device)]
 
 

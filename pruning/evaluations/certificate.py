@@ -22,6 +22,7 @@ from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import Shift, iterate_noisy, predict_classes, select_split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import upper_limit
+from pruning.measurement.objective import compare_answers
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
@@ -151,7 +152,7 @@ class Certificate:
         dense, *pruned = _predict_classes(record, networks, Shift())
         wrong = differs = torch.zeros(0, len(dense), dtype=torch.bool)
         if targets:
-            differs = torch.stack([classes != dense for classes in pruned])
+            differs = torch.stack([~compare_answers(classes, dense) for classes in pruned])
             wrong = torch.stack([row.measured.wrong for row in targets])
         limits = limit_errors(wrong, measured.wrong, differs, self.delta)
         shifts = [Shift(noise=level) for level in self.noise]
@@ -204,7 +205,7 @@ class Certificate:
         limits = limit_errors(
             torch.stack([classes != labels for classes in pruned]),
             dense != labels,
-            torch.stack([classes != dense for classes in pruned]),
+            torch.stack([~compare_answers(classes, dense) for classes in pruned]),
             self.delta,
         )
         return [
@@ -216,7 +217,7 @@ class Certificate:
                 "sparsity": row.sparsity,
                 "dense_accuracy": float((dense == labels).double().mean()),
                 "accuracy": float((classes == labels).double().mean()),
-                "disagreement": float((classes != dense).double().mean()),
+                "disagreement": float((~compare_answers(classes, dense)).double().mean()),
                 "disagreement_at_most": limit.disagreement,
                 "accuracy_at_least_agreement": limit.agreement,
             }

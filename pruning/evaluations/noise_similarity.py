@@ -32,6 +32,7 @@ from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import mean_interval
 from pruning.measurement.measure import EVAL_BATCH
+from pruning.measurement.objective import choose_answers, compare_answers
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
@@ -146,7 +147,8 @@ class NoiseSimilarity:
         dense = self._compute_answers(record, split, reference)
         for network in others:
             own = self._compute_answers(record, split, network)
-            matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)
+            agrees = compare_answers(choose_answers(own, 3), choose_answers(dense, 3))
+            matching = agrees.double().mean(2)
             distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3).mean(2)
             yield network, (matching, distance)
 
@@ -188,7 +190,7 @@ class NoiseSimilarity:
                     with torch.no_grad():
                         own = model(images).float().movedim(1, -1)[pixels]
                         dense = dense_model(images).float().movedim(1, -1)[pixels]
-                    agrees = own.argmax(1) == dense.argmax(1)
+                    agrees = compare_answers(choose_answers(own), choose_answers(dense))
                     difference = compute_confidence(own) - compute_confidence(dense)
                     matching[row, draw] += float(agrees.sum())
                     distance[row, draw] += float(difference.norm(dim=1).sum())

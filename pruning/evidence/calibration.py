@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruning.data.tensors import Data, Split, draw_subset
+from pruning.data.subsets import ClassMix, draw_subset
+from pruning.data.tensors import Data, Split
 from pruning.evidence.criterion import AsksForCalibration, Criterion, EstimatesWork
 from pruning.evidence.evidence import Batches
 from pruning.measurement.objective import compute_losses, limit_losses
@@ -50,7 +51,8 @@ def draw_batches(data: Data, calibration: Calibration, seed: int, *names: str | 
     """
     rng = generator(seed, "calibration", *names)
     count = min(calibration.images, len(data.fit))
-    chosen, _ = draw_subset(data.fit.labels.cpu(), count, calibration.balanced, rng)
+    mix: ClassMix = "balanced" if calibration.balanced else "plain"
+    chosen, _ = draw_subset(data.fit.labels.cpu(), count, mix, rng)
     shuffled = chosen[torch.randperm(len(chosen), generator=rng)]
     return list(data.batches(_take(data.fit, shuffled), BATCH))
 
@@ -90,7 +92,7 @@ def count_loss_images(data_size: int) -> int:
 def _draw_loss_sample(data: Data, seed: int) -> Split:
     count = count_loss_images(len(data.fit))
     rng = generator(seed, "loss sample")
-    chosen, _ = draw_subset(data.fit.labels.cpu(), count, False, rng)
+    chosen, _ = draw_subset(data.fit.labels.cpu(), count, "plain", rng)
     return _take(data.fit, chosen)
 
 

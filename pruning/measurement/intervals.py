@@ -49,17 +49,6 @@ def upper_limit(errors: int, n: int, delta: float) -> float:
     return float(beta.ppf(1 - delta, errors + 1, n - errors))
 
 
-def is_guessing(error: Estimate, chance: float) -> bool:
-    """Whether a network is no better than guessing, which has the error `chance`: its own error is
-    near that, and the interval reaches it.
-
-    >>> is_guessing(binomial_interval(88, 100), 0.9), is_guessing(binomial_interval(1, 4), 0.5)
-    (True, False)
-    """
-    near = error.value >= 0.75 * chance
-    return near and error.high is not None and error.high >= chance
-
-
 def difference_interval(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
     """Error of a first network minus that of a second on the same `n` images, from the images that
     only one of them gets wrong.

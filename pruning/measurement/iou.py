@@ -20,7 +20,8 @@ RESAMPLES = 1000
 def count_overlaps(answers: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Pixels in the intersection and in the union of each class, int64 (N, 2, classes).
 
-    `answers` and `masks` are (N, H, W); masks may hold 255.
+    `answers` and `masks` are (N, H, W); masks may hold 255, answers -1 for a pixel without an
+    answer, which is in no prediction and so in no intersection.
 
     >>> answers, masks = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 255]]])
     >>> count_overlaps(answers, masks, 3).tolist()
@@ -31,11 +32,14 @@ def count_overlaps(answers: Tensor, masks: Tensor, classes: int) -> Tensor:
     image = torch.arange(n, device=masks.device)[:, None, None].expand_as(masks)
     known = truth != IGNORED
     # One number for each (image, true class, predicted class): counting the numbers of all pixels
-    # gives the confusion matrices of all images at once.
-    pairs = ((image * classes + truth) * classes + answers)[known]
-    confusion = torch.bincount(pairs, minlength=n * classes**2).reshape(n, classes, classes)
-    intersection = confusion.diagonal(dim1=1, dim2=2)
-    union = confusion.sum(1) + confusion.sum(2) - intersection
+    # gives the confusion matrices of all images at once. Their first column is for no answer.
+    columns = classes + 1
+    pairs = ((image * classes + truth) * columns + answers + 1)[known]
+    counts = torch.bincount(pairs, minlength=n * classes * columns)
+    confusion = counts.reshape(n, classes, columns)
+    predicted = confusion[:, :, 1:]
+    intersection = predicted.diagonal(dim1=1, dim2=2)
+    union = predicted.sum(1) + confusion.sum(2) - intersection
     return torch.stack([intersection, union], 1)
 
 

@@ -17,7 +17,12 @@ from pruning.measurement.intervals import (
     mean_interval,
 )
 from pruning.measurement.iou import compute_image_errors, count_overlaps
-from pruning.measurement.objective import compute_losses, limit_losses
+from pruning.measurement.objective import (
+    choose_answers,
+    compute_losses,
+    find_non_finite,
+    limit_losses,
+)
 from pruning.schemas.report import Estimate, Evaluated
 
 EVAL_BATCH = 128
@@ -37,6 +42,8 @@ class Measured:
     """The same as `wrong` for the validation images."""
     overlaps: Tensor | None = None
     """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions."""
+    non_finite: tuple[int, int] = (0, 0)
+    """The numbers of test and of validation images whose outputs hold NaN or infinity."""
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
@@ -47,6 +54,7 @@ class Measured:
             loss=mean_interval(
                 float(losses.sum()), float((losses**2).sum()), len(losses), unit="nats"
             ),
+            non_finite_outputs=self.non_finite[0],
         )
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -56,17 +64,21 @@ class Measured:
             "losses": self.losses,
             "val_wrong": self.val_wrong,
             "overlaps": self.overlaps,
+            "non_finite": torch.tensor(self.non_finite) if any(self.non_finite) else None,
         }
         return {f"{prefix}.{part}": value for part, value in parts.items() if value is not None}
 
     @staticmethod
     def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
         """The measurements from the tensors of a stage file, which `tensors` wrote."""
+        non_finite = tensors.get(f"{prefix}.non_finite", torch.zeros(2, dtype=torch.int64))
+        test, val = non_finite.tolist()
         return Measured(
             wrong=tensors[f"{prefix}.wrong"],
             losses=tensors[f"{prefix}.losses"],
             val_wrong=tensors[f"{prefix}.val_wrong"],
             overlaps=tensors.get(f"{prefix}.overlaps"),
+            non_finite=(test, val),
         )
 
 
@@ -114,33 +126,52 @@ def measure_network(
     """Errors and losses in eval mode, in fp32, with batches of `EVAL_BATCH` and contiguous layout,
     so that a user can recompute them.
 
-    With masks a batch has as many images as `Data.at_once` allows. A loss that is not a number (a
-    collapsed network can overflow) counts as the largest finite float32.
+    With masks a batch has as many images as `Data.at_once` allows. Outputs that are not finite (a
+    collapsed network can overflow) are wrong answers and are counted; their loss counts as the
+    largest finite float32.
     """
     model.eval()
-    wrong, losses, overlaps = _measure_split(model, data, data.test, advance)
-    val_wrong, _, _ = _measure_split(model, data, data.val, advance)
-    return Measured(wrong, losses, val_wrong, overlaps)
+    test = _measure_split(model, data, data.test, advance)
+    val = _measure_split(model, data, data.val, advance)
+    return Measured(
+        wrong=test.wrong,
+        losses=test.losses,
+        val_wrong=val.wrong,
+        overlaps=test.overlaps,
+        non_finite=(test.non_finite, val.non_finite),
+    )
+
+
+@dataclass(frozen=True)
+class _MeasuredSplit:
+    """The measurements on the images of one split, as in `Measured`."""
+
+    wrong: Tensor
+    losses: Tensor
+    overlaps: Tensor | None
+    non_finite: int
 
 
 def _measure_split(
     model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> _MeasuredSplit:
     """The errors and losses of the images of a split, and for segmentation their overlaps."""
     results, losses = [], []
+    non_finite = 0
     with torch.no_grad():
         for inputs, labels in data.batches(split, EVAL_BATCH):
             logits = model(inputs).to(torch.float32)
-            answers = logits.argmax(1)
+            answers = choose_answers(logits)
             if data.segmentation:
                 result = count_overlaps(answers, labels, logits.shape[1])
             else:
                 result = answers != labels
             results.append(result.cpu())
             losses.append(compute_losses(logits, labels).cpu())
+            non_finite += int(find_non_finite(logits, labels).sum())
             advance(len(labels))
     limited = limit_losses(torch.cat(losses))
     whole = torch.cat(results)
     if data.segmentation:
-        return compute_image_errors(whole), limited, whole
-    return whole, limited, None
+        return _MeasuredSplit(compute_image_errors(whole), limited, whole, non_finite)
+    return _MeasuredSplit(whole, limited, None, non_finite)

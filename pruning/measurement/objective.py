@@ -19,6 +19,8 @@ from pruning.measurement.iou import compute_image_errors, count_overlaps
 AUXILIARY = 0.5
 """The weight of the loss of an auxiliary head."""
 LARGEST_LOSS = torch.finfo(torch.float32).max
+NO_ANSWER = -1
+"""The answer of a network whose outputs for an image or a pixel are not all finite."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -63,11 +65,45 @@ def choose_loss(labels: Tensor) -> Loss:
     return F.cross_entropy if labels.dim() == 1 else pixel_loss
 
 
+def choose_answers(outputs: Tensor, dim: int = 1) -> Tensor:
+    """The class with the largest logit, int64, for each image or pixel; `NO_ANSWER`, which is never
+    right, where a logit is NaN or infinite.
+
+    The logits of the classes are along `dim`.
+
+    >>> choose_answers(torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [0.0, -torch.inf]])).tolist()
+    [1, -1, -1]
+    """
+    return outputs.argmax(dim).masked_fill(~outputs.isfinite().all(dim), NO_ANSWER)
+
+
+def compare_answers(answers: Tensor, others: Tensor) -> Tensor:
+    """Whether two networks give the same answer; a network without an answer agrees with none.
+
+    >>> compare_answers(torch.tensor([1, -1, 0]), torch.tensor([1, -1, 2])).tolist()
+    [True, False, False]
+    """
+    return (answers == others) & (answers != NO_ANSWER)
+
+
+def find_non_finite(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the outputs for each image hold NaN or infinity, bool (N,); with masks, the outputs
+    for its pixels that are not ignored.
+    """
+    broken = ~outputs.isfinite().all(1)
+    return broken if labels.dim() == 1 else (broken & (labels != IGNORED)).flatten(1).any(1)
+
+
 def compute_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each image, (N,).
+    """The loss of each image, (N,); infinite where its outputs hold NaN or infinity.
 
     For an image with a mask it is the mean over its pixels that are not ignored, 0 without any.
     """
+    losses = _compute_image_losses(outputs, labels)
+    return losses.masked_fill(find_non_finite(outputs, labels), torch.inf)
+
+
+def _compute_image_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 1:
         return F.cross_entropy(outputs, labels, reduction="none")
     counted = (labels != IGNORED).sum((1, 2)).clamp_min(1)
@@ -85,8 +121,11 @@ def limit_losses(losses: Tensor) -> Tensor:
 
 
 def compute_errors(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The error of each image: bool (N,), True is wrong; with masks 1 - mean IoU, float64 (N,)."""
-    answers = outputs.argmax(1)
+    """The error of each image: bool (N,), True is wrong; with masks 1 - mean IoU, float64 (N,).
+
+    Outputs that are not finite are wrong answers (`choose_answers`).
+    """
+    answers = choose_answers(outputs)
     if labels.dim() == 1:
         return answers != labels
     return compute_image_errors(count_overlaps(answers, labels, outputs.shape[1]))

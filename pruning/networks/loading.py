@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.errors import DataError, ModelError, UnsafeFormatError
+from pruning.errors import CheckpointError, DataError, ModelError, UnsafeFormatError
+from pruning.storage.checkpoints import read_sparse
+from pruning.storage.file_info import read_file_info
 from pruning.storage.signatures import is_pickle, is_safetensors
 from pruning.types import Architecture, Task
 
@@ -122,7 +124,9 @@ def load_model(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; any other file is refused, above all a pickle."""
+    """The tensors of a safetensors file, also of a sparse checkpoint of this service; any other
+    file is refused, above all a pickle.
+    """
     with path.open("rb") as file:
         head = file.read(9)
     if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
@@ -133,23 +137,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not is_safetensors(head):
         raise ModelError("not a safetensors file: no valid header")
     try:
+        if read_file_info(path).format == "sparse":
+            return read_sparse(path)
         return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, CheckpointError, ValueError, OSError) as error:
         raise ModelError(f"not a readable safetensors file: {error}") from None
 
 
 def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state dict in place after `check_state`; float16 and bfloat16 become float32."""
-    own_state = model.state_dict()
-    check_state(own_state, state)
-    optional = {name: own_state[name] for name in _find_optional(own_state)}
-    model.load_state_dict({**optional, **state})
+    check_state(model.state_dict(), state)
+    load_weights_(model, state)
+
+
+def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights in place that are known to fit; what they lack stays as it is.
+
+    PyTorch keeps the versions of modules beside a state dict (`_metadata`), safetensors do not: a
+    network of this version of the code is of these versions, without which some (MNASNet) refuse to
+    load.
+    """
+    state = model.state_dict()
+    state.update(weights)
+    model.load_state_dict(state)
 
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Raise `ModelError` unless a state dict has every tensor, each of the right shape and type.
 
-    Floats must be finite.
+    Floats must be finite, and BatchNorm's variances not negative.
     `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its
     size is allocated. BatchNorm's `num_batches_tracked` may be missing.
     """
@@ -179,6 +195,11 @@ def _check_tensor(name: str, wanted: Tensor, tensor: Tensor) -> None:
             )
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{name} holds NaN or infinity")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ModelError(
+                f"{name} holds {float(tensor.min()):g}: a variance is not negative, and its root "
+                "is not a number"
+            )
     elif tensor.dtype != wanted.dtype:
         raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted.dtype}")
 

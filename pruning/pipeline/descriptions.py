@@ -36,6 +36,7 @@ def describe_model(
         parameters=count_parameters(model),
         prunable=sum(weight.numel() for weight in find_prunable(model, exclude).values()),
         normalize={"mean": data.mean, "std": data.std},
+        preprocessing=data.preprocessing,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,10 @@ from pruning.networks.loading import build_outline, check_fits, read_parameters,
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
+from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.job import JobSpec
+from pruning.schemas.preprocessing import choose_normalisation, describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.types import Architecture, Shape
 
@@ -60,21 +63,45 @@ def estimate_job(
         shifted=_count_shifted_sets(spec, shifted),
         segmentation=segmentation,
     )
+    prunable = [tuple(weight.shape) for weight in find_prunable(outline, recipe.exclude).values()]
+    zeros = _count_kept_zeros(recipe, model)
     costs = estimate_costs(
         recipe,
         dataset["counts"],
         parameters=_count_all_parameters(outline),
-        prunable=[
-            tuple(weight.shape) for weight in find_prunable(outline, recipe.exclude).values()
-        ],
+        prunable=prunable,
         forward_flops=forward_flops,
         activations=activations,
         classes=len(dataset["classes"]),
         evaluations=estimate_evaluation_units(job_size),
+        zeros=zeros,
     )
-    warnings = list_warnings(recipe)
+    warnings = [
+        *list_warnings(recipe),
+        *_list_model_warnings(spec, model, dataset),
+        *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
+    ]
     warnings += rehearse(_build_small(architecture, outline), recipe, shape)
     return costs | {"warnings": warnings}
+
+
+def _count_kept_zeros(recipe: Recipe, model: Mapping[str, Any]) -> int:
+    """The zeros of an uploaded network that count as pruned, by layer as its upload found them."""
+    if not keeps_zeros(recipe):
+        return 0
+    zeros: Mapping[str, int] = model.get("zeros") or {}
+    return sum(count for name, count in zeros.items() if name not in recipe.exclude)
+
+
+def _list_model_warnings(
+    spec: JobSpec, model: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> list[str]:
+    """A warning where the normalisation of an uploaded network is guessed."""
+    if spec.model.id is None:
+        return []
+    _, source = choose_normalisation(model, dataset.get("normalize"))
+    guess = describe_guess(source)
+    return [] if guess is None else [guess]
 
 
 def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 
 from pruning.analysis.job_record import RoundRecord
 from pruning.channels.compaction import write_arch
-from pruning.masks import build_full_masks, find_prunable
 from pruning.measurement.costs import count_flops, measure_file_sizes, measure_latency
 from pruning.pipeline.pipeline import Pipeline
 from pruning.storage.checkpoints import WRITERS
@@ -85,8 +84,8 @@ class Exports:
         stage = f"export-{name}"
         stored = pipeline.stages.open(stage)
         if stored is None:
-            full_masks = build_full_masks(find_prunable(model, pipeline.recipe.exclude))
-            masks = {key: mask.cpu() for key, mask in full_masks.items()}
+            start_masks = pipeline.build_start_masks(model)
+            masks = {key: mask.cpu() for key, mask in start_masks.items()}
             reference = None if name == "given" else pipeline.dense()
             info = self._describe_file(None)
             costs = self._measure_costs(model, masks, info, reference=reference)
@@ -124,6 +123,7 @@ class Exports:
             "kwargs": self.origin.kwargs,
             "classes": data.classes,
             "normalize": {"mean": data.mean, "std": data.std},
+            "preprocessing": data.preprocessing.model_dump(mode="json"),
         }
         if record is not None:
             info["criterion"] = record.criterion.model_dump(mode="json")

@@ -16,8 +16,9 @@ from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
 from pruning.evidence.calibration import measure_training_losses
-from pruning.masks import build_full_masks, density, find_prunable
+from pruning.masks import density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
+from pruning.networks.loading import load_weights_
 from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
 from pruning.pipeline.pruner import CriterionRound, Pruner
@@ -25,6 +26,7 @@ from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import ControlStage, DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
+from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import find_training_epochs, keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -34,7 +36,7 @@ from pruning.seeding import generator, seeded
 from pruning.storage.stages import Stages, State, StoredStage
 from pruning.training.batchnorm import reestimate_
 from pruning.types import Masks
-from pruning.verdict.baseline import check_baseline
+from pruning.verdict.baseline import check_baseline, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Pipeline:
                 "weight rewinding needs the weights to rewind to", pointer="/retrain/mode"
             )
         refuse_repeated(self.recipe)
-        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes))
+        given = GivenZeros.find(self.networks.build, self.networks.initial, self.recipe)
+        self.zeros = given.kept_by(self.recipe)
+        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes), self.zeros.density)
         self.ledger = Ledger(
             stages=self.stages,
             watcher=self.watcher,
@@ -88,7 +92,9 @@ class Pipeline:
             load_dense=self.dense,
             load_rewind=self._load_rewind,
             checkpoint_steps=self.checkpoint_steps,
+            zeros=self.zeros,
         )
+        self._warn_of_zeros(given.describe(self.recipe))
         self.pruner = Pruner(
             recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
         )
@@ -114,7 +120,7 @@ class Pipeline:
     def network(self, weights: Weights) -> nn.Module:
         """The architecture with these weights, in eval mode on the job's device."""
         model = self._build_network()
-        model.load_state_dict(dict(weights.items()))
+        load_weights_(model, weights)
         return model.to(self.device).eval()
 
     def dense(self) -> nn.Module:
@@ -143,6 +149,20 @@ class Pipeline:
     @property
     def _prunes_untrained(self) -> bool:
         return self.recipe.when == "before_training"
+
+    def _warn_of_zeros(self, sentence: str | None) -> None:
+        """Say what becomes of the zeros of the network, and of targets that they reach."""
+        total = sum(mask.numel() for mask in self.zeros.masks.values())
+        reached = list_reached_targets(self.recipe, self.zeros.count, total)
+        for message in [sentence, *reached]:
+            if message is not None:
+                self.ledger.warn(message)
+
+    def build_start_masks(self, model: nn.Module) -> Masks:
+        """The masks of the dense network: of the zeros it came with where they are kept, else full
+        ones.
+        """
+        return self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
 
     def _restore_dense(self, stored: StoredStage) -> DenseStage:
         return DenseStage.restore(
@@ -182,10 +202,13 @@ class Pipeline:
         self._check_dense()
 
     def _check_dense(self) -> None:
-        """Warn where the dense network is a poor baseline, or its validation error is too low."""
+        """Refuse a dense network that is no baseline; warn where it is a poor one, or where its
+        validation error is too low.
+        """
         trained = self.recipe.train is not None
+        refuse_non_finite(self.given_measured, self.data, self.dense)
+        check_baseline(self.given_measured, self.data, trained=trained, warn=self.ledger.warn)
         measured = self.given_measured.document()
-        check_baseline(measured, self.data, trained=trained, warn=self.ledger.warn)
         if self.networks.initial is not None and not trained and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was "
@@ -211,7 +234,7 @@ class Pipeline:
     def _run_rounds(self, index: int, criterion: Method, label: str) -> None:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""
         before: RoundStage | None = None
-        for planned in plan_rounds(self.recipe):
+        for planned in plan_rounds(self.recipe, self.costs.given):
             current = CriterionRound(
                 name=f"round-{index}-{planned.number:03d}",
                 planned=planned,
@@ -280,7 +303,7 @@ class Pipeline:
         if before is None:
             dense = self._load_dense()
             model = self.network(dense.initial or dense.model)
-            return model, build_full_masks(find_prunable(model, self.recipe.exclude))
+            return model, self.build_start_masks(model)
         model = self.network(before.untrained or before.model)
         return model, {name: mask.to(self.device) for name, mask in before.masks.items()}
 
@@ -336,7 +359,7 @@ class Pipeline:
         """The network before any training of the job, on the job's device."""
         model = self._build_network()
         if self.networks.initial is not None:
-            model.load_state_dict(self.networks.initial)
+            load_weights_(model, self.networks.initial)
         return model.to(self.device)
 
     def _build_network(self) -> nn.Module:

@@ -80,6 +80,8 @@ class Pruner:
             self.ledger.warn(f"{current.label}, round {planned.number}: {message}")
 
         start = density(masks)
+        if planned.density == planned.start:
+            return masks, stage_losses  # the network came as sparse as the target
         self._warn_of_cautions(current, start)
         masks = prune_(
             model,

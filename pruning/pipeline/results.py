@@ -10,6 +10,7 @@ from torch import nn
 
 from pruning.analysis.job_record import RoundRecord
 from pruning.masks import count_parameters, find_collapsed, find_prunable
+from pruning.measurement.guessing import is_guessing
 from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase
 from pruning.pipeline.descriptions import (
     describe_batchnorm,
@@ -22,11 +23,12 @@ from pruning.pipeline.descriptions import (
 )
 from pruning.pipeline.evaluating import run_evaluations
 from pruning.pipeline.exports import Exports, Origin
+from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Failure, Increase, Network, Report, Section
 from pruning.storage.tensor_cache import TensorCache
-from pruning.verdict.baseline import guessing_error
+from pruning.types import Masks
 from pruning.verdict.gates import check_gates
 from pruning.verdict.recommendation import References, recommend
 from pruning.verdict.shift_guidelines import apply_guideline
@@ -109,15 +111,14 @@ class Results:
         )
 
     def _describe_references(self, dense: nn.Module) -> References:
-        """The dense networks and the error of guessing, which checkpoints are compared with."""
-        pipeline, data = self.pipeline, self.pipeline.data
+        """The dense networks that checkpoints are compared with."""
+        pipeline = self.pipeline
         return References(
             given=self._describe_given(dense),
             control=self._describe_control(),
             control_over_given=estimate_increase(
                 pipeline.control_measured.wrong, pipeline.given_measured.wrong
             ),
-            chance=guessing_error(data.val, len(data.classes)),
         )
 
     def _describe_given(self, model: nn.Module) -> Network:
@@ -136,13 +137,15 @@ class Results:
         """The dense network `given` or the dense `control` as the report has it."""
         costs = self._exports.measure_dense(name, model)
         zeros = measure_zeros(find_prunable(model, self.pipeline.recipe.exclude).values())
+        removed = self.pipeline.zeros.count
+        total = count_parameters(model)
         return Network(
             **measured.document().model_dump(),
             retrain_epochs=retrain_epochs,
             sparsity=zeros,
             density=1.0 - zeros,
-            prune_ratio=0.0,
-            parameters=count_parameters(model),
+            prune_ratio=removed / total,
+            parameters=total - removed,
             **costs,
         )
 
@@ -152,6 +155,7 @@ class Results:
         """A finished target as the report has it; `partial` where the job goes on."""
         assert record.target is not None
         costs = self._exports.load_costs(record)
+        data = self.pipeline.data
         masks = record.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
         total = count_parameters(dense)
@@ -178,13 +182,26 @@ class Results:
                 control=estimate_increase(measured.wrong, control_measured.wrong),
             ),
             val_error_increase=estimate_increase(measured.val_wrong, control_measured.val_wrong),
+            guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
             layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=record.retrain_epochs,
-            warnings=tuple(
-                f"layer collapse: nothing remains of {layer}" for layer in find_collapsed(masks)
+            load_snippet=write_load_snippet(
+                record.id, self.origin, data, compacted=record.compacted
             ),
+            warnings=_list_checkpoint_warnings(measured, masks),
             **costs,
         )
+
+
+def _list_checkpoint_warnings(measured: Measured, masks: Masks) -> tuple[str, ...]:
+    """Sentences on what is wrong with a checkpoint."""
+    warnings = [f"layer collapse: nothing remains of {layer}" for layer in find_collapsed(masks)]
+    broken, images = measured.non_finite[0], len(measured.wrong)
+    if broken:
+        warnings.append(
+            f"outputs are NaN or infinite for {broken} of {images} test images, counted as wrong"
+        )
+    return tuple(warnings)
 
 
 def _select_nominal(gates: Gates) -> Gates:

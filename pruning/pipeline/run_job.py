@@ -28,6 +28,7 @@ from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
 from pruning.schemas.job import JobSpec
+from pruning.schemas.preprocessing import choose_normalisation, describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Report
 from pruning.storage.stages import Stages
@@ -97,8 +98,11 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     results = Results(pipeline, origin, folder / "files", watcher.file)
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
-    for note in arrays.notes:
+    for note in (*arrays.notes, *data.notes):
         pipeline.ledger.warn(f"dataset: {note}")
+    guess = describe_guess(data.source) if spec.model.id is not None else None
+    if guess is not None:
+        pipeline.ledger.warn(guess)
     publisher = _Publisher(results, folder / "files", watcher)
     pipeline.target_done = publisher.finish_target
     pipeline.run()
@@ -114,12 +118,14 @@ def _load_data(
         arrays = Arrays.load(folder / "data.safetensors")
     else:
         arrays = datasets.create(spec.dataset.builtin).load()
+    normalize, source = choose_normalisation(job["model"], job["dataset"]["normalize"])
     data = prepare(
         arrays,
         limit=recipe.limit,
         seed=recipe.seed,
-        normalize=job["model"]["normalize"] or job["dataset"]["normalize"],
+        normalize=normalize,
         classes=job["model"]["classes"],
+        source=source,
     )
     shifted_splits = {}
     for number, shifted_set in enumerate(spec.dataset.shifted):

@@ -9,10 +9,12 @@ from torch import nn
 
 from pruning.channels.compaction import build_compact, expand_
 from pruning.data.tensors import Data
-from pruning.masks import apply_masks_
+from pruning.masks import apply_masks_, find_prunable
+from pruning.networks.loading import load_weights_
 from pruning.pipeline.ledger import Ledger
 from pruning.pipeline.stage_files import Weights
 from pruning.rounds.costs import TEACHER_COST, TRAIN_COST
+from pruning.rounds.given_zeros import GivenZeros
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.training import Train, Training
 from pruning.storage.stages import PartialTraining
@@ -32,6 +34,8 @@ class Trainer:
     load_rewind: Callable[[], Weights]
     """Loads the weights to rewind to."""
     checkpoint_steps: int
+    zeros: GivenZeros
+    """The zeros that the network came with, where they are kept."""
 
     @property
     def rewinds(self) -> bool:
@@ -74,12 +78,15 @@ class Trainer:
         compacts: bool = False,
     ) -> None:
         """Retrain as round `number` does; with `compacts` the network is trained without the
-        channels that it lost. The dense control has no masks.
+        channels that it lost. The dense control has no masks, or those of the zeros that the
+        network came with.
         """
+        if masks is None and self.zeros.masks:
+            masks = self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
         schedule, name = self._choose_schedule(number)
         retrain = self.recipe.retrain
         if self.rewinds:
-            model.load_state_dict(dict(self.load_rewind().items()))
+            load_weights_(model, self.load_rewind())
             apply_masks_(model, masks or {})
         teacher = None
         if retrain.distillation is not None:

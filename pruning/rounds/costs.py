@@ -35,6 +35,8 @@ class Costs:
     images: Mapping[str, int]
     """The number of images by split: `fit`, `val`, `test`."""
     classes: int
+    given: float = 1.0
+    """The density of the network as it comes."""
 
     @property
     def measuring(self) -> int:
@@ -69,6 +71,8 @@ class Costs:
 
     def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
         """The number of stages of one round's pruning, and the work of each."""
+        if planned.density == planned.start:
+            return 0, 0
         pruning_method = PruningMethod.of(self.recipe, method)
         stages = pruning_method.stages(planned.start, planned.density)
         stage_cost = count_units(pruning_method.criterion, self.classes, self.images["fit"])
@@ -97,7 +101,7 @@ class Costs:
     @property
     def total(self) -> int:
         """The work of the whole job."""
-        planned_rounds = plan_rounds(self.recipe)
+        planned_rounds = plan_rounds(self.recipe, self.given)
         rounds = sum(
             self.round(method, planned)
             for method in self.recipe.criteria
@@ -127,23 +131,26 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     activations: int,
     classes: int,
     evaluations: Mapping[str, int] | None = None,
+    zeros: int = 0,
 ) -> dict[str, Any]:
     """The costs of a job: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
     `prunable` are the shapes of the prunable weights, `forward_flops` and `activations` (values
     kept for the backward pass) are those of one image, `evaluations` are the units of the
-    evaluations that follow, by name. Raises `BudgetError` when a target cannot be reached or a
+    evaluations that follow, by name, `zeros` are the prunable weights that count as pruned as the
+    network comes. Raises `BudgetError` when a target cannot be reached or a
     round would be retrained although it removes nothing, `ParameterError` when the rounds of a
     gradual run do not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = count_split_images(recipe, counts)
-    costs = Costs(recipe, images, classes)
-    planned_rounds = plan_rounds(recipe)
+    total = sum(math.prod(shape) for shape in prunable)
+    costs = Costs(recipe, images, classes, 1.0 - zeros / total)
+    planned_rounds = plan_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)
     if rounds > MAX_ROUNDS:
         raise BudgetError(f"{rounds} rounds; at most {MAX_ROUNDS} in one job", pointer="/schedule")
-    _check_counts(recipe, planned_rounds, sum(math.prod(shape) for shape in prunable))
+    _check_counts(recipe, planned_rounds, total, zeros)
     steps, largest_batch = _count_steps(costs, planned_rounds)
     evaluation_units = dict(evaluations or {})
     work = costs.total + sum(evaluation_units.values())
@@ -188,13 +195,18 @@ def _count_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[
     return steps, largest_batch
 
 
-def _check_counts(recipe: Recipe, planned_rounds: Sequence[PlannedRound], prunable: int) -> None:
+def _check_counts(
+    recipe: Recipe, planned_rounds: Sequence[PlannedRound], prunable: int, zeros: int
+) -> None:
     """Raise `BudgetError` for a round that removes nothing, once densities are rounded to whole
     weights.
     """
-    kept, after_target = prunable, True
+    given = kept = prunable - zeros
+    after_target = True
     for planned in planned_rounds:
-        before = prunable if planned.restart else kept
+        before = given if planned.restart else kept
+        if planned.density == planned.start:
+            continue
         kept = count_to_keep(prunable, planned.density)
         if kept == prunable and planned.target is not None:
             raise BudgetError(

@@ -35,19 +35,24 @@ class PlannedRound:
         return self.epochs is not None
 
 
-def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
-    """The rounds of one criterion: the schedule's stretch to every target, densest first."""
+def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
+    """The rounds of one criterion: the schedule's stretch to every target, densest first.
+
+    `given` is the density of the network as it comes (`pruning.rounds.given_zeros`).
+    """
     schedule = schedules.create(recipe.schedule.name, recipe.schedule.params)
     planned: list[PlannedRound] = []
-    start = 1.0
+    start = given
     for sparsity in recipe.targets.sparsity:
         target = 1.0 - sparsity
         if recipe.independent:
-            start = 1.0
-        densities = list(schedule.densities(start, target))
-        assert densities[-1] == target
+            start = given
+        densities = [start]  # nothing is removed where the network as it comes is as sparse
+        if start == 1.0 or target < start:
+            densities = list(schedule.densities(start, target))
+            assert densities[-1] == target
         for index, density in enumerate(densities):
-            final = density == target
+            final = index == len(densities) - 1
             restart = not planned or (recipe.independent and index == 0)
             epochs = _find_round_epochs(recipe, index, len(densities))
             trained_epochs = epochs[1] - epochs[0] if epochs else 0

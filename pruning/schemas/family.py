@@ -142,10 +142,11 @@ class FamilySpec(JobFields):
     def _no_shifts(cls, value: DatasetRef) -> DatasetRef:
         if value.shifted:
             raise ValueError("shifted: a family is measured on the test images alone; leave it out")
-        if "stratify" in value.limit.model_fields_set and value.limit.stratify:
+        stratify = "stratify" in value.limit.model_fields_set and value.limit.stratify
+        if stratify or value.limit.balanced:
             raise ValueError(
                 "limit: a family draws its training images without regard to class; leave "
-                "stratify out"
+                "stratify and balanced out"
             )
         return value
 

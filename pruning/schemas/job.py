@@ -34,6 +34,10 @@ class ModelRef(Document):
     architecture: Name | None = None
     kwargs: dict[str, Any] = {}
     train: Train | None = None
+    keep_zeros: bool = True
+    """The exact zeros among the prunable weights of an uploaded network count as pruned and stay
+    zero through retraining; with `false` they are trained and pruned like other weights.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelRef:
@@ -43,6 +47,10 @@ class ModelRef(Document):
             raise ValueError("kwargs come with the uploaded model; leave them out")
         if self.architecture is not None and self.train is None:
             raise ValueError("an architecture without weights needs 'train'")
+        if self.train is not None and "keep_zeros" in self.model_fields_set:
+            raise ValueError(
+                "keep_zeros has no effect with 'train': zeros before a training are no mask"
+            )
         return self
 
 
@@ -201,9 +209,14 @@ class JobSpec(JobFields):
         fields: dict[str, Any] = {
             name: getattr(self, name)
             for name in Recipe.model_fields
-            if name not in ("train", "retrain", "limit") and name in self.model_fields_set
+            if name not in ("train", "retrain", "limit", "keep_zeros")
+            and name in self.model_fields_set
         }
-        fields |= {"train": self.model.train, "limit": self.dataset.limit}
+        fields |= {
+            "train": self.model.train,
+            "limit": self.dataset.limit,
+            "keep_zeros": self.model.keep_zeros,
+        }
         if self.retrain is not None:
             settings = {
                 name: getattr(self.retrain, name)

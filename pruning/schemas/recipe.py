@@ -105,13 +105,31 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Limit(Document):
-    """The largest number or fraction of images of each split, balanced over the classes unless
-    `stratify` is false or the images have masks.
+    """The largest number or fraction of images of each split, and how images are drawn, also those
+    that are set aside for validation.
+
+    They are drawn in proportion to the classes, so that errors are those of the whole dataset, and
+    each class keeps an image to train on; with `balanced` equally many of each class; without
+    `stratify`, or with masks, with no regard to class.
     """
 
     train: Count | Fraction | None = None
     test: Count | Fraction | None = None
     stratify: bool = True
+    balanced: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_draw(self) -> Limit:
+        if self.balanced and not self.stratify:
+            raise ValueError("balanced has no effect without stratify")
+        return self
+
+    @property
+    def mix(self) -> Literal["plain", "proportional", "balanced"]:
+        """The way in which images are drawn."""
+        if not self.stratify:
+            return "plain"
+        return "balanced" if self.balanced else "proportional"
 
     def of(self, split: Literal["train", "test"], images: int) -> int:
         """Return how many of the images of a split are used.
@@ -185,6 +203,10 @@ class Recipe(Document):
     evaluations: tuple[Method, ...] | None = None
     """`null`: every registered evaluation that the data allow, at its quick setting."""
     limit: Limit = Limit()
+    keep_zeros: bool = True
+    """The exact zeros among the prunable weights of a network that the job does not train itself
+    are its mask: they count as pruned and stay zero.
+    """
     gates: Gates = Gates()
     shifts: Shifts | None = None
     """`null`: the recommendation speaks for data like the test images alone."""
@@ -256,6 +278,10 @@ class Recipe(Document):
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
         if self.shifts is None:
             del document["shifts"]
+        if self.keep_zeros:
+            del document["keep_zeros"]
+        if not self.limit.stratify:
+            del document["limit"]["balanced"]
         if self.gates.max_delta_excess_error is None:
             del document["gates"]["max_delta_excess_error"]
         for training in ("train", "retrain"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 
 Unit = Literal[
@@ -155,6 +156,8 @@ class Evaluated(Document):
     error: Estimate
     loss: Estimate
     val_error: Estimate
+    non_finite_outputs: int = 0
+    """Test images for which an output is NaN or infinite; each counts as a wrong answer."""
 
 
 class Network(Evaluated):
@@ -239,7 +242,15 @@ class Checkpoint(Network):
     """Error on the validation split minus that of the dense control, paired: what the
     recommendation reads.
     """
+    guesses: bool = False
+    """On the validation images nothing shows that the network does better than one constant answer:
+    it is never recommended.
+    """
     layers: tuple[Layer, ...]
+    load_snippet: str = ""
+    """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
+    images as this report does.
+    """
     warnings: tuple[str, ...] = ()
 
 
@@ -315,6 +326,8 @@ class ModelInfo(Document):
     parameters: int
     prunable: int
     normalize: dict[str, tuple[float, ...]]
+    preprocessing: Preprocessing | None = None
+    """The preprocessing of the images, and who chose it; `null` in reports of earlier versions."""
 
 
 class DataInfo(Document):

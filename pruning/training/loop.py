@@ -15,6 +15,7 @@ from pruning.data.tensors import Data, Split, augment_split, resolve_augment
 from pruning.errors import DivergenceError, OutOfMemoryError, ParameterError
 from pruning.masks import apply_masks_, find_prunable
 from pruning.measurement.objective import distillation_loss, training_loss, weigh_batch
+from pruning.networks.loading import load_weights_
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator, seeded
@@ -331,7 +332,7 @@ class _Run:
             elif key.startswith("optimizer."):
                 _, index, part = key.split(".", 2)
                 state.setdefault(int(index), {})[part] = value
-        self.model.load_state_dict(weights)
+        load_weights_(self.model, weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.micro_batch = int(meta["micro_batch"])

@@ -1,61 +1,75 @@
-"""A check of the dense network of a job: one that classifies images no better than chance is
-refused.
+"""A check of the dense network of a job: one that classifies images no better than by one constant
+answer is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from pruning.data.tensors import Data, Split
-from pruning.errors import BaselineMismatchError
-from pruning.measurement.intervals import is_guessing
-from pruning.measurement.iou import compute_constant_errors
-from pruning.schemas.report import Evaluated
+from torch import nn
 
-
-def guessing_error(split: Split, classes: int) -> float:
-    """Return the error of guessing: 1 - 1/classes for labels of images; for masks the least error
-    of calling every pixel one and the same class.
-    """
-    if split.labels.dim() == 1:
-        return 1 - 1 / classes
-    return float(compute_constant_errors(split.labels.cpu(), classes).min())
+from pruning.data.tensors import Data
+from pruning.errors import BaselineMismatchError, NonFiniteError
+from pruning.measurement.guessing import NEAR, find_constant_answer, is_guessing
+from pruning.measurement.measure import EVAL_BATCH, Measured
+from pruning.networks.non_finite import describe_non_finite
 
 
 def check_baseline(
-    evaluated: Evaluated, data: Data, *, trained: bool, warn: Callable[[str], None]
+    measured: Measured, data: Data, *, trained: bool, warn: Callable[[str], None]
 ) -> None:
-    """Refuse a dense network that guesses classes of images; for segmentation, warn of a network
-    that is no better than calling every pixel one and the same class.
+    """Refuse a dense network that guesses the classes of images (`is_guessing`) and is about as
+    often wrong as by drawing lots, with `BaselineMismatchError`; warn of one whose error is no
+    lower than that of one constant answer for all images, or for segmentation for all pixels.
 
     `trained` says whether the job trained the network itself.
     """
-    if not data.segmentation:
-        refuse_guessing(evaluated, len(data.classes), trained=trained)
+    labels, classes = data.test.labels, data.classes
+    answer, constant_error = find_constant_answer(labels, len(classes))
+    error = float(measured.wrong.double().mean())
+    constant = f"{classes[answer]!r} ({constant_error:.1%})"
+    if data.segmentation:
+        if error >= constant_error:
+            warn(
+                f"the dense network's error on the test images, {error:.1%}, is no lower than that "
+                f"of calling every pixel {constant}: {_advise(trained)}"
+            )
         return
-    errors = compute_constant_errors(data.test.labels.cpu(), len(data.classes))
-    if evaluated.error.value >= float(errors.min()):
+    if is_guessing(measured.wrong, labels, len(classes)):
+        message = (
+            f"the dense network is wrong on {error:.1%} of the test images, no better than chance: "
+            f"always answering {constant} is as good"
+        )
+        if error >= NEAR * (1 - 1 / len(classes)):
+            raise BaselineMismatchError(f"{message}: {_advise(trained)}")
         warn(
-            f"the dense network's error on the test images, {evaluated.error.value:.1%}, is no "
-            f"lower than that of calling every pixel {data.classes[int(errors.argmin())]!r} "
-            f"({float(errors.min()):.1%}): {_advise(trained)}"
+            f"{message}, and no checkpoint that does no better is recommended: {_advise(trained)}, "
+            "or judge it by errors of classes"
+        )
+    elif constant_error and error >= constant_error:
+        warn(
+            f"the dense network's error on the test images, {error:.1%}, is no lower than that of "
+            f"always answering {constant}, though it knows the classes apart from that: with "
+            "classes of such unequal sizes the error says little, look at the errors by class"
         )
 
 
-def refuse_guessing(evaluated: Evaluated, classes: int, *, trained: bool) -> None:
-    """Raise `BaselineMismatchError` for a dense network that guesses; `trained` says whether the
-    job trained it itself.
-
-    >>> from pruning.measurement.intervals import binomial_interval, mean_interval
-    >>> error, loss = binomial_interval(3, 100), mean_interval(1, 1, 100)
-    >>> refuse_guessing(Evaluated(error=error, loss=loss, val_error=error), 10, trained=True)
+def refuse_non_finite(measured: Measured, data: Data, load: Callable[[], nn.Module]) -> None:
+    """Raise `NonFiniteError` where outputs of the dense network are NaN or infinite; the message
+    names the first layer and tensor that are not finite.
     """
-    error = evaluated.error
-    if is_guessing(error, 1 - 1 / classes):
-        raise BaselineMismatchError(
-            f"the dense network is wrong on {error.value:.1%} of the test images, no better than "
-            f"chance ({1 - 1 / classes:.1%}): {_advise(trained)}"
-        )
+    test, val = measured.non_finite
+    if not test and not val:
+        return
+    split, name, count = (data.test, "test", test) if test else (data.val, "validation", val)
+    network = load()
+    batches = (inputs for inputs, _ in data.batches(split, EVAL_BATCH))
+    places = (describe_non_finite(network, inputs) for inputs in batches)
+    place = next((place for place in places if place is not None), "")
+    raise NonFiniteError(
+        f"the dense network's outputs are NaN or infinite for {count} of {len(split)} {name} "
+        f"images, which cannot be measured: {place or 'the place cannot be determined'}"
+    )
 
 
 def _advise(trained: bool) -> str:

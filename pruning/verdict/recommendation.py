@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning import wording
-from pruning.measurement.intervals import is_guessing
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Network, Recommendation
 
@@ -22,8 +21,6 @@ class References:
     control: Network
     control_over_given: Estimate
     """Test error of the control minus that of the network as given, paired."""
-    chance: float
-    """The error of guessing, on the validation images."""
 
     @property
     def retraining_harms(self) -> bool:
@@ -56,8 +53,7 @@ def recommend(
     within = [
         checkpoint
         for checkpoint in checkpoints
-        if checkpoint.val_error_increase.value <= margin
-        and not is_guessing(checkpoint.val_error, references.chance)
+        if checkpoint.val_error_increase.value <= margin and not checkpoint.guesses
     ]
     if within:
         # of two checkpoints equally sparse, the one with the smaller validation error

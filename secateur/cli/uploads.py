@@ -28,8 +28,12 @@ Normalize = Annotated[
 def upload_model(
     file: File,
     architecture: Annotated[
-        str, typer.Option(help="Its registered name; see `secateur methods architectures`.")
-    ],
+        str | None,
+        typer.Option(
+            help="Its registered name (`secateur methods architectures`); a checkpoint of the "
+            "service says it itself."
+        ),
+    ] = None,
     *,
     kwargs: Annotated[
         str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")

@@ -19,15 +19,18 @@ UPLOAD_TIMEOUT_S = 600.0
 
 def upload_model(
     file: str | PathLike[str],
-    architecture: str,
+    architecture: str | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
     normalize: Normalize | None = None,
     classes: Sequence[str] | None = None,
 ) -> Flow[Model]:
-    """Upload a state dict of a registered architecture, streamed from disk."""
-    form = {"architecture": architecture}
+    """Upload a state dict of a registered architecture, streamed from disk.
+
+    A checkpoint of this service says itself what its architecture is.
+    """
+    form = {} if architecture is None else {"architecture": architecture}
     if kwargs is not None:
         form["kwargs"] = json.dumps(dict(kwargs))
     if classes is not None:

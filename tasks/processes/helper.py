@@ -18,7 +18,10 @@ from pruning.registry import Registry
 
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
-    """Check that a state dict fits its architecture, and count its parameters."""
+    """Check that a state dict fits its architecture, and count its parameters and its zeros.
+
+    A file of this service says itself what it is; the payload goes first.
+    """
     from pruning.masks import count_parameters, find_prunable
     from pruning.networks.loading import (
         build_outline,
@@ -27,13 +30,26 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         read_state,
         resolve,
     )
+    from pruning.storage.file_info import read_file_info
 
-    architecture = resolve(payload["architecture"], payload["kwargs"])
+    info = read_file_info(Path(payload["path"]))
+    name = payload["architecture"] or info.architecture
+    if name is None:
+        return {"architecture": None}
+    own_kwargs = (info.arguments or {}) if name == info.architecture else {}
+    architecture = resolve(name, own_kwargs | payload["kwargs"])
     model = build_outline(architecture)
-    check_state(model.state_dict(), read_state(Path(payload["path"])))
+    state = read_state(Path(payload["path"]))
+    check_state(model.state_dict(), state)
+    prunable = find_prunable(model)
+    zeros = {name: int((state[name] == 0).sum()) for name in prunable}
     return {
         "parameters": count_parameters(model),
-        "prunable": sum(weight.numel() for weight in find_prunable(model).values()),
+        "prunable": sum(weight.numel() for weight in prunable.values()),
+        "zeros": {name: count for name, count in zeros.items() if count},
+        "architecture": name,
+        "normalize": None if info.normalize is None else info.normalize.model_dump(mode="json"),
+        "classes": info.classes,
         "kwargs": read_parameters(architecture),
         "outputs": architecture.outputs,
         "channels": architecture.input_shape[0],

@@ -60,6 +60,10 @@ class Model(Base):
     size_bytes: Mapped[int]
     parameters: Mapped[int]
     prunable: Mapped[int]
+    source: Mapped[str | None] = mapped_column(String(16), default=None)
+    """The source of `normalize`: `given` (also where it is null, in rows of 0.1) or `model`."""
+    zeros: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The exact zeros of each prunable weight that has any; null in rows of 0.1."""
     artifact: Mapped[str]
     created_at: Mapped[float]
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
+from pruning.data.subsets import draw_subset
 from pruning.data.tensors import (
     PIXELS,
     Data,
     Split,
     augment,
     augment_split,
-    draw_subset,
     prepare,
 )
 from pruning.errors import DataError, UnsafeFormatError
@@ -265,11 +265,11 @@ def test_a_job_splits_limits_and_renumbers_masks() -> None:
                 mask.numpy() == np.array([1, 2, 0], np.uint8)[arrays.labels["train"][index]]
             ).all()
     labels = torch.zeros(9, 4, 4, dtype=torch.uint8)
-    chosen, rest = draw_subset(labels, 4, True, torch.Generator().manual_seed(0))
+    chosen, rest = draw_subset(labels, 4, "proportional", torch.Generator().manual_seed(0))
     assert sorted([*chosen.tolist(), *rest.tolist()]) == list(range(9))
     assert (
         chosen.tolist()
-        == draw_subset(labels, 4, False, torch.Generator().manual_seed(0))[0].tolist()
+        == draw_subset(labels, 4, "plain", torch.Generator().manual_seed(0))[0].tolist()
     )
 
 

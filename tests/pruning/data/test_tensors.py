@@ -99,15 +99,41 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
             assert whole or int(per_class.max() - per_class.min()) <= 1
 
 
+def test_splits_keep_the_proportions_of_the_classes_and_every_class_is_trained_on() -> None:
+    source = arrays(train=600, test=240, weights=(39, 39, 39, 3), classes=4)
+    data = prepared(source)
+    assert torch.bincount(data.fit.labels).tolist()[3] >= 13
+    assert torch.bincount(data.val.labels, minlength=4).tolist()[3] in (1, 2)
+    few = prepared(source, train=40, test=80)
+    assert torch.bincount(few.fit.labels, minlength=4).tolist()[3] == 1
+    assert torch.bincount(few.test.labels).tolist() == [26, 26, 26, 2]
+    assert (data.notes, few.notes) == ((), ())
+
+
+def test_classes_without_an_image_to_train_on_are_named() -> None:
+    data = prepared(arrays(train=60, classes=6), train=4)
+    missing = [name for index, name in enumerate("abcdef") if index not in data.fit.labels]
+    (note,) = data.notes
+    assert note.startswith(f"{len(missing)} of 6 classes have no image left to train on")
+    assert repr(missing[0]) in note
+
+
+def test_a_balanced_validation_split_leaves_half_of_a_rare_class() -> None:
+    source = arrays(train=600, test=240, weights=(39, 39, 39, 3), classes=4)
+    counts = torch.bincount(prepared(source, balanced=True).val.labels).tolist()
+    assert counts[3] == 7
+    assert sorted(counts[:3]) == [17, 18, 18]
+
+
 def test_a_limit_is_balanced_even_where_the_dataset_is_not() -> None:
     source = arrays(train=100, weights=(8, 1, 1))
-    data = prepared(source, train=20)
-    assert torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist() == [
-        7,
-        7,
+    data = prepared(source, train=20, balanced=True)
+    assert sorted(torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()) == [
         6,
-    ] or sorted(torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()) == [6, 7, 7]
-    exhausted = prepared(source, train=40)
+        7,
+        7,
+    ]
+    exhausted = prepared(source, train=40, balanced=True)
     assert torch.bincount(torch.cat([exhausted.fit.labels, exhausted.val.labels])).tolist() == [
         20,
         10,

@@ -88,6 +88,7 @@ def test_fractions_are_of_the_limit(
             "rewind_epoch",
         ),
         ({"dataset": {"builtin": "digits", "limit": {"stratify": True}}}, "stratify"),
+        ({"dataset": {"builtin": "digits", "limit": {"balanced": True}}}, "balanced"),
         (
             {"dataset": {"builtin": "digits", "shifted": [{"name": "x", "id": "dst_00000000"}]}},
             "shifted",

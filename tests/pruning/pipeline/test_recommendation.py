@@ -32,7 +32,7 @@ def checkpoint(
     return Checkpoint.model_construct(**fields)
 
 
-def references(control_over_given: float = 0.0, classes: int = 10) -> References:
+def references(control_over_given: float = 0.0) -> References:
     fields: dict[str, Any] = {"error": Estimate(value=0.1, low=0.08, high=0.12, n=100)}
     network = Network.model_construct(**fields)
     gap = Estimate(
@@ -41,7 +41,7 @@ def references(control_over_given: float = 0.0, classes: int = 10) -> References
         high=control_over_given + 0.01,
         n=100,
     )
-    return References(network, network, gap, 1 - 1 / classes)
+    return References(network, network, gap)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,11 @@ def test_a_network_that_guesses_is_not_recommended() -> None:
     """Where retraining destroys the control too, being as bad as the control is no reason to
     ship.
     """
-    candidates = [checkpoint(0.5, 0.75)]
-    assert (
-        recommend(candidates, Gates(max_error_increase=1.0), references(classes=10)).checkpoint
-        == "magnitude-0.5"
-    )
-    assert (
-        recommend(candidates, Gates(max_error_increase=1.0), references(classes=7)).checkpoint
-        is None
-    )
+    candidate = checkpoint(0.5, 0.75)
+    gates = Gates(max_error_increase=1.0)
+    assert recommend([candidate], gates, references()).checkpoint == "magnitude-0.5"
+    guessing = candidate.model_copy(update={"guesses": True})
+    assert recommend([guessing], gates, references()).checkpoint is None
 
 
 def test_retraining_that_harms_the_dense_network_is_said() -> None:

@@ -13,6 +13,7 @@ from pruning.data.tensors import Data
 from pruning.errors import EvidenceError
 from pruning.evaluations import evaluations
 from pruning.library import bound, score
+from pruning.measurement.measure import Measured
 from pruning.measurement.objective import (
     choose_loss,
 )
@@ -190,7 +191,9 @@ def test_a_network_no_better_than_one_class_everywhere_is_warned_of(
     assert any("no lower than that of calling every pixel '0'" in warning for warning in warnings)
     assert report.recommendation.checkpoint is None
     messages: list[str] = []
-    check_baseline(report.baseline, data, trained=True, warn=messages.append)
+    errors = torch.full((len(data.test),), report.baseline.error.value, dtype=torch.float64)
+    measured = Measured(errors, errors, errors)
+    check_baseline(measured, data, trained=True, warn=messages.append)
     assert messages[0].endswith("take a larger network")
 
 

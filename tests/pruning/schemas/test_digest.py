@@ -59,7 +59,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"limit": {"train": 0.5}},
         {"limit": {"test": 10}},
         {"limit": {"stratify": False}},
+        {"limit": {"balanced": True}},
     ],
+    "keep_zeros": [{"keep_zeros": False}],
     "gates": [{"gates": {"max_error_increase": 0.01}}, {"gates": {"max_delta_excess_error": 0.01}}],
     "shifts": [
         {"shifts": {"knowledge": knowledge}}
@@ -100,8 +102,8 @@ def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
     )
 
 
-DIGEST = "247f548591674d381a85d049fb63c6349624c4f0f937f28d386d11e182ce3eb7"
-TRAINED_DIGEST = "925ffeb0f84c4b8958ca0812fbda7b0ceaef9e23e1d63944a2c8694671b9f77c"
+DIGEST = "c3e4ee713ead14de88b43d9128c821d5fb1cc310b917343b95a7950542c82224"
+TRAINED_DIGEST = "a1e1d9c31fd15355507618d941b93b56267b8b310cf378c4b036f3dc2226c128"
 
 
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:

@@ -1,0 +1,87 @@
+"""A few lines of PyTorch that load a checkpoint and measure its error as the report does."""
+
+from __future__ import annotations
+
+from pruning.data.tensors import Data
+from pruning.measurement.measure import EVAL_BATCH
+from pruning.pipeline.exports import Origin
+
+START = """\
+import torch
+from safetensors.torch import load_file
+
+path = {path!r}  # the checkpoint in the format `dense`
+"""
+TORCHVISION = """\
+from torchvision.models import get_model
+
+model = get_model({name!r}, weights=None, num_classes={classes}{extra})
+state = model.state_dict()  # with the versions of its modules, which safetensors do not hold
+state.update(load_file(path))
+model.load_state_dict(state)
+"""
+OWN = """\
+from pathlib import Path
+
+from pruning.library import load_model
+
+model = load_model({architecture!r}, Path(path), **{kwargs!r})
+"""
+COMPACT = """\
+from pathlib import Path
+
+from pruning.library import load_compact
+
+model = load_compact(Path({arch!r}), Path(path))
+"""
+PREDICT = """\
+model.eval()
+mean = torch.tensor({mean!r}).view(1, -1, 1, 1)
+std = torch.tensor({std!r}).view(1, -1, 1, 1)
+
+
+@torch.no_grad()
+def predict(images):  # uint8 (N, {channels}, H, W), each in the size it comes in
+    outputs = model((images.float() - mean * 255) / (std * 255))
+    answers = outputs.argmax(1)  # classes by number: {classes}
+    answers[~outputs.isfinite().all(1)] = -1  # outputs that are NaN or infinite are wrong answers
+    return answers
+"""
+ERROR = """\
+
+
+def error(images, labels):  # labels int64 (N,)
+    batches = zip(images.split({batch}), labels.split({batch}))
+    wrong = torch.cat([predict(batch) != truth for batch, truth in batches])
+    return wrong.double().mean().item()
+"""
+SHOWN = 10
+"""The most classes that are listed."""
+EXTRA = {
+    "googlenet": ", aux_logits=False, init_weights=False",
+    "inception_v3": ", aux_logits=False, init_weights=False",
+}
+
+
+def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) -> str:
+    """Write the lines for the checkpoint `id`, with `predict(images)` and, for classes of images,
+    `error(images, labels)`, which gives the reported error on the test images.
+    """
+    if compacted:
+        load = COMPACT.format(arch=f"{id}.arch.json")
+    elif origin.architecture == "torchvision":
+        name = origin.kwargs["name"]
+        load = TORCHVISION.format(
+            name=name, classes=origin.kwargs["classes"], extra=EXTRA.get(name, "")
+        )
+    else:
+        load = OWN.format(architecture=origin.architecture, kwargs=origin.kwargs)
+    ellipsis = " ..." if len(data.classes) > SHOWN else ""
+    predict = PREDICT.format(
+        mean=list(data.mean),
+        std=list(data.std),
+        channels=data.shape[0],
+        classes=f"{list(data.classes[:SHOWN])}{ellipsis}",
+    )
+    error = "" if data.segmentation else ERROR.format(batch=EVAL_BATCH)
+    return START.format(path=f"{id}.dense.safetensors") + load + predict + error
