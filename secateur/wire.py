@@ -165,6 +165,8 @@ class Results(Answer):
     checkpoints: tuple[CheckpointResult, ...] = ()
     recommendation: dict[str, Any] | None = None
     gates: tuple[dict[str, Any], ...] = ()
+    joint: dict[str, Any] | None = None
+    """What holds of the recommended checkpoint together: `sentence`, `claims`."""
 
     def parsed_report(self) -> Report:
         """Return the report as `pruning.schemas.report.Report`; raises
@@ -194,8 +196,18 @@ class Results(Answer):
         return "passed"
 
     @property
+    def verdict(self) -> str | None:
+        """`ship`, `undecided` or `do_not_ship`; `None` from services of earlier versions, and of a
+        family.
+        """
+        verdict = (self.recommendation or {}).get("verdict")
+        return verdict if isinstance(verdict, str) else None
+
+    @property
     def recommended(self) -> str | None:
-        """The id of the checkpoint to ship, if there is one."""
+        """The id of the checkpoint that was chosen, if there is one; `verdict` says whether to ship
+        it.
+        """
         checkpoint = (self.recommendation or {}).get("checkpoint")
         return checkpoint if isinstance(checkpoint, str) else None
 

@@ -12,6 +12,7 @@ Points = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Distribution = Annotated[str, Field(min_length=1, max_length=64, examples=["fog 3"])]
 EVALUATION_OF_GATE = {
+    "max_class_increase": "class_damage",
     "max_delta_excess_error": "robustness",
     "min_prune_potential": "prune_potential",
     "min_certified_accuracy": "certificate",
@@ -35,6 +36,10 @@ class Gates(Document):
     max_delta_excess_error: Points | None = None
     """Largest excess error under the shifts of the evaluation `robustness` above that of the dense
     control.
+    """
+    max_class_increase: Points | None = None
+    """Largest test error above that of the dense control in any class: passes where it is proven in
+    each, by the evaluation `class_damage`.
     """
     min_prune_potential: Annotated[dict[Distribution, Share], Field(max_length=32)] = {}
     """Least prune potential of the recommended criterion by distribution, as the evaluation

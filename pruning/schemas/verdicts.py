@@ -14,6 +14,7 @@ RecommendationVerdict = Literal["ship", "undecided", "do_not_ship"]
 GateName = Literal[
     "max_error_increase",
     "max_delta_excess_error",
+    "max_class_increase",
     "min_prune_potential",
     "min_certified_accuracy",
     "max_size_bytes",

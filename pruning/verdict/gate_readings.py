@@ -15,9 +15,11 @@ from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Section
 from pruning.schemas.verdicts import GateName, Outcome
+from pruning.verdict.classes import list_class_errors
 from pruning.verdict.increases import (
     Increase,
     NormalIncrease,
+    WorstIncrease,
     count_deciding_images,
     judge,
     read_increase,
@@ -62,6 +64,9 @@ def list_readings(
     if gates.max_delta_excess_error is not None:
         limit = gates.max_delta_excess_error
         readings.append(_read_excess_error(limit, best, sections.get("robustness")))
+    if gates.max_class_increase is not None:
+        limit = gates.max_class_increase
+        readings.append(_read_classes(limit, best, sections.get("class_damage")))
     section = sections.get("prune_potential")
     for distribution, least in gates.min_prune_potential.items():
         readings.append(_read_potential(distribution, least, best, section))
@@ -103,6 +108,25 @@ def _read_excess_error(
         measured=measured,
         increase=None if measured is None else read_increase(measured),
         sentence=f"{quantity} {'was not measured' if measured is None else 'has no interval'}",
+    )
+
+
+def _read_classes(limit: float, best: Checkpoint | None, section: Section | None) -> Reading:
+    """Return the largest increase over the classes."""
+    groups = {} if best is None else list_class_errors(best, section)
+    if not groups:
+        return Reading(
+            name="max_class_increase", limit=limit, sentence="no class was compared on its own"
+        )
+    increase = WorstIncrease(tuple(groups.values()))
+    worst = max(groups, key=lambda name: groups[name].increase)
+    return Reading(
+        name="max_class_increase",
+        limit=limit,
+        quantity=f"test error of the class that rises most, {worst},",
+        measured=Estimate(value=increase.value, n=groups[worst].n, unit="points"),
+        increase=increase,
+        subject=worst,
     )
 
 

@@ -94,6 +94,7 @@ def _check_tested(reading: Reading, best: Checkpoint, level: float, adjusted: fl
         passed=outcome == "passed",
         message=message,
         outcome=outcome,
+        subject=reading.subject,
         unit=reading.unit,
         value=increase.value,
         low=low,

@@ -123,6 +123,50 @@ class NormalIncrease:
         return math.ceil(needed) if needed <= MOST_IMAGES else None
 
 
+@dataclass(frozen=True)
+class WorstIncrease:
+    """The largest increase over groups of the images."""
+
+    groups: tuple[PairedErrors, ...]
+
+    @property
+    def value(self) -> float:
+        """The largest increase as measured."""
+        return max(errors.increase for errors in self.groups)
+
+    @property
+    def images(self) -> int:
+        """The number of images of all groups."""
+        return sum(errors.n for errors in self.groups)
+
+    def compute_limits(self, confidence: float) -> tuple[float, float]:
+        """The largest lower limit, each at 1 - (1 - confidence) / number of groups, and the largest
+        upper limit at `confidence`.
+        """
+        shared = 1 - (1 - confidence) / len(self.groups)
+        low = max(limit_increase(errors, shared)[0] for errors in self.groups)
+        return low, max(limit_increase(errors, confidence)[1] for errors in self.groups)
+
+    def p_value_below(self, limit: float) -> float:
+        """The largest p-value: all groups must lie below, so that none has to be corrected for the
+        others (Berger, Technometrics 24, 1982).
+        """
+        return max(p_value_below(errors, limit) for errors in self.groups)
+
+    def p_value_beyond(self, limit: float) -> float:
+        """The smallest p-value times the number of groups (Bonferroni)."""
+        p_values = [PairedIncrease(errors).p_value_beyond(limit) for errors in self.groups]
+        return min(1.0, len(p_values) * min(p_values))
+
+    def count_needed(self, limit: float, confidence: float) -> int | None:
+        """The images in all that would decide the least certain group, were its share of them as
+        it is.
+        """
+        errors = max(self.groups, key=lambda errors: p_value_below(errors, limit))
+        needed = count_needed_images(errors, limit, POWER, confidence)
+        return None if needed is None else math.ceil(needed * self.images / errors.n)
+
+
 def read_increase(estimate: Estimate, counts: PairedCounts | None = None) -> Increase | None:
     """Return an increase from the counts behind it, else from its 95 % interval; None where there
     is neither.

@@ -12,6 +12,7 @@ from pruning.measurement.paired import adjust_holm
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Recommendation, Section
 from pruning.schemas.verdicts import Claim, JointStatement, Outcome
+from pruning.verdict.classes import describe_resolution, list_findings
 from pruning.verdict.gate_readings import Reading, format_limit, list_readings
 from pruning.verdict.gates import format_confidence, list_levels, round_up
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
@@ -61,7 +62,8 @@ def state_jointly(
     if gates.max_error_increase is None:
         gates = gates.model_copy(update={"max_error_increase": recommendation.margin})
     readings = list_readings(gates, best, sections)
-    tested = _test_together(readings, gates.confidence)
+    damage = sections.get("class_damage")
+    tested = _test_together(readings, list_findings(best, damage), gates.confidence)
     apart = [
         Claim(text=_claim(reading), outcome=reading.outcome, needed=reading.needed)
         for reading in readings
@@ -70,24 +72,36 @@ def state_jointly(
     apart += _claim_safe_shifts(best, gates, sections.get("prune_potential"))
     return JointStatement(
         confidence=gates.confidence,
-        sentence=_write_sentence(best, gates.confidence, tested, apart),
+        sentence=_write_sentence(
+            best, gates.confidence, tested, apart, describe_resolution(best, damage)
+        ),
         claims=(*tested, *apart),
     )
 
 
-def _test_together(readings: Sequence[Reading], confidence: float) -> list[Claim]:
-    """Return the claims on increases with their outcomes, tested together."""
+def _test_together(
+    readings: Sequence[Reading], findings: Sequence[tuple[str, float]], confidence: float
+) -> list[Claim]:
+    """Return the claims on increases, and the findings of classes with their p-values, tested
+    together. A finding is a claim that something is lost; where it does not hold together with the
+    others it is left out.
+    """
     tested = [reading for reading in readings if reading.increase is not None]
     p_values = [reading.p_value_below() for reading in tested]
+    p_values += [p_value for _, p_value in findings]
     levels = list_levels(p_values, 1 - confidence)
+    adjusted_p_values = adjust_holm(p_values)
     claims = []
-    for reading, level, adjusted in zip(tested, levels, adjust_holm(p_values), strict=True):
+    for reading, level, adjusted in zip(tested, levels, adjusted_p_values, strict=False):
         assert reading.increase is not None
         outcome = judge(reading.increase, reading.limit, level)
         needed = None
         if outcome == "undecided":
             needed = count_deciding_images(reading.increase, reading.limit, level)
         claims.append(Claim(text=_claim(reading), outcome=outcome, p_value=adjusted, needed=needed))
+    for (text, _), adjusted in zip(findings, adjusted_p_values[len(tested) :], strict=True):
+        if adjusted <= 1 - confidence:
+            claims.append(Claim(text=text, outcome="passed", p_value=adjusted))
     return claims
 
 
@@ -97,6 +111,8 @@ def _claim(reading: Reading) -> str:
     match reading.name:
         case "max_error_increase":
             return f"its test error is less than {limit} above that of the dense control"
+        case "max_class_increase":
+            return f"in every class its test error is less than {limit} above that of the control"
         case "max_delta_excess_error":
             return f"its excess error under shift is less than {limit} above that of the control"
         case "min_prune_potential":
@@ -130,7 +146,11 @@ def _claim_safe_shifts(best: Checkpoint, gates: Gates, section: Section | None) 
 
 
 def _write_sentence(
-    best: Checkpoint, confidence: float, tested: Sequence[Claim], apart: Sequence[Claim]
+    best: Checkpoint,
+    confidence: float,
+    tested: Sequence[Claim],
+    apart: Sequence[Claim],
+    of_classes: str | None,
 ) -> str:
     """Return the statement: what holds together, what does not, what is open, and what is told
     apart.
@@ -148,6 +168,8 @@ def _write_sentence(
         against = format_confidence(FAIL_CONFIDENCE)
         fails = "; ".join(together.fails)
         parts.append(f"the images speak against this (one-sided at {against}): {fails}")
+    if of_classes is not None:
+        parts.append(of_classes)
     if single.holds:
         parts.append(f"besides, each by itself: {'; '.join(single.holds)}")
     if single.open:

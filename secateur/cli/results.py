@@ -230,7 +230,10 @@ def _print_verdict(outcome: Results) -> None:
     advice = outcome.recommendation or {}
     owner = f" of {advice['job']}" if advice.get("job") else ""
     recommended = outcome.recommended or "none"
-    tell(f"recommended: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
+    if outcome.joint is not None:
+        tell(str(outcome.joint.get("sentence")))
+    label = "recommended" if outcome.verdict in (None, "ship") else "chosen on validation"
+    tell(f"{label}: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
     for gate in outcome.gates:
         tell(gate_line(gate))
     if outcome.job.status != "succeeded":

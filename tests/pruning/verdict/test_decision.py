@@ -164,6 +164,39 @@ def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() ->
     )
 
 
+def test_the_statement_speaks_of_classes() -> None:
+    def compare(finding: str, p_value: float) -> dict[str, Section]:
+        row = {
+            "checkpoint": "snip-0.5",
+            "class": "cat",
+            "n": 500,
+            "only_pruned": 40,
+            "only_control": 5,
+            "increase": {"value": 0.07, "low": 0.03, "high": 0.11},
+            "adjusted_p_value": p_value,
+            "adjusted_p_value_above_others": p_value,
+            "detectable_increase": 0.041,
+            "finding": finding,
+        }
+        return {"class_damage": Section(title="t", version=1, details={"classes": [row]})}
+
+    best = checkpoint(8, 8, 3000)
+    found = state(best, compare("loses more than the others", 0.001)).sentence
+    assert "; the class cat loses more than the others: +7.0 pp [+3.0, +11.0]" in found
+    together = state(best, compare("loses more than the others", 0.04)).sentence
+    assert "the class cat" in together, "the error increase is far below its level"
+    # Beside a claim that is open, a finding at .04 does not hold together with it.
+    assert (
+        "the class cat"
+        not in state(checkpoint(3, 2, 300), compare("loses more than the others", 0.04)).sentence
+    )
+    none = state(best, compare("not distinguished", 1.0)).sentence
+    assert (
+        "No class is found to lose more than the others, which would be found in four of five jobs "
+        "from 4.1 pp on."
+    ) in none
+
+
 def test_what_is_said_to_hold_together_is_wrong_in_at_most_one_of_twenty_jobs() -> None:
     """Margin and excess error both at their limits, on images where both networks err alike."""
     rng = np.random.default_rng(2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pruning.measurement.paired import adjust_holm, score_p_value
+from pruning.measurement.paired import PairedErrors, adjust_holm, score_p_value
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import (
     Checkpoint,
@@ -23,7 +23,7 @@ from pruning.schemas.report import (
 )
 from pruning.schemas.verdicts import PairedCounts
 from pruning.verdict.gates import check_gates, list_levels
-from pruning.verdict.increases import FAIL_CONFIDENCE
+from pruning.verdict.increases import FAIL_CONFIDENCE, WorstIncrease, judge
 
 JOBS = 10_000
 
@@ -156,6 +156,52 @@ def test_a_gate_on_delta_excess_error_reads_the_robustness_section(
     missing = check(checkpoint(), max_delta_excess_error=0.02)
     assert (missing.outcome, missing.measured) == ("undecided", None)
     assert missing.message == "magnitude-0.5: excess error under shift was not measured"
+
+
+def compare_classes(*counts: tuple[int, int, int]) -> dict[str, Section]:
+    """Sections with classes of which the checkpoint alone is wrong on b of n images, the control
+    alone on c.
+    """
+    rows = [
+        {"checkpoint": "magnitude-0.5", "class": f"c{k}", "only_pruned": b, "only_control": c}
+        | {"n": n}
+        for k, (b, c, n) in enumerate(counts)
+    ]
+    rows.append({"checkpoint": "other", "class": "c0", "only_pruned": 99, "only_control": 0})
+    return {"class_damage": Section(title="t", version=1, details={"classes": rows})}
+
+
+def test_a_gate_on_the_worst_class_passes_where_it_holds_in_every_class() -> None:
+    good, bad, few = (5, 5, 2000), (300, 5, 2000), (1, 0, 20)
+    passed = check(checkpoint(), compare_classes(good, good), max_class_increase=0.02)
+    assert (passed.outcome, passed.value) == ("passed", 0.0)
+    failed = check(checkpoint(), compare_classes(good, bad), max_class_increase=0.02)
+    assert (failed.outcome, failed.subject) == ("failed", "c1")
+    assert failed.low > 0.02
+    open_ = check(checkpoint(), compare_classes(good, few), max_class_increase=0.1)
+    assert (open_.outcome, open_.needed is not None) == ("undecided", True)
+    assert open_.needed > 2020
+    assert check(checkpoint(), max_class_increase=0.1).outcome == "undecided"
+
+
+def test_a_loss_in_one_class_of_the_limit_seldom_passes_and_noise_in_many_seldom_fails() -> None:
+    """Ten classes of unequal sizes, of which the smallest loses the limit, or none loses."""
+    rng = np.random.default_rng(8)
+    sizes = (60, 100, 100, 200, 200, 300, 300, 400, 400, 500)
+    passes, fails, jobs = 0, 0, 150
+    for _ in range(jobs):
+        counts = [rng.multinomial(n, [0.03, 0.03, 0.94]) for n in sizes]
+        lost = [rng.multinomial(sizes[0], [0.06, 0.01, 0.93]), *counts[1:]]
+        for index, drawn in enumerate((lost, counts)):
+            groups = tuple(
+                PairedErrors(int(b), int(c), n) for (b, c, _), n in zip(drawn, sizes, strict=True)
+            )
+            outcome = judge(WorstIncrease(groups), 0.05, 0.05)
+            passes += index == 0 and outcome == "passed"
+            fails += index == 1 and outcome == "failed"
+    print(f"passes wrongly in {passes / jobs:.1%}, fails by noise in {fails / jobs:.1%}")  # noqa: T201
+    assert passes / jobs <= 0.05
+    assert fails / jobs <= 0.1
 
 
 @pytest.mark.parametrize(
