@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
+
+Outcome = Literal["passed", "failed", "undecided"]
 
 
 class Answer(BaseModel):
@@ -163,6 +165,8 @@ class Results(Answer):
     checkpoints: tuple[CheckpointResult, ...] = ()
     recommendation: dict[str, Any] | None = None
     gates: tuple[dict[str, Any], ...] = ()
+    joint: dict[str, Any] | None = None
+    """What holds of the recommended checkpoint together: `sentence`, `claims`."""
 
     def parsed_report(self) -> Report:
         """Return the report as `pruning.schemas.report.Report`; raises
@@ -177,14 +181,43 @@ class Results(Answer):
 
     @property
     def gates_passed(self) -> bool:
-        """Whether no gate was missed."""
-        return all(gate.get("passed") is not False for gate in self.gates)
+        """Whether every gate passed."""
+        return self.gates_outcome == "passed"
+
+    @property
+    def gates_outcome(self) -> Outcome:
+        """`failed` where a gate failed, else `undecided` where the images do not decide one, else
+        `passed`.
+        """
+        outcomes = [read_outcome(gate) for gate in self.gates]
+        for outcome in ("failed", "undecided"):
+            if outcome in outcomes:
+                return outcome
+        return "passed"
+
+    @property
+    def verdict(self) -> str | None:
+        """`ship`, `undecided` or `do_not_ship`; `None` from services of earlier versions, and of a
+        family.
+        """
+        verdict = (self.recommendation or {}).get("verdict")
+        return verdict if isinstance(verdict, str) else None
 
     @property
     def recommended(self) -> str | None:
-        """The id of the checkpoint to ship, if there is one."""
+        """The id of the checkpoint that was chosen, if there is one; `verdict` says whether to ship
+        it.
+        """
         checkpoint = (self.recommendation or {}).get("checkpoint")
         return checkpoint if isinstance(checkpoint, str) else None
+
+
+def read_outcome(gate: dict[str, Any]) -> Outcome:
+    """Return the outcome of a gate; gates of services of earlier versions passed or failed."""
+    outcome = gate.get("outcome")
+    if outcome in ("passed", "failed", "undecided"):
+        return cast(Outcome, outcome)
+    return "failed" if gate.get("passed") is False else "passed"
 
 
 class Page(Answer):

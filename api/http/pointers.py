@@ -74,11 +74,19 @@ def list_faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fau
 
 
 def _find_named_field(message: str, body: Any) -> str:
-    """Return the pointer to the field that a message begins with (`name: ...`), if it does."""
-    name = re.match(r"([a-z_]+): ", message)
-    if name is not None and isinstance(body, dict) and name[1] in body:
-        return build_pointer(name[1])
-    return ""
+    """Return the pointer to the field that a message begins with (`name: ...` or `outer.name:
+    ...`), as far as the body has it.
+    """
+    name = re.match(r"([a-z_.]+): ", message)
+    if name is None:
+        return ""
+    parts: list[str] = []
+    for part in name[1].split("."):
+        if not isinstance(body, dict) or part not in body:
+            break
+        parts.append(part)
+        body = body[part]
+    return build_pointer(*parts)
 
 
 def _drop_consequences(faults: list[tuple[Fault, bool]]) -> list[Fault]:

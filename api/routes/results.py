@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.access import Id, Reader
 from api.errors import Problem
 from api.http.files import read_file, send_file
+from api.http.junit import fail_undecided
 from api.schemas.problem import describe_problems
 from api.schemas.results import CheckpointView, Results
 from api.services import Services, ServicesDep
@@ -105,6 +106,7 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
         checkpoints=checkpoints,
         recommendation=(report or {}).get("recommendation"),
         gates=(report or {}).get("gates", []),
+        joint=(report or {}).get("joint"),
     )
 
 
@@ -159,11 +161,20 @@ def _build_checkpoint(
     },
 )
 def get_report(
-    id: Id, request: Request, services: ServicesDep, caller: Reader, format: str | None = None
+    id: Id,
+    *,
+    request: Request,
+    services: ServicesDep,
+    caller: Reader,
+    format: str | None = None,
+    undecided: Annotated[
+        Literal["skip", "fail"], Query(description="What an undecided gate is in junit.")
+    ] = "skip",
 ) -> Response:
     """Send the report as json, html (self-contained), md or junit: `?format=` or the Accept header.
 
-    A family has a partial report while its members run.
+    A family has a partial report while its members run. In junit a gate that is undecided is
+    skipped, with its reason; `?undecided=fail` makes it a failure.
     """
     accepted = request.headers.get("accept")
     if format:
@@ -182,6 +193,9 @@ def get_report(
     headers = {"Vary": "Accept"}
     if chosen == "html":
         headers["Content-Security-Policy"] = NO_SCRIPTS
+    if chosen == "junit" and undecided == "fail":
+        content = fail_undecided(read_file(services.artifacts, row))
+        return Response(content, media_type=MEDIA[chosen], headers=headers)
     return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
 
 

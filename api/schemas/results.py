@@ -7,6 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas.jobs import JobView
+from pruning.schemas.family_report import FamilyRecommendation
+from pruning.schemas.report import Recommendation
+from pruning.schemas.verdicts import GateResult, JointStatement
 
 
 class CheckpointView(BaseModel):
@@ -39,5 +42,8 @@ class Results(BaseModel):
     report: dict[str, Any] | None
     """The JSON report; `null` when the job ended before it was written."""
     checkpoints: list[CheckpointView]
-    recommendation: dict[str, Any] | None
-    gates: list[dict[str, Any]]
+    recommendation: Recommendation | FamilyRecommendation | None
+    gates: list[GateResult]
+    """The gates with their outcomes: `passed`, `failed` or `undecided`."""
+    joint: JointStatement | None = None
+    """What holds of the recommended checkpoint together, and what would decide the rest."""

@@ -54,6 +54,12 @@ function failure(error) {
       error.retryable === undefined ? "" : error.retryable ? "a retry may help" : "a retry will not help"].filter(Boolean).join(", ")));
 }
 
+// Only a checkpoint that the test images prove is recommended in green; a family's has no verdict.
+function tag(advice) {
+  const ships = advice.verdict === "ship" || advice.job;
+  return h("span", { cls: `badge ${ships ? "succeeded" : "paused"}` }, ships ? "recommended" : "chosen on validation");
+}
+
 function checkpoints(page, id, results) {
   const found = results.checkpoints || [];
   const advice = results.recommendation || {};
@@ -71,7 +77,7 @@ function checkpoints(page, id, results) {
       return h("span", { cls: "file" }, download(page, path, `${c.job && c.job !== id ? `${c.job}-` : ""}${c.id}-${format}.${ending}`, text, false));
     });
     return row([
-      [h("code", null, c.id), chosen(c) ? h("span", { cls: "badge succeeded" }, "recommended") : null,
+      [h("code", null, c.id), chosen(c) ? tag(advice) : null,
         c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null,
         c.job && c.job !== id ? h("span", { cls: "under" }, link(c.job)) : null],
       share(c.requested_sparsity), share(c.sparsity), estimate(c.error), files,
@@ -79,10 +85,14 @@ function checkpoints(page, id, results) {
   }));
 }
 
+const OUTCOMES = { passed: ["good", "✓ passed"], failed: ["bad", "✗ failed"], undecided: ["open", "? undecided"] };
+
 function gates(results) {
   const found = results.gates || [];
-  return found.length ? h("ul", { cls: "plain" }, found.map((gate) => h("li", null,
-    h("strong", { cls: gate.passed ? "good" : "bad" }, gate.passed ? "✓ passed" : "✗ failed"), " ", h("code", null, gate.name), " ", gate.message || ""))) : null;
+  return found.length ? h("ul", { cls: "plain" }, found.map((gate) => {
+    const [cls, text] = OUTCOMES[gate.outcome] || OUTCOMES[gate.passed ? "passed" : "failed"];
+    return h("li", null, h("strong", { cls }, text), " ", h("code", null, gate.name), " ", gate.message || "");
+  })) : null;
 }
 
 function outcome(page, id, results) {
@@ -90,6 +100,7 @@ function outcome(page, id, results) {
   const reason = (results.recommendation || {}).reason;
   return [
     h("h2", null, "Results"),
+    results.joint ? h("p", null, h("strong", null, results.joint.sentence)) : null,
     reason ? h("p", null, reason) : null,
     gates(results),
     results.report === null ? null : h("p", { cls: "files" }, "Report: ", Object.entries(FORMATS).map(([format, name]) =>

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pruning.analysis.job_record import RoundRecord
 from pruning.masks import count_parameters, find_collapsed, find_prunable
 from pruning.measurement.guessing import is_guessing
 from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase
+from pruning.measurement.paired import count_paired_errors
 from pruning.pipeline.descriptions import (
     describe_batchnorm,
     describe_data,
@@ -25,11 +27,14 @@ from pruning.pipeline.evaluating import run_evaluations
 from pruning.pipeline.exports import Exports, Origin
 from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
-from pruning.schemas.recipe import Gates
+from pruning.schemas.gates import EVALUATION_OF_GATE, Gates
 from pruning.schemas.report import Checkpoint, Failure, Increase, Network, Report, Section
+from pruning.schemas.verdicts import PairedCounts
 from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
+from pruning.verdict.decision import decide
 from pruning.verdict.gates import check_gates
+from pruning.verdict.joint import state_jointly
 from pruning.verdict.recommendation import References, recommend
 from pruning.verdict.shift_guidelines import apply_guideline
 
@@ -86,7 +91,9 @@ class Results:
             recipe.shifts,
             sections.get("prune_potential"),
         )
-        gates = _select_nominal(recipe.gates) if partial else recipe.gates
+        gates = _select_early(recipe.gates) if partial else recipe.gates
+        held = check_gates(checkpoints, recommendation, gates, sections)
+        recommendation = decide(recommendation, checkpoints, held, gates.confidence)
         warnings = list(pipeline.ledger.warnings)
         if references.retraining_harms:
             warnings.append(references.warning())
@@ -103,7 +110,8 @@ class Results:
             rounds=tuple(describe_round(record) for record in pipeline.done),
             sections=sections,
             recommendation=recommendation,
-            gates=check_gates(checkpoints, recommendation, gates, sections.get("robustness")),
+            gates=held,
+            joint=state_jointly(checkpoints, recommendation, gates, sections),
             failures=(*pipeline.failures, *(failures or ())),
             warnings=tuple(warnings),
             partial=partial,
@@ -180,9 +188,12 @@ class Results:
             error_increase=Increase(
                 given=estimate_increase(measured.wrong, given_measured.wrong),
                 control=estimate_increase(measured.wrong, control_measured.wrong),
+                given_counts=_count(measured.wrong, given_measured.wrong),
+                control_counts=_count(measured.wrong, control_measured.wrong),
             ),
             val_error_increase=estimate_increase(measured.val_wrong, control_measured.val_wrong),
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
+            val_counts=_count(measured.val_wrong, control_measured.val_wrong),
             layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=record.retrain_epochs,
             load_snippet=write_load_snippet(
@@ -204,6 +215,20 @@ def _list_checkpoint_warnings(measured: Measured, masks: Masks) -> tuple[str, ..
     return tuple(warnings)
 
 
-def _select_nominal(gates: Gates) -> Gates:
+def _select_early(gates: Gates) -> Gates:
     """The gates that can be checked before there are evaluations."""
-    return gates.model_copy(update={"max_delta_excess_error": None})
+    return gates.model_copy(
+        update={name: Gates().model_dump()[name] for name in EVALUATION_OF_GATE}
+    )
+
+
+def _count(first: Tensor, second: Tensor) -> PairedCounts | None:
+    """The images that only one of two networks gets wrong; None where images have errors between
+    right and wrong.
+    """
+    if first.dtype != torch.bool:
+        return None
+    errors = count_paired_errors(first, second)
+    return PairedCounts(
+        only_checkpoint=errors.only_first, only_reference=errors.only_second, n=errors.n
+    )

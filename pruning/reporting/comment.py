@@ -18,6 +18,8 @@ COLUMNS = 6
 """The largest number of curves side by side in a table."""
 MARKS = {"good": "✅", "bad": "❌", "open": "⚠️"}
 """The marks that stand before the headline, by tone."""
+OUTCOME_MARKS = {"passed": "✅ passed", "failed": "❌ failed", "undecided": "⚠️ undecided"}
+"""The outcome of a gate with its mark."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
 
 

@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from pruning import wording
-from pruning.reporting import family
+from pruning.reporting import family, summary
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 
+UNDECIDED = "undecided"
+"""The type of a skipped case that the images do not decide."""
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(report: Report) -> str:
     """Return one `testsuite`: a case for each gate, one for each failed evaluation, and one that
     fails where the job did not come to its end.
+
+    A gate that is undecided is `skipped` with the type `undecided`.
     """
     suite = _create_suite(
         report.job_id,
@@ -31,24 +35,20 @@ def render(report: Report) -> str:
         },
     )
     for gate in report.gates:
-        case = _add_case(suite, "gates", f"{gate.name} <= {wording.number(gate.limit)}")
-        measured = (
-            "not measured"
-            if gate.measured is None
-            else wording.points_with_interval(gate.measured, 2)
-        )
+        case = _add_case(suite, "gates", summary.describe_limit(gate))
         text = "\n".join(
             (
                 gate.message,
-                f"measured: {measured}",
-                f"limit: {wording.percentage_points(gate.limit)}",
+                f"measured: {summary.describe_measured(gate)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
-        if gate.passed:
+        if gate.outcome == "passed":
             ET.SubElement(case, "system-out").text = _clean(text)
-        else:
+        elif gate.outcome == "failed":
             _add_outcome(case, "failure", code=gate.name, message=gate.message, text=text)
+        else:
+            _add_outcome(case, "skipped", code=UNDECIDED, message=gate.message, text=text)
     for failure in report.failures:
         case = _add_case(suite, "evaluations", failure.name)
         _add_outcome(case, "error", code=failure.code, message=failure.message)
@@ -127,7 +127,7 @@ def _add_case(suite: ET.Element, group: str, name: str) -> ET.Element:
 def _add_outcome(
     case: ET.Element, kind: str, *, code: str, message: str, text: str | None = None
 ) -> None:
-    """Add a failure or an error to a case; without `text` its message is the text."""
+    """Add a failure, an error or a skip to a case; without `text` its message is the text."""
     outcome = ET.SubElement(case, kind, type=_clean(code), message=_clean(message))
     outcome.text = _clean(message if text is None else text)
 

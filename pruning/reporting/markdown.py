@@ -9,6 +9,7 @@ from pruning.reporting import summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
+    OUTCOME_MARKS,
     escape,
     format_bullets,
     format_details,
@@ -17,6 +18,7 @@ from pruning.reporting.comment import (
     format_table,
 )
 from pruning.schemas.report import Checkpoint, Layer, Report
+from pruning.verdict.gates import round_up
 
 
 def render(report: Report) -> str:
@@ -30,6 +32,8 @@ def render(report: Report) -> str:
 def _write_document(report: Report, full: bool) -> str:
     verdict = summary.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
+    if verdict.joint:
+        parts.append(f"**{escape(verdict.joint)}**")
     if report.partial:
         parts.append(
             "**Partial.** The job ended before all its targets; the checkpoints listed here are "
@@ -77,21 +81,17 @@ def _write_document(report: Report, full: bool) -> str:
 
 
 def _tabulate_gates(report: Report) -> str:
-    rows = []
-    for gate in report.gates:
-        measured = "not measured"
-        if gate.measured:
-            measured = wording.points_with_interval(gate.measured, 2)
-        rows.append(
-            (
-                escape(gate.name),
-                wording.percentage_points(gate.limit),
-                measured,
-                "✅ passed" if gate.passed else "❌ failed",
-                escape(gate.message),
-            )
+    rows = [
+        (
+            escape(summary.describe_limit(gate)),
+            escape(summary.describe_measured(gate)),
+            OUTCOME_MARKS[gate.outcome],
+            "–" if gate.needed is None else wording.count(round_up(gate.needed)),
+            escape(gate.message),
         )
-    return format_table(["Gate", "Limit", "Measured", "", ""], rows)
+        for gate in report.gates
+    ]
+    return format_table(["Gate", "Measured", "", "Images that would decide", ""], rows)
 
 
 def _tabulate_errors(report: Report) -> str:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from pruning import wording
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
-from pruning.verdict.recommendation import is_proven_beyond
+from pruning.schemas.report import Checkpoint, Estimate, GateResult, Latency, Network, Report
+from pruning.schemas.verdicts import RecommendationVerdict
+from pruning.verdict.gate_readings import format_limit
+from pruning.verdict.recommendation import has_lost_channels
 
 FORMATS = {
     "sparse": "sparse",
@@ -52,6 +54,8 @@ class Verdict:
     tone: Tone
     sentence: str
     facts: tuple[Fact, ...]
+    joint: str = ""
+    """What holds together, first of all that is said; empty where nothing was tested together."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +109,20 @@ def find_recommended(report: Report) -> Checkpoint | None:
     )
 
 
-def is_loss_proven(report: Report) -> bool:
-    """Return whether the test images prove a loss beyond the margin for the recommended
-    checkpoint.
+def read_verdict(report: Report) -> RecommendationVerdict:
+    """Return the verdict; a report of an earlier version, which has none, proves nothing: it is
+    undecided where a checkpoint is recommended and no gate failed.
     """
-    best = find_recommended(report)
-    return best is not None and is_proven_beyond(best, report.recommendation.margin)
+    if report.recommendation.verdict is not None:
+        return report.recommendation.verdict
+    has_failed = any(gate.outcome == "failed" for gate in report.gates)
+    is_open = find_recommended(report) is not None and not has_failed
+    return "undecided" if is_open else "do_not_ship"
 
 
 def choose_tag(report: Report) -> str:
     """Return what the recommended checkpoint is called."""
-    return "chosen on validation" if is_loss_proven(report) else "recommended"
+    return "recommended" if read_verdict(report) == "ship" else "chosen on validation"
 
 
 def list_rows(report: Report) -> tuple[Row, ...]:
@@ -144,16 +151,6 @@ def compute_file_ratio(report: Report, network: Network) -> float | None:
     return sparse / dense if sparse and dense else None
 
 
-def has_lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for
-    each parameter removed.
-    """
-    given = report.baseline.size_bytes.get("dense")
-    own = checkpoint.size_bytes.get("dense")
-    removed = report.baseline.parameters - checkpoint.parameters
-    return given is not None and own is not None and 0 < removed <= given - own
-
-
 def describe_costs(report: Report) -> str:
     """Return what was done to the networks, zeros or fewer channels, and what that means for size,
     work and time.
@@ -161,7 +158,7 @@ def describe_costs(report: Report) -> str:
     smaller = [
         checkpoint.id
         for checkpoint in order_checkpoints(report)
-        if has_lost_channels(report, checkpoint)
+        if has_lost_channels(report.baseline, checkpoint)
     ]
     has_zeros = len(smaller) < len(report.checkpoints)
     notes = []
@@ -234,11 +231,32 @@ def describe_batchnorm(checkpoint: Checkpoint | None) -> str:
 
 
 def count_gates(report: Report) -> str:
-    """Return how many gates passed."""
+    """Return how many gates passed, failed and are undecided."""
     if not report.gates:
         return "none set"
-    passed = sum(gate.passed for gate in report.gates)
-    return f"{passed} of {len(report.gates)} passed" if passed else f"{len(report.gates)} failed"
+    counts = {"passed": 0, "failed": 0, "undecided": 0}
+    for gate in report.gates:
+        counts[gate.outcome] += 1
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
+
+
+def describe_limit(gate: GateResult) -> str:
+    """Return a gate with its limit: `max_error_increase ≤ 0.50 pp`."""
+    sign = "≥" if gate.name.startswith("min_") else "≤"
+    subject = f" ({gate.subject})" if gate.subject else ""
+    return f"{gate.name}{subject} {sign} {format_limit(gate.name, gate.limit)}"
+
+
+def describe_measured(gate: GateResult) -> str:
+    """Return what was measured for a gate, with its limits at the confidence of the gate."""
+    if gate.measured is None:
+        return "not measured"
+    value = gate.measured
+    if gate.value is not None and gate.unit == "points":
+        value = Estimate(value=gate.value, low=gate.low, high=gate.high)
+    if gate.unit == "points":
+        return wording.points_with_interval(value, 2)
+    return format_limit(gate.name, value.value)
 
 
 def format_json(value: Any) -> str:
@@ -249,34 +267,38 @@ def format_json(value: Any) -> str:
 def describe_verdict(report: Report) -> Verdict:
     """Return the verdict: what was pruned, what to ship, what it loses, whether the gates hold."""
     best = find_recommended(report)
-    failed = [gate for gate in report.gates if not gate.passed]
-    beyond = is_loss_proven(report)
-    headline = _choose_headline(report, best, ship=not beyond and not failed)
-    if failed:
-        tone: Tone = "bad"
-        headline += ", but a gate failed" if best else ""
-    else:
-        is_good = best is not None and not beyond and not report.partial
-        tone = "good" if is_good else "open"
-        headline += ", but the test images prove a loss beyond the margin" if beyond else ""
+    verdict = read_verdict(report)
+    tone: Tone = "good" if verdict == "ship" and not report.partial else "open"
+    has_failed = any(gate.outcome == "failed" for gate in report.gates)
+    if has_failed or (best is not None and verdict == "do_not_ship"):
+        tone = "bad"
     facts = _list_reference_facts(report) if best is None else _list_facts(report, best)
-    messages = "; ".join(gate.message for gate in failed)
+    missed = [gate for gate in report.gates if gate.outcome != "passed"]
+    messages = "; ".join(gate.message for gate in missed)
     return Verdict(
-        headline=headline,
+        headline=_choose_headline(report, best, verdict),
         tone=tone,
         sentence=report.recommendation.reason,
         facts=(*facts, Fact("Gates", count_gates(report), messages)),
+        joint="" if report.joint is None else report.joint.sentence,
     )
 
 
-def _choose_headline(report: Report, best: Checkpoint | None, *, ship: bool) -> str:
+def _choose_headline(
+    report: Report, best: Checkpoint | None, verdict: RecommendationVerdict
+) -> str:
     subject = f"{report.model.architecture} on {report.data.name}"
-    if best is not None:
-        sparsity = wording.short_percent(best.requested_sparsity)
-        return f"{subject}: {'ship ' if ship else ''}{sparsity} sparsity"
-    if report.checkpoints:
-        return f"{subject}: no checkpoint recommended"
-    return f"{subject}: no checkpoint finished"
+    if best is None:
+        state = "recommended" if report.checkpoints else "finished"
+        return f"{subject}: no checkpoint {state}"
+    sparsity = f"{wording.short_percent(best.requested_sparsity)} sparsity"
+    if verdict == "ship":
+        return f"{subject}: ship {sparsity}"
+    if verdict == "undecided":
+        return f"{subject}: {sparsity}, undecided"
+    has_failed = any(gate.outcome == "failed" for gate in report.gates)
+    cause = "a gate failed" if has_failed else "its loss is beyond the margin"
+    return f"{subject}: do not ship {sparsity}, {cause}"
 
 
 def _list_reference_facts(report: Report) -> list[Fact]:
@@ -324,7 +346,7 @@ def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
         given_size = wording.file_size(report.baseline.size_bytes["dense"])
         facts.append(
             Fact(
-                "File" if has_lost_channels(report, best) else "Sparse file",
+                "File" if has_lost_channels(report.baseline, best) else "Sparse file",
                 wording.file_size(best.size_bytes["sparse"]),
                 f"{wording.percent(ratio)} of the given network's {given_size}",
             )

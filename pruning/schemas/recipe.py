@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.gates import EVALUATION_OF_GATE
+from pruning.schemas.gates import Gates as Gates
 from pruning.schemas.training import Train, Training
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -147,17 +149,6 @@ class Limit(Document):
         return min(images, limit if isinstance(limit, int) else max(1, round(limit * images)))
 
 
-class Gates(Document):
-    """The demands that a pipeline may make of the recommended checkpoint."""
-
-    max_error_increase: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Largest test error above that of the dense control."""
-    max_delta_excess_error: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Largest excess error under the shifts of the evaluation `robustness` above that of the dense
-    control.
-    """
-
-
 class Shifts(Document):
     """The user's knowledge of the data that the network will meet, beyond the test images.
 
@@ -222,15 +213,13 @@ class Recipe(Document):
         names = [method.name for method in self.evaluations or ()]
         if len(set(names)) != len(names):
             raise ValueError("evaluations: an evaluation is listed twice")
-        if (
-            self.gates.max_delta_excess_error is not None
-            and self.evaluations is not None
-            and "robustness" not in names
-        ):
-            raise ValueError(
-                "gates: max_delta_excess_error is read from the evaluation 'robustness', which "
-                "is not listed"
-            )
+        for gate in self.gates.list_set():
+            evaluation = EVALUATION_OF_GATE.get(gate)
+            if self.evaluations is not None and evaluation and evaluation not in names:
+                raise ValueError(
+                    f"gates.{gate}: it is read from the evaluation {evaluation!r}, which is not "
+                    "listed"
+                )
         if self.when == "before_training":
             if self.train is None:
                 raise ValueError(
@@ -282,8 +271,12 @@ class Recipe(Document):
             del document["keep_zeros"]
         if not self.limit.stratify:
             del document["limit"]["balanced"]
-        if self.gates.max_delta_excess_error is None:
-            del document["gates"]["max_delta_excess_error"]
+        unset = Gates().model_dump(mode="json")
+        document["gates"] = {
+            name: value
+            for name, value in document["gates"].items()
+            if name == "max_error_increase" or value != unset[name]
+        }
         for training in ("train", "retrain"):
             if (document.get(training) or {}).get("corrupt", True) is None:
                 del document[training]["corrupt"]

@@ -8,29 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.estimates import Estimate as Estimate
+from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
+from pruning.schemas.verdicts import (
+    GateResult as GateResult,
+)
+from pruning.schemas.verdicts import (
+    JointStatement,
+    NeededImages,
+    PairedCounts,
+    RecommendationVerdict,
+)
 
-Unit = Literal[
-    "fraction",
-    "share",
-    "points",
-    "nats",
-    "nats_difference",
-    "correlation",
-    "factor",
-    "milliseconds",
-    "seconds",
-    "bytes",
-    "number",
-]
-"""The unit of a value.
-
-`fraction`: an error or accuracy, 0.18 is read as 18.0 %. `share`: a sparsity or density, read with
-as many digits as it needs. `points`: a difference of two fractions, 0.012 is read as +1.2 pp.
-`nats`: a loss. `nats_difference`: a change of a loss, read with its sign. `factor`: 2 is read as
-2×.
-"""
 Scale = Literal["linear", "log", "sparsity"]
 """The spacing of an axis: `sparsity` is spaced by compression, as far from 90 to 95 % as from 95 to
 97.5 %.
@@ -38,21 +29,6 @@ Scale = Literal["linear", "log", "sparsity"]
 
 
 Drawn = Literal["points", "line", "band"]
-
-
-class Estimate(Document):
-    """A measured value with its 95 % confidence interval and the number of samples behind it."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    unit: Unit | None = None
-    """The unit of the value and its interval; `null` in reports of earlier versions."""
-
-    def in_unit(self, unit: Unit) -> Estimate:
-        """The same numbers in this unit."""
-        return self.model_copy(update={"unit": unit})
 
 
 class Curve(Document):
@@ -201,6 +177,10 @@ class Increase(Document):
 
     given: Estimate
     control: Estimate
+    given_counts: PairedCounts | None = None
+    """The images behind `given`; `null` for segmentation, and in reports of earlier versions."""
+    control_counts: PairedCounts | None = None
+    """The same behind `control`."""
 
 
 class BatchNorm(Document):
@@ -246,6 +226,10 @@ class Checkpoint(Network):
     """On the validation images nothing shows that the network does better than one constant answer:
     it is never recommended.
     """
+    val_counts: PairedCounts | None = None
+    """The validation images behind it; `null` for segmentation, and in reports of earlier
+    versions.
+    """
     layers: tuple[Layer, ...]
     load_snippet: str = ""
     """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
@@ -283,25 +267,25 @@ class ShiftAdvice(Document):
 
 
 class Recommendation(Document):
-    """The checkpoint to ship and why, chosen on the validation split."""
+    """The checkpoint to ship and why: chosen on the validation split, judged on the test split."""
 
     checkpoint: str | None
+    """The sparsest checkpoint within the margin on the validation images, whatever the verdict."""
     sparsity: float | None
     margin: float
     reason: str
+    verdict: RecommendationVerdict | None = None
+    """`ship`: the test images prove that the loss is below the margin, and every gate passed.
+    `do_not_ship`: no checkpoint is within the margin, or a gate failed, or the loss is beyond the
+    margin by more than noise explains. `undecided`: the images tell neither. `null` in reports of
+    earlier versions.
+    """
+    needed: tuple[NeededImages, ...] = ()
+    """The images that would decide, for each thing that is undecided."""
+    confidence: float | None = None
+    """The one-sided confidence at which `ship` is said."""
     shifts: ShiftAdvice | None = None
     """`null` where the job declares nothing about shifts."""
-
-
-class GateResult(Document):
-    """A gate held against the recommended checkpoint."""
-
-    name: Literal["max_error_increase", "max_delta_excess_error"]
-    limit: float
-    checkpoint: str | None
-    measured: Estimate | None
-    passed: bool
-    message: str
 
 
 class Environment(Document):
@@ -366,6 +350,10 @@ class Report(Document):
     sections: dict[str, Section]
     recommendation: Recommendation
     gates: tuple[GateResult, ...]
+    joint: JointStatement | None = None
+    """What holds together, what does not, and what is undecided; `null` in reports of earlier
+    versions.
+    """
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False

@@ -119,7 +119,8 @@ def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice) -> str:
     shifted = wording.percent(advice.shifted_potential or 0.0)
     increase = wording.points_with_interval(best.error_increase.control, 2)
     return (
-        f"Ship {best.id}: shifts are partly modelled, and the guideline is to {advice.guideline}. "
+        f"{best.id} is what the guideline allows: shifts are partly modelled, and it is to "
+        f"{advice.guideline}. "
         f"On the validation images the nominal prune potential of {method} is {nominal} of all "
         f"parameters, the smallest over the shifts that are not trained on {shifted} (under "
         f"{advice.worst_shift}); this checkpoint has {wording.percent(best.prune_ratio)} of the "

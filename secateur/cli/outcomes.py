@@ -1,5 +1,5 @@
 """Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5
-connection or key, 130 interrupted.
+connection or key, 6 no gate failed but one is undecided, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from secateur.errors import (
 )
 from secateur.wire import Job, Results
 
-OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION = range(6)
+OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION, UNDECIDED = range(7)
 INTERRUPTED = 130
 """Typer's exit code for Ctrl-C."""
 
@@ -59,4 +59,6 @@ def job_code(job: Job, results: Results | None) -> int:
         return FAILED
     if job.status == "cancelled":
         return CANCELLED
-    return OK if results is None or results.gates_passed else GATE
+    if results is None:
+        return OK
+    return {"passed": OK, "failed": GATE, "undecided": UNDECIDED}[results.gates_outcome]

@@ -16,7 +16,7 @@ from secateur.cli.console import Json, print_json, print_table, tell
 from secateur.cli.outcomes import job_code
 from secateur.cli.watch import gate_line, percent
 from secateur.client import Client
-from secateur.operations.jobs import ReportFormat
+from secateur.operations.jobs import ReportFormat, Undecided
 from secateur.wire import CheckpointResult, Results
 
 app = typer.Typer()
@@ -89,11 +89,14 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: stdout.")
     ] = None,
+    undecided: Annotated[
+        Undecided, typer.Option(help="What an undecided gate is in junit.")
+    ] = "skip",
     as_json: Json = False,
 ) -> None:
     """Fetch the report of a job."""
     with Client() as client:
-        content = client.jobs.report(job_id, format=format)
+        content = client.jobs.report(job_id, format=format, undecided=undecided)
     if file is not None:
         _write(file, content)
         if as_json:
@@ -227,7 +230,10 @@ def _print_verdict(outcome: Results) -> None:
     advice = outcome.recommendation or {}
     owner = f" of {advice['job']}" if advice.get("job") else ""
     recommended = outcome.recommended or "none"
-    tell(f"recommended: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
+    if outcome.joint is not None:
+        tell(str(outcome.joint.get("sentence")))
+    label = "recommended" if outcome.verdict in (None, "ship") else "chosen on validation"
+    tell(f"{label}: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
     for gate in outcome.gates:
         tell(gate_line(gate))
     if outcome.job.status != "succeeded":

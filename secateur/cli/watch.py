@@ -11,7 +11,7 @@ from secateur.cli.console import complain, err, say
 from secateur.cli.outcomes import CANCELLED, job_code
 from secateur.client import Client
 from secateur.errors import WaitTimeout
-from secateur.wire import Event
+from secateur.wire import Event, read_outcome
 
 
 class Display:
@@ -111,10 +111,8 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
 
 def gate_line(gate: dict[str, Any]) -> str:
     """Return a gate in one line."""
-    return (
-        f"gate {gate.get('name')} {'missed' if gate.get('passed') is False else 'passed'}: "
-        f"{gate.get('message')}"
-    )
+    words = {"passed": "passed", "failed": "missed", "undecided": "undecided"}
+    return f"gate {gate.get('name')} {words[read_outcome(gate)]}: {gate.get('message')}"
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:

@@ -16,6 +16,8 @@ from secateur.wire import Job, Results
 
 Spec = JobSpec | FamilySpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
+Undecided = Literal["skip", "fail"]
+"""What a gate that is undecided is in JUnit XML."""
 
 
 def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
@@ -123,11 +125,16 @@ def results(job_id: str) -> Flow[Results]:
     return (yield from call(request)).parse(Results)
 
 
-def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
-    """Return the report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
-    request = Request(
-        method="GET", path=route("v1", "jobs", job_id, "report"), params={"format": format}
-    )
+def report(
+    job_id: str, *, format: ReportFormat = "json", undecided: Undecided = "skip"
+) -> Flow[bytes]:
+    """Return the report as a file: JSON, self-contained HTML, Markdown or JUnit XML, in which gates
+    that are undecided are skipped, or fail.
+    """
+    params: dict[str, str] = {"format": format}
+    if undecided == "fail":
+        params["undecided"] = undecided
+    request = Request(method="GET", path=route("v1", "jobs", job_id, "report"), params=params)
     return (yield from call(request)).content
 
 

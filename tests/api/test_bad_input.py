@@ -43,6 +43,16 @@ BODIES: list[tuple[dict[str, Any], str, str]] = [
         "invalid_request",
         "/retrain",
     ),
+    (
+        changed(gates={"min_certified_accuracy": 0.9}, evaluations=[{"name": "accuracy"}]),
+        "invalid_request",
+        "/gates/min_certified_accuracy",
+    ),
+    (
+        changed(gates={"min_prune_potential": {"fog 3": 2}}),
+        "invalid_request",
+        "/gates/min_prune_potential/fog 3",
+    ),
     (changed(criterion={"name": "magnitud"}), "unknown_criterion", "/criterion/name"),
     (
         changed(criterion=[{"name": "magnitude"}, {"name": "magnitud"}]),

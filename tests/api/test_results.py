@@ -14,8 +14,22 @@ CONTENT = bytes(range(256)) * 20
 ERROR = {"value": 0.1, "low": 0.08, "high": 0.12, "n": 1000}
 REPORT: dict[str, Any] = {
     "schema_version": 1,
-    "recommendation": {"checkpoint": "magnitude-0.5", "reason": "Within the margin."},
-    "gates": [{"name": "max_error_increase", "passed": True}],
+    "recommendation": {
+        "checkpoint": "magnitude-0.5",
+        "sparsity": 0.5003,
+        "margin": 0.005,
+        "reason": "Within the margin.",
+    },
+    "gates": [
+        {
+            "name": "max_error_increase",
+            "limit": 0.005,
+            "checkpoint": "magnitude-0.5",
+            "measured": None,
+            "passed": True,
+            "message": "Within the limit.",
+        }
+    ],
     "checkpoints": [
         {
             "id": "magnitude-0.5",
@@ -44,11 +58,16 @@ def job(world: World) -> str:
 
 def test_results(world: World, job: str) -> None:
     body = world.client.get(f"/v1/jobs/{job}/results").json()
-    assert set(body) == {"job", "report", "checkpoints", "recommendation", "gates"}
+    assert set(body) == {"job", "report", "checkpoints", "recommendation", "gates", "joint"}
     assert body["report"] == REPORT
     assert body["job"]["id"] == job
-    assert body["recommendation"] == REPORT["recommendation"]
-    assert body["gates"] == REPORT["gates"]
+    # A report of an earlier version has no verdict, and gates with two outcomes.
+    assert body["recommendation"].items() >= REPORT["recommendation"].items()
+    assert body["recommendation"]["verdict"] is None
+    (gate,) = body["gates"]
+    assert gate.items() >= REPORT["gates"][0].items()
+    assert gate["outcome"] == "passed"
+    assert body["joint"] is None
     (checkpoint,) = body["checkpoints"]
     files = {format: format.encode() + CONTENT for format in ("dense", "sparse")}
     assert checkpoint == {
@@ -65,6 +84,26 @@ def test_results(world: World, job: str) -> None:
     }
     for format, content in files.items():
         assert world.client.get(checkpoint["links"][format]).content == content
+
+
+def test_undecided_gates_are_skipped_in_junit_or_fail(world: World) -> None:
+    id = world.job("succeeded")
+    suite = (
+        '<testsuite failures="0" skipped="2"><testcase><skipped type="undecided" /></testcase>'
+        '<testcase><skipped type="other" /></testcase></testsuite>'
+    )
+    world.result(id, "report", "json", json.dumps(REPORT).encode())
+    world.result(id, "report", "junit", suite.encode())
+    path = f"/v1/jobs/{id}/report?format=junit"
+    for query in ("", "&undecided=skip"):
+        assert world.client.get(path + query).text == suite
+    failed = world.client.get(f"{path}&undecided=fail")
+    assert failed.headers["content-type"] == "application/xml"
+    assert failed.text == (
+        '<testsuite failures="1" skipped="1"><testcase><failure type="undecided" /></testcase>'
+        '<testcase><skipped type="other" /></testcase></testsuite>'
+    )
+    fault(world.client.get(f"{path}&undecided=never"), 422, "invalid_parameter")
 
 
 def test_before_the_end_there_are_checkpoints_only(world: World) -> None:

@@ -104,6 +104,21 @@ def _failed(service: Imitation) -> None:
             1,
         ),
         (
+            lambda service: service.on(f"GET {JOB}/results", results(outcome="undecided")),
+            ["results", "job_12345678"],
+            6,
+        ),
+        (
+            lambda service: service.on(f"GET {JOB}/results", results(outcome="failed")),
+            ["results", "job_12345678"],
+            1,
+        ),
+        (
+            lambda service: service.on(f"GET {JOB}/results", results(outcome="passed")),
+            ["results", "job_12345678"],
+            0,
+        ),
+        (
             lambda service: service.on(f"GET {JOB}/results", results(passed=False)),
             ["jobs", "watch", "job_12345678"],
             1,
@@ -209,7 +224,7 @@ def test_exit_codes(
     assert given == code
     document = json.loads(out)
     assert ("error" in document) == (code in (2, 5))
-    assert code in (0, 1, 3) or err != ""
+    assert code in (0, 1, 3, 6) or err != ""
     assert list(tmp_path.iterdir()) == []
 
 

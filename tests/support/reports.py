@@ -25,6 +25,7 @@ from pruning.schemas.report import (
     Round,
     Section,
 )
+from pruning.schemas.verdicts import JointStatement
 
 PARAMETERS, PRUNABLE, TEST = 272_474, 270_896, 1797
 HOSTILE = '<script>alert("x")</script>|`a` & @all\n"\'><img src=http://evil.test/x>'
@@ -241,6 +242,11 @@ def realistic(**changes: Any) -> Report:
             reason="Of the checkpoints within 1 percentage point of the dense control on the "
             "validation split, "
             "magnitude at 80 % is the sparsest.",
+            verdict="ship",
+            confidence=0.95,
+        ),
+        "joint": JointStatement(
+            confidence=0.95, sentence="Of magnitude-0.8 this holds at 95 % together: it is fine."
         ),
         "gates": (
             GateResult(
@@ -304,6 +310,7 @@ def hostile() -> Report:
         warnings=(HOSTILE,),
         usage={HOSTILE: 1.0},
         recommendation=Recommendation(checkpoint=HOSTILE, sparsity=0.5, margin=0.0, reason=HOSTILE),
+        joint=JointStatement(confidence=0.95, sentence=HOSTILE),
         gates=(
             GateResult(
                 name="max_error_increase",

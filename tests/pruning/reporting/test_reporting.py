@@ -21,6 +21,7 @@ from pruning.reporting.plots import plot_section
 from pruning.reporting.series_styles import SERIES, choose_style
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import BatchNorm, Curve, Estimate, GateResult, Report, Section
+from pruning.schemas.verdicts import Outcome
 from tests.support import reports
 from tests.support.drawn_plots import draw_anew
 from tests.support.page import Page
@@ -232,18 +233,50 @@ def test_partial_is_marked() -> None:
     assert '<span class="tag warn">partial</span>' in to_html(partial)
 
 
+def gate(outcome: Outcome, **changes: Any) -> GateResult:
+    """A gate with this outcome."""
+    fields: dict[str, Any] = {
+        "name": "max_error_increase",
+        "limit": 0.001,
+        "checkpoint": "magnitude-0.8",
+        "measured": reports.difference(0.003),
+        "passed": outcome == "passed",
+        "outcome": outcome,
+        "message": "0.3 points above, 0.1 allowed",
+    }
+    return GateResult(**fields | changes)
+
+
 def test_failed_gate_is_the_headline() -> None:
-    gate = GateResult(
-        name="max_error_increase",
-        limit=0.001,
-        checkpoint="magnitude-0.8",
-        measured=reports.difference(0.003),
-        passed=False,
-        message="0.3 points above, 0.1 allowed",
-    )
-    report = reports.realistic(gates=(gate,))
-    assert "but a gate failed" in to_html(report)
+    failed = reports.realistic().recommendation.model_copy(update={"verdict": "do_not_ship"})
+    report = reports.realistic(gates=(gate("failed"),), recommendation=failed)
+    assert "do not ship 80 % sparsity, a gate failed" in to_html(report)
     assert "❌ failed" in to_markdown(report)
+
+
+def test_the_three_outcomes_of_gates_are_shown_everywhere() -> None:
+    gates = (
+        gate("passed", name="max_flops", limit=2e6, unit="number", measured=Estimate(value=1e6)),
+        gate("failed"),
+        gate("undecided", name="min_prune_potential", subject="fog 3", limit=0.5, needed=5355),
+    )
+    report = reports.realistic(gates=gates)
+    page, comment = to_html(report), to_markdown(report)
+    for text in (page, comment.replace("\\", "")):
+        assert "1 passed, 1 failed, 1 undecided" in text
+        assert "max_flops ≤ 2.00 MFLOP" in text
+        assert "min_prune_potential (fog 3) ≥ 50.0 %" in text
+    assert "? undecided" in page
+    assert "⚠️ undecided" in comment
+    assert "5,400" in comment
+    suite = ET.fromstring(to_junit(report))
+    (skipped,) = suite.findall("testcase/skipped")
+    assert (skipped.attrib["type"], skipped.attrib["message"]) == (
+        "undecided",
+        "0.3 points above, 0.1 allowed",
+    )
+    assert suite.attrib["skipped"] == "1"
+    assert len(suite.findall("testcase/failure")) == 1
 
 
 @pytest.mark.parametrize("make", EVERY)

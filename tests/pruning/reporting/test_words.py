@@ -15,11 +15,12 @@ from pruning.schemas.report import (
     Checkpoint,
     Curve,
     Estimate,
-    Increase,
     Recommendation,
     Report,
     Section,
 )
+from pruning.schemas.verdicts import RecommendationVerdict
+from pruning.verdict.recommendation import has_lost_channels
 from tests.support import reports
 
 CHANNELS, ZEROS = "Whole channels were removed", "multiply by zero"
@@ -36,24 +37,41 @@ def without_channels(sparsity: float, **changes: object) -> Checkpoint:
     return checkpoint.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
 
 
-@pytest.mark.parametrize(("low", "tone"), [(0.014, "open"), (0.01, "good"), (-0.004, "good")])
-def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> None:
-    best = reports.checkpoint(Method(name="magnitude"), 0.8, 0.1, 0.2)
-    proven = Increase(
-        given=reports.difference(0.01), control=Estimate(value=0.043, low=low, high=0.071, n=1797)
-    )
-    report = reports.realistic(
-        checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=()
-    )
+@pytest.mark.parametrize(
+    ("verdict", "tone", "headline"),
+    [
+        ("ship", "good", "ship 80 % sparsity"),
+        ("undecided", "open", "80 % sparsity, undecided"),
+        ("do_not_ship", "bad", "do not ship 80 % sparsity, its loss is beyond the margin"),
+        (None, "open", "80 % sparsity, undecided"),  # of an earlier version: nothing was proven
+    ],
+)
+def test_only_a_proven_checkpoint_is_green(
+    verdict: RecommendationVerdict | None, tone: str, headline: str
+) -> None:
+    base = reports.realistic()
+    chosen = base.recommendation.model_copy(update={"verdict": verdict})
+    report = reports.realistic(recommendation=chosen, gates=())
     assert summary.describe_verdict(report).tone == tone
     page, comment = both(report)
     assert f'class="verdict {tone}"' in page
-    assert ("ship 80 % sparsity" in page) is (tone == "good")
     for text in (page, comment):
-        assert ("chosen on validation" in text.lower()) is (tone == "open")
-        assert ("but the test images prove a loss beyond the margin" in text) is (tone == "open")
-    assert ('class="best"' in page) is (tone == "good")
-    assert ("✅" in comment) is (tone == "good")
+        assert headline in text
+        assert (": ship 80 % sparsity" in text) is (verdict == "ship")
+        assert ("chosen on validation" in text.lower()) is (verdict != "ship")
+    assert ('class="best"' in page) is (verdict == "ship")
+    assert ("✅" in comment) is (verdict == "ship")
+
+
+def test_what_holds_together_is_said_first() -> None:
+    report = reports.realistic()
+    assert report.joint is not None
+    for text in both(report):
+        place = text.index(report.joint.sentence)
+        assert place < text.index("Test error")
+        assert place < text.index(report.recommendation.reason)
+    for text in both(reports.realistic(joint=None)):
+        assert "holds at 95 % together" not in text
 
 
 def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> None:
@@ -77,7 +95,7 @@ def test_the_file_is_compared_with_that_of_the_given_network() -> None:
     best = without_channels(0.8)
     chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
     report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
-    assert summary.has_lost_channels(report, best)
+    assert has_lost_channels(report.baseline, best)
     (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "File"]
     size = best.size_bytes["dense"]
     assert fact.value == wording.file_size(size)

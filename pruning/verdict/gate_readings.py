@@ -1,0 +1,272 @@
+"""What each gate reads of the recommended checkpoint: an increase to be tested, a count, or what a
+section promises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pruning import wording
+from pruning.measurement.paired import CONFIDENCE
+from pruning.schemas.estimates import Estimate, Unit
+from pruning.schemas.gates import Gates
+from pruning.schemas.report import Checkpoint, Section
+from pruning.schemas.verdicts import GateName, Outcome
+from pruning.verdict.classes import list_class_errors
+from pruning.verdict.increases import (
+    Increase,
+    NormalIncrease,
+    WorstIncrease,
+    count_deciding_images,
+    judge,
+    read_increase,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A gate and what was read for it."""
+
+    name: GateName
+    limit: float
+    unit: Unit = "points"
+    quantity: str = ""
+    measured: Estimate | None = None
+    increase: Increase | None = None
+    """An increase that is to be tested against the limit; what follows holds where there is
+    none.
+    """
+    outcome: Outcome = "undecided"
+    sentence: str = ""
+    subject: str | None = None
+    low: float | None = None
+    confidence: float | None = None
+    needed: int | None = None
+
+    def p_value_below(self) -> float:
+        """The p-value against "the limit is not kept"."""
+        assert self.increase is not None
+        return self.increase.p_value_below(self.limit)
+
+
+def list_readings(
+    gates: Gates, best: Checkpoint | None, sections: Mapping[str, Section]
+) -> list[Reading]:
+    """Return a reading of every gate that is set, in the order of the schema; without a checkpoint
+    they hold the limits alone.
+    """
+    readings = []
+    if gates.max_error_increase is not None:
+        readings.append(_read_error_increase(gates.max_error_increase, best))
+    if gates.max_delta_excess_error is not None:
+        limit = gates.max_delta_excess_error
+        readings.append(_read_excess_error(limit, best, sections.get("robustness")))
+    if gates.max_class_increase is not None:
+        limit = gates.max_class_increase
+        readings.append(_read_classes(limit, best, sections.get("class_damage")))
+    section = sections.get("prune_potential")
+    for distribution, least in gates.min_prune_potential.items():
+        readings.append(_read_potential(distribution, least, best, section))
+    if gates.min_certified_accuracy is not None:
+        limit = gates.min_certified_accuracy
+        readings.append(_read_certificate(limit, best, sections.get("certificate")))
+    return [*readings, *_read_costs(gates, best)]
+
+
+def _read_error_increase(limit: float, best: Checkpoint | None) -> Reading:
+    quantity = "test error"
+    if best is None:
+        return Reading(name="max_error_increase", limit=limit)
+    measured = best.error_increase.control
+    return Reading(
+        name="max_error_increase",
+        limit=limit,
+        quantity=quantity,
+        measured=measured,
+        increase=read_increase(measured, best.error_increase.control_counts),
+        sentence=f"{quantity} has no interval",
+    )
+
+
+def _read_excess_error(
+    limit: float, best: Checkpoint | None, robustness: Section | None
+) -> Reading:
+    """Return the excess error under shift of a checkpoint above that of the dense control."""
+    quantity = "excess error under shift"
+    measured = None
+    rows = [] if robustness is None else robustness.details.get("excess_error", [])
+    for row in rows:
+        if best is not None and row["checkpoint"] == best.id:
+            measured = Estimate.model_validate(row["delta_excess_error"])
+    return Reading(
+        name="max_delta_excess_error",
+        limit=limit,
+        quantity=quantity,
+        measured=measured,
+        increase=None if measured is None else read_increase(measured),
+        sentence=f"{quantity} {'was not measured' if measured is None else 'has no interval'}",
+    )
+
+
+def _read_classes(limit: float, best: Checkpoint | None, section: Section | None) -> Reading:
+    """Return the largest increase over the classes."""
+    groups = {} if best is None else list_class_errors(best, section)
+    if not groups:
+        return Reading(
+            name="max_class_increase", limit=limit, sentence="no class was compared on its own"
+        )
+    increase = WorstIncrease(tuple(groups.values()))
+    worst = max(groups, key=lambda name: groups[name].increase)
+    return Reading(
+        name="max_class_increase",
+        limit=limit,
+        quantity=f"test error of the class that rises most, {worst},",
+        measured=Estimate(value=increase.value, n=groups[worst].n, unit="points"),
+        increase=increase,
+        subject=worst,
+    )
+
+
+def _read_potential(
+    distribution: str, least: float, best: Checkpoint | None, section: Section | None
+) -> Reading:
+    """Return the prune potential under a distribution: it passes where the safe limit reaches the
+    least that is asked for, and fails where the potential as measured does not.
+    """
+    rows = _find_potentials(best, section)
+    row = rows.get(distribution, {})
+    measured = Estimate.model_validate(row["potential"]) if row else None
+    safe = row.get("safe")
+    quantity = f"prune potential under {distribution}"
+    if measured is None:
+        known = ", ".join(rows)
+        outcome: Outcome = "undecided"
+        sentence = f"{quantity} was not measured{f'; there are {known}' if known else ''}"
+    elif safe is not None and safe >= least:
+        outcome = "passed"
+        sentence = (
+            f"{quantity} is at least {wording.percent(safe)}, at least {wording.percent(least)} is "
+            "asked for"
+        )
+    else:
+        outcome = "failed" if measured.value < least else "undecided"
+        promised = "no safe limit" if safe is None else f"safe limit {wording.percent(safe)}"
+        sentence = (
+            f"{quantity} {wording.percent(measured.value)} as measured, {promised}; at least "
+            f"{wording.percent(least)} is asked for"
+        )
+    return Reading(
+        name="min_prune_potential",
+        limit=least,
+        unit="fraction",
+        measured=measured,
+        outcome=outcome,
+        sentence=sentence,
+        subject=distribution,
+        low=safe,
+        confidence=None if safe is None else CONFIDENCE,
+    )
+
+
+def _find_potentials(best: Checkpoint | None, section: Section | None) -> dict[str, dict[str, Any]]:
+    """Return the rows of the checkpoint's criterion in the section, by distribution."""
+    rows = [] if section is None else section.details.get("potential_by_distribution", [])
+    if best is None:
+        return {}
+    label = best.label or best.id.removesuffix(f"-{best.requested_sparsity!r}")
+    return {row["distribution"]: row for row in rows if row["method"] == label}
+
+
+def _read_certificate(limit: float, best: Checkpoint | None, section: Section | None) -> Reading:
+    """Return the accuracy that the section `certificate` promises from labelled images: it passes
+    where the promise reaches the limit, and fails where the error lies beyond it by more than noise
+    explains.
+    """
+    rows = [] if section is None else section.details.get("limits", [])
+    row = next((row for row in rows if best is not None and row["checkpoint"] == best.id), None)
+    if row is None or best is None:
+        return Reading(
+            name="min_certified_accuracy",
+            limit=limit,
+            unit="fraction",
+            sentence="no accuracy was certified",
+        )
+    promised = row["accuracy_at_least_labelled"]
+    accuracy = 1 - row["error"]
+    images = best.error.n
+    deviation = math.sqrt(max(accuracy * (1 - accuracy), 1e-9) / (images or 1))
+    shortfall = NormalIncrease(1 - accuracy, deviation, images)
+    outcome: Outcome = "passed" if promised >= limit else judge(shortfall, 1 - limit, 0.0)
+    needed = None
+    if outcome == "undecided":
+        needed = count_deciding_images(shortfall, 1 - limit, 1 - CONFIDENCE)
+    return Reading(
+        name="min_certified_accuracy",
+        limit=limit,
+        unit="fraction",
+        measured=Estimate(value=accuracy, low=promised, n=images, unit="fraction"),
+        outcome=outcome,
+        sentence=(
+            f"accuracy {wording.percent(accuracy)}, certified at least "
+            f"{wording.percent(promised)}; at least {wording.percent(limit)} is asked for"
+        ),
+        low=promised,
+        needed=needed,
+    )
+
+
+def _read_costs(gates: Gates, best: Checkpoint | None) -> Iterator[Reading]:
+    """Yield the gates on what is counted or timed, which have no test."""
+    if gates.max_size_bytes is not None:
+        size = None if best is None else best.size_bytes.get("sparse")
+        yield _compare_cost("max_size_bytes", gates.max_size_bytes, size, "bytes", "sparse file")
+    if gates.max_flops is not None:
+        flops = None if best is None else best.flops
+        yield _compare_cost("max_flops", gates.max_flops, flops, "number", "one forward pass")
+    if gates.max_latency_ratio is not None:
+        latencies = () if best is None else best.latency_ms
+        ratios = [item.against_given for item in latencies if item.against_given is not None]
+        yield _compare_cost(
+            "max_latency_ratio",
+            gates.max_latency_ratio,
+            max(ratios, default=None),
+            "factor",
+            "measured latency against the network as given",
+        )
+
+
+def _compare_cost(
+    name: GateName, limit: float, value: float | None, unit: Unit, quantity: str
+) -> Reading:
+    if value is None:
+        return Reading(name=name, limit=limit, unit=unit, sentence=f"{quantity}: not measured")
+    outcome: Outcome = "passed" if value <= limit else "failed"
+    return Reading(
+        name=name,
+        limit=limit,
+        unit=unit,
+        measured=Estimate(value=value, unit=unit),
+        outcome=outcome,
+        sentence=f"{quantity}: {format_limit(name, value)}, limit {format_limit(name, limit)}",
+    )
+
+
+def format_limit(name: GateName, value: float) -> str:
+    """Return a value of a gate as people read it.
+
+    >>> format_limit("max_flops", 8.1e7), format_limit("max_error_increase", 0.005)
+    ('81.0 MFLOP', '0.50 pp')
+    """
+    match name:
+        case "max_flops":
+            return wording.operations(value)
+        case "max_size_bytes":
+            return wording.file_size(value)
+        case "max_latency_ratio":
+            return wording.factor(value)
+        case "min_prune_potential" | "min_certified_accuracy":
+            return wording.percent(value)
+    return wording.percentage_points(value)
