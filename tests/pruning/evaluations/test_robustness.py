@@ -16,6 +16,7 @@ from pruning.analysis.applicability import applies_to
 from pruning.analysis.shifts import (
     Shift,
     compute_confidence,
+    draw_sample,
     name_networks,
 )
 from pruning.evaluations import evaluations
@@ -49,13 +50,15 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         (row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]
     }
     assert {key: row["value"] for key, row in rows.items()} == {
-        key: sum(flags) / 25 for key, flags in error.items()
+        key: sum(flags) / len(flags) for key, flags in error.items()
     }
+    assert len(error["control", "nominal"]) == 30
+    sampled = draw_sample(record, 25).dataset_indices.tolist()
 
     def excess(network: str) -> float:
         return (
             sum(rows[network, s.name]["value"] for s in shifts) / len(shifts)
-            - rows[network, "nominal"]["value"]
+            - sum(error[network, "nominal"][image] for image in sampled) / 25
         )
 
     parameters = 123
@@ -82,7 +85,7 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         )
         assert section.curves[f"line/{label}"].y[-1].value == pytest.approx(float(slope))
         assert section.curves[f"nominal/{label}"].y[0] == binomial_interval(
-            sum(error[rounds[0].id, "nominal"]), 25
+            sum(error[rounds[0].id, "nominal"]), 30
         )
     for curve in section.curves.values():
         assert all(
