@@ -124,8 +124,10 @@ class ShiftParameters:
 
     def _describe_noise(self, data: Data) -> str:
         """The size of noise in pixel values and in the paper's unit, and its draws, in words."""
-        draws = wording.count_of(self.noise_draws, "draw")
-        return f"{describe_noise_unit(data, self.noise_unit)} Errors under it are means of {draws}."
+        text = describe_noise_unit(data, self.noise_unit)
+        if self.noise_draws == 1:
+            return f"{text} Each image has one draw of it."
+        return f"{text} Errors under it are means over {self.noise_draws:,} draws."
 
 
 def describe_noise_unit(data: Data, unit: NoiseUnit) -> str:
@@ -134,7 +136,7 @@ def describe_noise_unit(data: Data, unit: NoiseUnit) -> str:
     paper = float((scale_noise(data, unit) / scale_noise(data, "paper")).mean())
     sizes = ", ".join(f"{size:.4f}" for size in scale.tolist())
     return (
-        f"Noise of level 1 is uniform within +-{sizes} of the range of a pixel, by channel: level "
+        f"Noise of level 1 is uniform within ±{sizes} of the range of a pixel, by channel: level "
         f"{paper:.3g} of the paper, which counts the standard deviations that it normalises with."
     )
 

@@ -36,7 +36,7 @@ from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.measurement.crossed import crossed_mean
 from pruning.measurement.measure import EVAL_BATCH
-from pruning.schemas.report import Curve, Section, Unit
+from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 UNITS: dict[str, Unit] = {
     "agreement": "fraction",
@@ -260,26 +260,32 @@ def _describe_extremes(
     """The most and the least similar checkpoint at the largest level of noise, in words."""
     matching = {network.name: curves[f"matching/{network.name}"] for network in others}
     checkpoints = {
-        name: curve.y[-1].value
+        name: curve.y[-1]
         for name, curve in matching.items()
         if name not in ("given", "control", "separate")
     }
     if not checkpoints:
         return []
-    most = max(checkpoints, key=lambda name: checkpoints[name])
-    least = min(checkpoints, key=lambda name: checkpoints[name])
+    most = max(checkpoints, key=lambda name: checkpoints[name].value)
+    least = min(checkpoints, key=lambda name: checkpoints[name].value)
     text = (
         f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on "
-        f"{wording.percent(checkpoints[most])} of the {noun}"
+        f"{wording.percent_with_interval(checkpoints[most])} of the {noun}"
     )
     if least != most:
-        text += f", {least} on {wording.percent(checkpoints[least])}"
+        text += f", {least} on {wording.percent_with_interval(checkpoints[least])}"
     text += "."
     if "separate" in matching:
-        separate = matching["separate"].y[-1].value
-        below = sum(value < separate for value in checkpoints.values())
+        separate = matching["separate"].y[-1]
+        below = sum(_lies_below(estimate, separate) for estimate in checkpoints.values())
         text += (
-            f" An independently trained network does on {wording.percent(separate)}; of "
-            f"{wording.count_of(len(checkpoints), 'checkpoint')}, {below} are less alike than that."
+            f" An independently trained network does on {wording.percent_with_interval(separate)}; "
+            f"of {wording.count_of(len(checkpoints), 'checkpoint')}, {below} are less alike than "
+            "that by more than their intervals."
         )
     return [text]
+
+
+def _lies_below(first: Estimate, second: Estimate) -> bool:
+    """Whether the interval of the first lies below that of the second."""
+    return first.high is not None and second.low is not None and first.high < second.low

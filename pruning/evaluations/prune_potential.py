@@ -229,8 +229,8 @@ class PrunePotential(ShiftParameters):
         nominal = errors.potential(ratios, [NOMINAL], self.margin)
         text = (
             f"{label}: at a margin of {wording.percentage_points(self.margin)} the nominal prune "
-            f"potential is {_format_with_interval(nominal)}, and "
-            f"{wording.percent(errors.safe_potential(ratios, [NOMINAL], self.margin))} are safe"
+            f"potential is {_format_with_interval(nominal)}, safe at 95 % "
+            f"{wording.percent(errors.safe_potential(ratios, [NOMINAL], self.margin))}"
         )
         for group, names in errors.groups.items():
             if group != NOMINAL:
@@ -238,8 +238,8 @@ class PrunePotential(ShiftParameters):
                 least = errors.potential(ratios, names, self.margin, summary="minimum")
                 text += (
                     f"; over {group} {_format_with_interval(mean)} on average, "
-                    f"{_format_with_interval(least)} at least, "
-                    f"{wording.percent(errors.safe_potential(ratios, names, self.margin))} safe"
+                    f"{_format_with_interval(least)} at least, safe under all of them "
+                    f"{wording.percent(errors.safe_potential(ratios, names, self.margin))}"
                 )
         return [f"{text}.", *self._compare_noise(label, ratios, errors)]
 

@@ -147,7 +147,8 @@ def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice) -> str:
     safe = wording.percent(advice.safe_potential or 0.0)
     increase = wording.points_with_interval(best.error_increase.control, 2)
     return (
-        f"Ship {best.id}: shifts are partly modelled, and the guideline is to {advice.guideline}. "
+        f"{best.id} is what the guideline allows: shifts are partly modelled, and it is to "
+        f"{advice.guideline}. "
         f"On the validation images the nominal prune potential of {method} is {nominal} of all "
         f"parameters, that under {advice.worst_shift} {shifted}, and {safe} are safe under every "
         "shift that is not trained on, at 95 %; this checkpoint has "

@@ -37,7 +37,7 @@ ALL: dict[str, dict[str, Any]] = {
     "certificate": {},
     "bounds": {"images": 7, "sparsities": [0.2, 0.6]},
     "robustness": {"corruptions": ["fog", "contrast"], "images": 25},
-    "prune_potential": {"corruptions": [], "noise": [0.1]},
+    "prune_potential": {"corruptions": [], "noise": [0.1], "noise_draws": 2},
     "noise_similarity": {"images": 10, "draws": 2},
     "informative_features": {"images": 2, "block": 2, "share": 0.3},
 }

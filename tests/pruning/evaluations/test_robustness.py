@@ -93,6 +93,28 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         )
 
 
+def test_growth_is_told_where_there_are_four_ratios_and_level_elsewhere(
+    cascade: Results, tmp_path: Path
+) -> None:
+    few = Robustness(corruptions=("fog",), images=10).evaluate(make_record(cascade))
+    assert "This is its level" in few.notes[0]
+    assert "4 ratios or more" in few.notes[0]
+    assert "delta_excess_error_growth/random" not in few.scalars
+    results = finish_job(cases.recipe(0.2, 0.4, 0.6, 0.8, **MODES["none"]), tmp_path)
+    section = Robustness(corruptions=("fog", "contrast"), images=25).evaluate(make_record(results))
+    growth = section.scalars["delta_excess_error_growth/magnitude"]
+    delta = section.curves["delta_excess/magnitude"]
+    assert growth.value == pytest.approx(np.polyfit(delta.x, [y.value for y in delta.y], 1)[0])
+    level = section.scalars["delta_excess_error/magnitude"]
+    assert level.value == pytest.approx(np.mean([y.value for y in delta.y]))
+    assert growth.low is not None
+    assert growth.high is not None
+    if growth.low <= 0 <= growth.high:
+        assert "no evidence that it grows or falls" in section.notes[0]
+    else:
+        assert "In this run it" in section.notes[0]
+
+
 # odd jobs
 
 
