@@ -317,3 +317,51 @@ def test_the_errors_of_a_job(tmp_path: Path) -> None:
     decides = ShiftErrors.measure(record, [FOG], 25, seed_names=SEED_NAMES, validation=True)
     assert decides.sizes == {"nominal": 10, "fog 2": 10}
     assert decides.error("given", ["nominal"]) == estimate_error(record.given_measured.val_wrong)
+
+
+@pytest.mark.slow
+def test_intervals_of_groups_of_distributions_cover() -> None:
+    """Shifts of the same images, each with a curve of its own, and checkpoints of one lineage."""
+    rng = np.random.default_rng(5)
+    ratios = {f"random-{ratio}": ratio for ratio in (0.2, 0.4, 0.6, 0.8)}
+    curves = {
+        "nominal": (0.0, 0.0, 0.01, 0.03),
+        "fog 2": (0.025, 0.025, 0.025, 0.025),
+        "snow 2": (0.0, 0.015, 0.03, 0.06),
+        "noise 0.5": (0.0, 0.0, 0.0, 0.15),
+    }
+    shifted = [FOG, SNOW, NOISE]
+    names = [shift.name for shift in shifted]
+    margin, jobs = 0.02, 60
+    truth = {
+        name: max([0.0, *(r for r, e in zip(ratios.values(), curve, strict=True) if e <= margin)])
+        for name, curve in curves.items()
+    }
+    held = {"mean": 0, "minimum": 0, "difference": 0, "safe": 0}
+    for _ in range(jobs):
+        wrong: dict[str, dict[str, Tensor]] = {name: {} for name in (CONTROL, *ratios)}
+        hard = rng.standard_normal(500)
+        for name, curve in curves.items():
+            own = rng.standard_normal(500)
+            for network, increase in zip(wrong, (0.0, *curve), strict=True):
+                own = 0.95 * own + (1 - 0.95**2) ** 0.5 * rng.standard_normal(500)
+                limit = stats.norm.isf(0.15 + increase)
+                wrong[network][name] = torch.from_numpy(0.7 * hard + 0.51**0.5 * own > limit)
+        errors = ShiftErrors(wrong, shifted, seed=0, seed_names=())
+        mean = errors.potential(ratios, names, margin)
+        least = errors.potential(ratios, names, margin, summary="minimum")
+        gap = errors.potential_difference(ratios, names[:2], names[2:], margin)
+        true_mean = fmean(truth[name] for name in names)
+        true_gap = fmean(truth[name] for name in names[:2]) - truth[names[2]]
+        true_least = min(truth[name] for name in names)
+        for kind, estimate, value in (
+            ("mean", mean, true_mean),
+            ("minimum", least, true_least),
+            ("difference", gap, true_gap),
+        ):
+            assert estimate.low is not None
+            assert estimate.high is not None
+            held[kind] += estimate.low - 1e-9 <= value <= estimate.high + 1e-9
+        held["safe"] += errors.safe_potential(ratios, names, margin) <= true_least + 1e-9
+    print({kind: count / jobs for kind, count in held.items()})  # noqa: T201
+    assert min(held.values()) >= 0.95 * jobs
