@@ -81,7 +81,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def describe_job(model_id: str, dataset_id: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The job: four methods in a cascade, retrained after each ratio, studied under shift."""
-    shifted = {"images": arguments.shifted}
+    shifted = {"images": arguments.shifted, "noise_unit": "paper"}
+    similarity = {"images": min(200, arguments.shifted), "noise_unit": "paper"}
     sparsities = [round(ratio / 100 * PARAMETERS / PRUNABLE, 6) for ratio in PRUNE_RATIOS]
     return {
         "type": "prune",
@@ -103,7 +104,7 @@ def describe_job(model_id: str, dataset_id: str, arguments: argparse.Namespace) 
             {"name": "accuracy"},
             {"name": "robustness", "params": shifted},
             {"name": "prune_potential", "params": shifted},
-            {"name": "noise_similarity", "params": {"images": min(200, arguments.shifted)}},
+            {"name": "noise_similarity", "params": similarity},
         ],
         "shifts": {"knowledge": "partly_modelled"},
     }

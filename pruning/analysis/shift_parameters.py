@@ -6,23 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import Shift, draw_sample
-from pruning.data.corruptions import corruptions
-from pruning.measurement.costs import count_flops
+from pruning.analysis.shifts import NoiseUnit, Shift, draw_positions, scale_noise
+from pruning.data.corruptions import corruptions, list_standard_corruptions
+from pruning.data.tensors import Data
 
-WORK = 2_000_000_000
-"""Multiply-adds of one network on one shift where the recipe leaves the number of images open; the
-same for all evaluations.
-"""
 CORRUPTING = 2000
 """Multiply-adds that take about as long as corrupting one value of an image, on average."""
-FEWEST, MOST = 100, 1000
-"""The limits of the number of images by default."""
+IMAGES = 1000
+"""The number of images under each shift by default, or all where there are fewer."""
 
 
 def _list_names(schema: dict[str, Any]) -> None:
@@ -35,18 +32,27 @@ Corruption = Annotated[str, Field(json_schema_extra=_list_names)]
 
 @dataclass(frozen=True)
 class ShiftParameters:
-    """Corruptions by severity, and levels of noise; `null` corruptions are all of them.
+    """Corruptions by severity, and levels of noise; `null` corruptions are the 19 common ones.
 
-    The shifted sets of the job's dataset are looked at too.
+    The shifted sets of the job's dataset are looked at too, and the nominal images, all of them.
     """
 
     corruptions: tuple[Corruption, ...] | None = None
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (3,)
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
     images: Annotated[
-        int | None,
-        Field(ge=1, description="test images; by default 1,000, fewer for a large network"),
+        int | None, Field(ge=1, description="test images under each shift; by default 1,000")
     ] = None
+    noise_unit: Annotated[
+        NoiseUnit,
+        Field(
+            description="what a level of noise counts: standard deviations of the job's data, or "
+            "those that the paper normalises with (CIFAR: .2023, .1994, .2010)"
+        ),
+    ] = "data"
+    noise_draws: Annotated[
+        int, Field(ge=1, le=1000, description="draws of the noise; the paper has 100")
+    ] = 1
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
@@ -62,33 +68,34 @@ class ShiftParameters:
         names = self._corruption_names()
         shifts = [Shift(name, severity) for name in names for severity in self.severities]
         shifts += [Shift(dataset=name) for name in record.data.shifted]
-        shifts += [Shift(noise=level) for level in self.noise]
+        shifts += [
+            Shift(noise=level, noise_unit=self.noise_unit, noise_draws=self.noise_draws)
+            for level in self.noise
+        ]
         return list(dict.fromkeys(shifts))
 
     def _corruption_names(self) -> Sequence[str]:
-        """The names of the corruptions, all of them by default."""
-        return corruptions.names() if self.corruptions is None else self.corruptions
+        """The names of the corruptions, the common ones by default."""
+        return list_standard_corruptions() if self.corruptions is None else self.corruptions
 
-    def count(self, record: JobRecord) -> int:
-        """The number of test images of each distribution that has as many."""
-        if self.images:
-            return self.images
-        flops = count_flops(record.dense(), record.data.shape, None)
-        return _choose_image_count(max(1, flops // 2))
+    @property
+    def count(self) -> int:
+        """The number of images under each shift that has as many."""
+        return self.images or IMAGES
 
     def units(self, size: JobSize) -> int:
-        """The images of every corruption, made once, and every network on every distribution."""
-        count = self.images or _choose_image_count(size.macs)
+        """The images of every corruption, made once, and every network on every shift; the nominal
+        images cost nothing, as the job has measured all networks on them.
+        """
         corrupted = len(self._corruption_names()) * len(self.severities)
-        own = min(count, size.images["test"])
-        other_sets = sum(min(count, test) for _, test in size.shifted.values())
-        images = own * (1 + corrupted + len(self.noise)) + other_sets
+        own = min(self.count, size.images["test"])
+        other_sets = sum(min(self.count, test) for _, test in size.shifted.values())
+        images = own * (corrupted + len(self.noise) * self.noise_draws) + other_sets
         making = corrupted * own * CORRUPTING * size.values // size.macs
         return images * size.networks + making
 
-    def describe(self, record: JobRecord, shifts: list[Shift]) -> str:
+    def describe(self, record: JobRecord, shifts: Sequence[Shift]) -> str:
         """The shifts and the numbers of images, in words."""
-        count = self.count(record)
         kept = ""
         if record.cache is not None:
             kept = (
@@ -99,18 +106,41 @@ class ShiftParameters:
         sets = ""
         for shift in shifts:
             if shift.dataset is not None:
-                images = len(draw_sample(record, count, shift.dataset))
+                images = len(draw_positions(record, self.count, shift.dataset))
                 sets += (
                     f" The shifted set {shift.name} has {wording.count_of(images, 'image')} here."
                 )
-        own_images = min(count, len(record.data.test))
+        test_images = len(record.data.test)
+        own_images = min(self.count, test_images)
+        noise = [shift for shift in shifts if shift.noise]
         return (
             f"{wording.count_of(len(shifts), 'shift')}, at "
             f"{wording.count_of(own_images, 'test image')}: "
-            f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}"
+            f"{', '.join(shift.name for shift in shifts)}. Nominal errors are those on all "
+            f"{wording.count_of(test_images, 'test image')}; what compares them with errors under "
+            f"shift takes the same images.{sets}{kept}"
+            + (f" {self._describe_noise(record.data)}" if noise else "")
         )
 
+    def _describe_noise(self, data: Data) -> str:
+        """The size of noise in pixel values and in the paper's unit, and its draws, in words."""
+        text = describe_noise_unit(data, self.noise_unit)
+        if self.noise_draws == 1:
+            return f"{text} Each image has one draw of it."
+        return f"{text} Errors under it are means over {self.noise_draws:,} draws."
 
-def _choose_image_count(macs: int) -> int:
-    """The number of images by default, fewer for a network of many multiply-adds."""
-    return min(MOST, max(FEWEST, WORK // macs))
+
+def describe_noise_unit(data: Data, unit: NoiseUnit) -> str:
+    """The size of noise of level 1 in pixel values and in the unit of the paper, in words."""
+    scale = scale_noise(data, unit).flatten() * torch.tensor(data.std)
+    paper = float((scale_noise(data, unit) / scale_noise(data, "paper")).mean())
+    sizes = ", ".join(f"{size:.4f}" for size in scale.tolist())
+    return (
+        f"Noise of level 1 is uniform within ±{sizes} of the range of a pixel, by channel: level "
+        f"{paper:.3g} of the paper, which counts the standard deviations that it normalises with."
+    )
+
+
+def label_noise(unit: NoiseUnit) -> str:
+    """The label of an axis over levels of noise."""
+    return "noise level, normalised space" if unit == "data" else "noise level, the paper's unit"

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from pruning.analysis.job_record import JobRecord
 from pruning.data.corrupted import corrupt
+from pruning.data.corruptions import SMALL_SIDE
+from pruning.data.keyed_random import Draws
 from pruning.data.tensors import Data, Split
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.measurement.objective import choose_answers, compute_errors
@@ -25,8 +28,16 @@ from pruning.storage.tensor_cache import TensorCache, hash_content
 
 AT_ONCE = 256
 """The number of images that are corrupted between two reports of progress."""
-CORRUPTIONS_VERSION = 1
+CORRUPTIONS_VERSION = 2
 """The version of the corruptions, raised when one changes: cached images are then made again."""
+NoiseUnit: TypeAlias = Literal["data", "paper"]
+"""The unit of a level of noise: standard deviations of the job's data, or those that the paper
+normalises with.
+"""
+PAPER_STD_SMALL = (0.2023, 0.1994, 0.2010)
+"""The standard deviations of the paper's code for CIFAR, in pixel values from 0 to 1."""
+PAPER_STD_LARGE = (0.229, 0.224, 0.225)
+"""The standard deviations of the paper's code for ImageNet and VOC."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,9 @@ class Shift:
     """The name of one of the data's shifted sets: other images, while a corruption or noise changes
     those of the dataset.
     """
+    noise_unit: NoiseUnit = "data"
+    noise_draws: int = 1
+    """The draws of the noise over which the error of an image is averaged."""
 
     @property
     def name(self) -> str:
@@ -59,7 +73,10 @@ class Shift:
             return self.dataset
         if self.corruption is not None:
             return f"{self.corruption} {self.severity}"
-        return f"noise {float(self.noise)!r}".removesuffix(".0") if self.noise else NOMINAL
+        if not self.noise:
+            return NOMINAL
+        level = f"noise {float(self.noise)!r}".removesuffix(".0")
+        return level if self.noise_unit == "data" else f"{level} in the paper's unit"
 
     def group(self, trained: Collection[str]) -> str:
         """`nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained on` for a
@@ -99,6 +116,16 @@ def select_split(data: Data, dataset: str | None = None, *, validation: bool = F
     return source.val if validation else source.test
 
 
+def draw_positions(
+    record: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False
+) -> Tensor:
+    """The positions within the split of the images that `draw_sample` draws, ascending."""
+    split = select_split(record.data, dataset, validation=validation)
+    names = ("shifts",) if dataset is None else ("shifts", dataset)
+    order = torch.randperm(len(split), generator=generator(record.seed, *names))[:images]
+    return order.sort().values
+
+
 def draw_sample(
     record: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False
 ) -> Split:
@@ -106,9 +133,8 @@ def draw_sample(
     for all shifts.
     """
     split = select_split(record.data, dataset, validation=validation)
-    names = ("shifts",) if dataset is None else ("shifts", dataset)
-    order = torch.randperm(len(split), generator=generator(record.seed, *names))[:images]
-    return split[order.sort().values.to(split.labels.device)]
+    positions = draw_positions(record, images, dataset, validation=validation)
+    return split[positions.to(split.labels.device)]
 
 
 def find_trained_corruptions(record: JobRecord) -> frozenset[str]:
@@ -129,59 +155,102 @@ def shift_images(
     seed: int,
     cache: TensorCache | None = None,
     advance: Callable[[int], None] = lambda images: None,
+    draw: int = 0,
 ) -> Tensor:
     """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every
     network.
 
-    Corrupted images that a cache holds are not made again. `advance` is called with 0 while the
-    others are made, which may take long.
+    Randomness is keyed by the index of each image in the dataset: other images, limits and orders
+    do not change it. `draw` numbers the draws of noise. Corrupted images that a cache holds are not
+    made again. `advance` is called with 0 while the others are made, which may take long.
     """
     if shift.corruption is not None:
         name, severity = shift.corruption, shift.severity
 
         def make() -> Tensor:
             corrupted = []
-            for indices in torch.split(torch.arange(len(split)), AT_ONCE):
-                images = split.images[indices.to(split.images.device)]
-                corrupted.append(corrupt(images, name, severity, indices=indices, seed=seed))
+            for positions in torch.split(torch.arange(len(split)), AT_ONCE):
+                part = split[positions.to(split.labels.device)]
+                indices = part.dataset_indices
+                corrupted.append(corrupt(part.images, name, severity, indices=indices, seed=seed))
                 advance(0)
             return torch.cat(corrupted)
 
-        images = (
-            make()
-            if cache is None
-            else cache.get(
-                hash_content(split.images, name, severity, seed, CORRUPTIONS_VERSION), make
-            )
-        )
+        if cache is None:
+            images = make()
+        else:
+            numbers = hash_content(split.dataset_indices)
+            key = hash_content(split.images, numbers, name, severity, seed, CORRUPTIONS_VERSION)
+            images = cache.get(key, make)
         return data.normalize(images.to(split.images.device))
     inputs = data.normalize(split.images)
     if not shift.noise:
         return inputs
-    return add_noise(inputs, shift.noise, generator(seed, "noise", repr(shift.noise)))
+    draws = key_noise(split, shift.noise, seed, "noise", draw)
+    return add_noise(inputs, shift.noise * scale_noise(data, shift.noise_unit), draws)
 
 
-def add_noise(inputs: Tensor, level: float, rng: Generator) -> Tensor:
-    """x + U(-level, level), of the shape of `inputs`, drawn on the CPU: the same on every device.
+def scale_noise(data: Data, unit: NoiseUnit) -> Tensor:
+    """The standard deviations that a level of noise counts, by those of the data: (C, 1, 1).
 
-    Inputs in parts get the noise that they get at once.
+    1 where levels count standard deviations of the data; for the paper those of its code, for
+    CIFAR or, with images whose shorter side is above 64 pixels, for ImageNet. Grey images take the
+    mean of the three.
+    """
+    own = torch.tensor(data.std)
+    if unit == "data":
+        return torch.ones(len(own), 1, 1)
+    small = min(data.shape[1:]) <= SMALL_SIDE
+    paper = torch.tensor(PAPER_STD_SMALL if small else PAPER_STD_LARGE)
+    if len(own) != len(paper):
+        paper = paper.mean().expand(len(own))
+    return (paper / own)[:, None, None]
 
-    >>> whole, part = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
-    >>> noisy = add_noise(torch.zeros(3, 2), 0.5, whole)
+
+def key_noise(split: Split, level: float, seed: int, *names: str | int) -> Draws:
+    """The draws of noise of a level for the images of a split, by their index in the dataset."""
+    return Draws.from_key(seed, *names, repr(float(level)), indices=split.dataset_indices)
+
+
+def add_noise(inputs: Tensor, level: float | Tensor, draws: Draws) -> Tensor:
+    """x + level U[-1, 1), of the shape of `inputs`, by the draws of each image: the same on every
+    device, whatever images are beside it.
+
+    A level is one number, or one for each channel (C, 1, 1).
+
+    >>> draws = Draws.from_key(0, "noise", indices=torch.tensor([4, 9, 2]))
+    >>> noisy = add_noise(torch.zeros(3, 2), 0.5, draws)
     >>> bool(noisy.abs().max() <= 0.5)
     True
-    >>> bool((add_noise(torch.zeros(2, 2), 0.5, part) == noisy[:2]).all())
+    >>> bool((add_noise(torch.zeros(1, 2), 0.5, draws[1:2]) == noisy[1:2]).all())
     True
     """
-    return inputs + level * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
+    size = torch.as_tensor(level, dtype=inputs.dtype, device=inputs.device)
+    noisy = torch.empty_like(inputs)
+    for start in range(0, len(inputs), AT_ONCE):  # bounds the memory of the draws
+        part = slice(start, start + AT_ONCE)
+        noisy[part] = inputs[part] + size * draws[part].signed(*inputs.shape[1:])
+    return noisy
 
 
-def iterate_noisy(data: Data, split: Split, level: float, rng: Generator) -> Iterator[Tensor]:
+def iterate_noisy(data: Data, split: Split, level: float, draws: Draws) -> Iterator[Tensor]:
     """Normalised batches of the images of a split, in order, with noise where `level` is not 0;
     memory holds one batch of a large split at a time.
     """
+    start = 0
     for inputs, _ in data.batches(split, EVAL_BATCH):
-        yield add_noise(inputs, level, rng) if level else inputs
+        stop = start + len(inputs)
+        yield add_noise(inputs, level, draws[start:stop]) if level else inputs
+        start = stop
+
+
+def list_nominal_errors(record: JobRecord, *, validation: bool = False) -> dict[str, Tensor]:
+    """The errors of all networks on all test (or validation) images, as the job measured them."""
+    measured = {"given": record.given_measured, "control": record.control_measured}
+    measured |= {row.id: row.measured for row in record.rounds if row.target is not None}
+    return {
+        name: errors.val_wrong if validation else errors.wrong for name, errors in measured.items()
+    }
 
 
 def errors_under_shifts(
@@ -190,22 +259,39 @@ def errors_under_shifts(
     """Whether each sampled image is wrong, bool (n,) on the CPU, by name of the network and of the
     shift.
 
-    For segmentation, 1 - mean IoU of each image, float64. Shifts with the same `dataset` have the
-    same images.
+    For segmentation, 1 - mean IoU of each image, and with several draws of noise the mean over
+    these, float64. Shifts with the same `dataset` have the same images.
 
     Errors that were computed before in the job, by this or another evaluation, are not computed
     again; the images of a shift are made once for all networks.
     """
     networks = name_networks(record)
     for shift in shifts:
-        split = draw_sample(record, images, shift.dataset, validation=validation)
         missing = [
             network
             for network in networks
             if (network.name, shift, images, validation) not in record.memo
         ]
-        if not missing:
-            continue
+        if missing:
+            split = draw_sample(record, images, shift.dataset, validation=validation)
+            errors = _compute_missing_errors(record, missing, split, shift)
+            for name, wrong in errors.items():
+                record.memo[name, shift, images, validation] = wrong
+    return {
+        network.name: {
+            shift.name: record.memo[network.name, shift, images, validation] for shift in shifts
+        }
+        for network in networks
+    }
+
+
+def _compute_missing_errors(
+    record: JobRecord, networks: Sequence[NamedNetwork], split: Split, shift: Shift
+) -> dict[str, Tensor]:
+    """The errors of networks under one shift, means over the draws of noise where it has some."""
+    draws = shift.noise_draws if shift.noise else 1
+    by_draw: dict[str, list[Tensor]] = {network.name: [] for network in networks}
+    for draw in range(draws):
         inputs = shift_images(
             record.data,
             split,
@@ -213,18 +299,15 @@ def errors_under_shifts(
             seed=record.seed,
             cache=record.cache,
             advance=record.advance,
+            draw=draw,
         )
-        for network in missing:
-            record.memo[network.name, shift, images, validation] = compute_network_errors(
-                network.load(), record.data, inputs, split.labels
-            )
+        for network in networks:
+            wrong = compute_network_errors(network.load(), record.data, inputs, split.labels)
+            by_draw[network.name].append(wrong)
             record.advance(len(split))
-    return {
-        network.name: {
-            shift.name: record.memo[network.name, shift, images, validation] for shift in shifts
-        }
-        for network in networks
-    }
+    if draws == 1:
+        return {name: wrong[0] for name, wrong in by_draw.items()}
+    return {name: torch.stack(wrong).double().mean(0) for name, wrong in by_draw.items()}
 
 
 def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels: Tensor) -> Tensor:

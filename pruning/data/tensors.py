@@ -34,16 +34,27 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    indices: Tensor | None = None
+    """The index of each image in the dataset's own split, int64 (N,); `None`: 0 ... N - 1."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> Split:
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index], self.dataset_indices[index])
+
+    @property
+    def dataset_indices(self) -> Tensor:
+        """The index of each image in the dataset's own split, which limits and draws keep."""
+        if self.indices is None:
+            return torch.arange(len(self), device=self.labels.device)
+        return self.indices
 
     def to(self, device: torch.device) -> Split:
         """The split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(
+            self.images.to(device), self.labels.to(device), self.dataset_indices.to(device)
+        )
 
 
 @dataclass(frozen=True)

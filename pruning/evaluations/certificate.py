@@ -19,12 +19,11 @@ from pruning import wording
 from pruning.analysis.bound_findings import TIGHTEST
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import Shift, iterate_noisy, predict_classes, select_split
+from pruning.analysis.shifts import Shift, iterate_noisy, key_noise, predict_classes, select_split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import upper_limit
 from pruning.measurement.objective import compare_answers
 from pruning.schemas.report import Curve, Estimate, Section, Unit
-from pruning.seeding import generator
 
 UNITS: dict[str, Unit] = {
     "sparsity": "share",
@@ -363,7 +362,7 @@ def _predict_classes(
     split = select_split(record.data, shift.dataset)
     predictions = []
     for load in networks:
-        rng = generator(record.seed, "certificate", repr(shift.noise))
-        batches = iterate_noisy(record.data, split, shift.noise, rng)
+        draws = key_noise(split, shift.noise, record.seed, "certificate")
+        batches = iterate_noisy(record.data, split, shift.noise, draws)
         predictions.append(predict_classes(load(), batches, record.advance))
     return predictions

@@ -7,6 +7,7 @@ networks beyond test accuracy, MLSys 2021; BackSelect by Carter et al., AISTATS 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -32,6 +33,7 @@ from pruning.analysis.shifts import (
     name_networks,
 )
 from pruning.data.tensors import Split
+from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.measurement.costs import count_flops
 from pruning.reporting.pictures import arrange_pixels, draw_grid, draw_heatmap
@@ -63,14 +65,19 @@ class InformativeFeatures:
     pixels of network i.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     asked_only: ClassVar[bool] = True
     images: Annotated[int, Field(ge=1)] = 4
     share: Annotated[float, Field(gt=0, le=1, description="of the pixels that are informative")] = (
         0.1
     )
     block: Annotated[
-        int | None, Field(ge=1, description="side in pixels; by default what takes little time")
+        int | None,
+        Field(
+            ge=1,
+            description="side in pixels, at most the share of an image; by default what takes "
+            "little time",
+        ),
     ] = None
     most: Annotated[
         int,
@@ -79,10 +86,12 @@ class InformativeFeatures:
     separate: bool = False
 
     def units(self, size: JobSize) -> int:
-        """Return the forward passes of every ordering, block after block."""
+        """Return the forward passes of every ordering, block after block; raises `ParameterError`
+        where a block is more than the share.
+        """
         networks = min(self.most, size.networks + self.separate)
         images = min(self.images, size.images["test"])
-        block = self.block or _choose_block(size.shape, size.macs, networks, images)
+        block = self._find_block(size.shape, networks * images * size.macs)
         return networks * images * _count_passes(_count_blocks(size.shape, block))
 
     def evaluate(self, record: JobRecord) -> Section:
@@ -91,7 +100,7 @@ class InformativeFeatures:
         networks = self._choose_networks(record)
         inputs, labels = record.data.normalize(split.images), split.labels
         macs = max(1, count_flops(record.dense(), record.data.shape, None) // 2)
-        block = self.block or _choose_block(record.data.shape, macs, len(networks), len(labels))
+        block = self._find_block(record.data.shape, len(networks) * len(labels) * macs)
         height, width = split.images.shape[2:]
         numbers = number_blocks(height, width, block)
         kept = torch.stack(
@@ -101,6 +110,7 @@ class InformativeFeatures:
             ]
         )  # (networks, n, H, W)
         confidences = _measure_confidences(networks, kept, inputs, labels)
+        shares = kept.double().mean((1, 2, 3)).tolist()
         names = [network.name for network in networks]
         missing = [NO_SEPARATE] if self.separate and "separate" not in names else []
         return Section(
@@ -108,30 +118,48 @@ class InformativeFeatures:
             version=self.version,
             details={
                 "confidence_on_informative_pixels": [
-                    {"pixels_of": names[i]}
+                    {"pixels_of": names[i], "share_kept": shares[i]}
                     | {f"confidence {name}": value for name, value in zip(names, row, strict=True)}
                     for i, row in enumerate(confidences)
                 ]
             },
-            units={f"confidence {name}": "fraction" for name in names},
+            units={"share_kept": "share"} | {f"confidence {name}": "fraction" for name in names},
             pictures={
                 "heatmap": draw_heatmap(
                     confidences,
                     names,
                     names,
                     ("informative pixels of", "confidence of"),
-                    "Confidence toward the true class, in percent",
+                    "Confidence toward the true class, in percent, on "
+                    f"{_describe_share(shares)} of the pixels",
                 ),
-                "masks": _draw_masks(split, kept, names),
+                "masks": _draw_masks(split, kept, names, _describe_share(shares)),
             },
             notes=(
                 _compare_confidences(confidences, names),
                 *missing,
                 f"{wording.count_of(len(labels), 'test image')}, blocks of {block} x {block} "
-                f"pixels, {wording.percent(self.share, 0)} of the pixels.",
+                f"pixels, {_describe_share(shares)} of the pixels kept (asked for: "
+                f"{wording.percent(self.share)}; whole blocks, and at least one, are kept).",
                 *NOTES,
             ),
         )
+
+    def _find_block(self, shape: Shape, macs: int) -> int:
+        """The side of a block, never of more pixels than the share; `macs` are those of one forward
+        pass of all networks on all images.
+        """
+        largest = max(1, math.isqrt(math.floor(self.share * shape[1] * shape[2] + 1e-6)))
+        if self.block is None:
+            return _choose_block(shape, macs, largest)
+        if self.block > largest:
+            raise ParameterError(
+                f"a block of {self.block} x {self.block} pixels is more than "
+                f"{wording.percent(self.share)} of an image of {shape[1]} x {shape[2]}: block is "
+                f"at most {largest} here",
+                pointer="block",
+            )
+        return self.block
 
     def _choose_networks(self, record: JobRecord) -> list[NamedNetwork]:
         """The dense networks, and as many evenly spaced checkpoints as `most` leaves room for."""
@@ -189,7 +217,13 @@ def _measure_confidences(
     return confidences
 
 
-def _draw_masks(split: Split, kept: Tensor, names: list[str]) -> Picture:
+def _describe_share(shares: Sequence[float]) -> str:
+    """The share of the pixels that was kept, in words: from the least to the most of a network."""
+    least, most = wording.percent(min(shares)), wording.percent(max(shares))
+    return least if least == most else f"{least} to {most}"
+
+
+def _draw_masks(split: Split, kept: Tensor, names: list[str], share: str) -> Picture:
     """The first images, each beside the informative pixels of every network."""
     tiles = []
     for n in range(min(SHOWN, len(split))):
@@ -201,7 +235,8 @@ def _draw_masks(split: Split, kept: Tensor, names: list[str]) -> Picture:
             (name, arrange_pixels(torch.where(kept[i, n], image, hidden).numpy()))
             for i, name in enumerate(names)
         ]
-    return draw_grid(tiles, "Informative pixels of each network", columns=len(names) + 1)
+    caption = f"Informative pixels of each network, {share} of an image"
+    return draw_grid(tiles, caption, columns=len(names) + 1)
 
 
 def _compare_confidences(confidences: list[list[float]], names: list[str]) -> str:
@@ -234,10 +269,11 @@ def _count_passes(blocks: int) -> int:
     return blocks * (blocks + 1) // 2
 
 
-def _choose_block(shape: Shape, macs: int, networks: int, images: int) -> int:
-    """The smallest side with which all orderings take less than the work allowed."""
-    for block in range(1, max(shape[1:]) + 1):
-        passes = _count_passes(_count_blocks(shape, block))
-        if networks * images * macs * passes <= WORK:
+def _choose_block(shape: Shape, macs: int, largest: int) -> int:
+    """The smallest side with which all orderings take less than the work allowed, at most the
+    largest.
+    """
+    for block in range(1, largest):
+        if macs * _count_passes(_count_blocks(shape, block)) <= WORK:
             return block
-    return max(shape[1:])
+    return largest

@@ -19,22 +19,25 @@ from torch import Tensor
 from pruning import wording
 from pruning.analysis.job_record import NO_SEPARATE, JobRecord
 from pruning.analysis.job_size import JobSize
+from pruning.analysis.shift_parameters import IMAGES, describe_noise_unit, label_noise
 from pruning.analysis.shifts import (
     NamedNetwork,
+    NoiseUnit,
     add_noise,
     compute_confidence,
     compute_logits,
     draw_sample,
+    key_noise,
     name_networks,
+    scale_noise,
 )
 from pruning.data.arrays import IGNORED
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import mean_interval
+from pruning.measurement.crossed import crossed_mean
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.measurement.objective import choose_answers, compare_answers
 from pruning.schemas.report import Curve, Estimate, Section, Unit
-from pruning.seeding import generator
 
 UNITS: dict[str, Unit] = {
     "agreement": "fraction",
@@ -45,8 +48,8 @@ DISTANCE = "distance of the softmax from the dense network's under noise"
 NOTES = (
     "Matching predictions: the fraction of noisy images x + U(-level, level), in normalised "
     "space, to which two networks give one class. Softmax distance: the mean of "
-    "||softmax(z') - softmax(z)||_2 over these images. Both are means over draws of the noise "
-    "with a normal 95 % interval over draws; all networks see the same noise.",
+    "||softmax(z') - softmax(z)||_2 over these images. Both are means over draws of the noise with "
+    "a 95 % interval for other images and other draws; all networks see the same noise.",
     "A network that is pruned but alike answers like the dense one also where images are noisy; "
     "an independently trained network is what alike by training alone looks like.",
 )
@@ -60,10 +63,10 @@ class NoiseSimilarity:
 
     Matching predictions and softmax distance are measured. `separate` trains a second dense network
     from another seed for comparison, where the job trains its network. The paper has 1,000 images,
-    100 draws and 15 levels; the default is smaller.
+    100 draws and 15 levels in units of its own (`noise_unit`); the default is 5 draws and 8 levels.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     asked_only: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
@@ -77,7 +80,8 @@ class NoiseSimilarity:
         0.7,
     )
     draws: Annotated[int, Field(ge=2, le=1000)] = 5
-    images: Annotated[int, Field(ge=1)] = 200
+    images: Annotated[int, Field(ge=1)] = IMAGES
+    noise_unit: NoiseUnit = "data"
     against: Literal["given", "control"] = "given"
     separate: bool = False
 
@@ -107,9 +111,10 @@ class NoiseSimilarity:
         segmentation = record.data.segmentation
         curves: dict[str, Curve] = {}
         rows: list[dict[str, Any]] = []
+        sizes = _count_answers(split, segmentation=segmentation)
         for network, (matching, distance) in self._compare(record, split, reference, others):
-            curves |= self._draw_curves(network.name, matching, distance, images=len(split))
-            rows += self._tabulate(network.name, matching, distance)
+            curves |= self._draw_curves(network.name, matching, distance, sizes)
+            rows += self._tabulate(network.name, matching, distance, sizes)
         return Section(
             title="Similarity under noise",
             version=self.version,
@@ -119,6 +124,9 @@ class NoiseSimilarity:
             notes=(
                 *notes,
                 *_describe_extremes(curves, others, "pixels" if segmentation else "images"),
+                f"{wording.count_of(len(split), 'test image')}, "
+                f"{wording.count_of(self.draws, 'draw')} of the noise. "
+                f"{describe_noise_unit(record.data, self.noise_unit)}",
                 *NOTES,
                 *([OF_PIXELS] if segmentation else []),
             ),
@@ -136,8 +144,8 @@ class NoiseSimilarity:
         reference: NamedNetwork,
         others: Sequence[NamedNetwork],
     ) -> Iterator[tuple[NamedNetwork, tuple[Tensor, Tensor]]]:
-        """Each network with its agreement with the reference and its distance from it, both
-        (levels, draws).
+        """Each network with its agreement with the reference and its distance from it, both sums
+        over the answers to an image, float64 (levels, draws, images).
         """
         if record.data.segmentation:
             # Logits of every pixel of every draw are too many to keep: both networks run again.
@@ -148,8 +156,8 @@ class NoiseSimilarity:
         for network in others:
             own = self._compute_answers(record, split, network)
             agrees = compare_answers(choose_answers(own, 3), choose_answers(dense, 3))
-            matching = agrees.double().mean(2)
-            distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3).mean(2)
+            matching = agrees.double()
+            distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3)
             yield network, (matching, distance)
 
     def _compute_answers(self, record: JobRecord, split: Split, network: NamedNetwork) -> Tensor:
@@ -158,47 +166,52 @@ class NoiseSimilarity:
         answers = []
         for level in self._sorted_levels:
             draws = [
-                compute_logits(model, noisy) for noisy in self._draw_noise(record, inputs, level)
+                compute_logits(model, noisy)
+                for noisy in self._draw_noise(record, split, inputs, level)
             ]
             answers.append(torch.stack(draws))
             record.advance(self.draws * len(inputs))
         return torch.stack(answers)
 
-    def _draw_noise(self, record: JobRecord, inputs: Tensor, level: float) -> Iterator[Tensor]:
+    def _draw_noise(
+        self, record: JobRecord, split: Split, inputs: Tensor, level: float
+    ) -> Iterator[Tensor]:
         """The noisy images of each draw, the same for all networks."""
-        rng = generator(record.seed, "noise_similarity", repr(level))
-        for _ in range(self.draws):
-            yield add_noise(inputs, level, rng)
+        size = level * scale_noise(record.data, self.noise_unit)
+        for draw in range(self.draws):
+            draws = key_noise(split, level, record.seed, "noise_similarity", draw)
+            yield add_noise(inputs, size, draws)
 
     def _compare_pixels(
         self, record: JobRecord, split: Split, network: NamedNetwork, reference: NamedNetwork
     ) -> tuple[Tensor, Tensor]:
-        """The agreement and the distance (levels, draws) of two networks, means over the pixels
-        that are not ignored.
+        """The agreement and the distance of two networks, sums over the pixels of an image that
+        are not ignored, (levels, draws, images).
         """
         model, dense_model = network.load().eval(), reference.load().eval()
         inputs = record.data.normalize(split.images)
         known = split.labels != IGNORED
         batch = record.data.at_once(EVAL_BATCH)
         levels = self._sorted_levels
-        matching = torch.zeros(len(levels), self.draws, dtype=torch.float64)
-        distance = torch.zeros(len(levels), self.draws, dtype=torch.float64)
+        matching = torch.zeros(len(levels), self.draws, len(split), dtype=torch.float64)
+        distance = torch.zeros_like(matching)
         for row, level in enumerate(levels):
-            for draw, noisy in enumerate(self._draw_noise(record, inputs, level)):
-                batches = zip(torch.split(noisy, batch), torch.split(known, batch), strict=True)
-                for images, pixels in batches:
+            for draw, noisy in enumerate(self._draw_noise(record, split, inputs, level)):
+                for places in torch.split(torch.arange(len(split)), batch):
+                    images, pixels = noisy[places], known[places]
                     with torch.no_grad():
-                        own = model(images).float().movedim(1, -1)[pixels]
-                        dense = dense_model(images).float().movedim(1, -1)[pixels]
-                    agrees = compare_answers(choose_answers(own), choose_answers(dense))
-                    difference = compute_confidence(own) - compute_confidence(dense)
-                    matching[row, draw] += float(agrees.sum())
-                    distance[row, draw] += float(difference.norm(dim=1).sum())
+                        own = model(images).float().movedim(1, -1)
+                        dense = dense_model(images).float().movedim(1, -1)
+                    answers, dense_answers = choose_answers(own, -1), choose_answers(dense, -1)
+                    agrees = compare_answers(answers, dense_answers) & pixels
+                    gap = (compute_confidence(own) - compute_confidence(dense)).norm(dim=-1)
+                    matching[row, draw, places] = agrees.sum((1, 2)).double().cpu()
+                    distance[row, draw, places] = (gap * pixels).sum((1, 2)).cpu()
                     record.advance(2 * len(images))
-        return matching / known.sum().cpu(), distance / known.sum().cpu()
+        return matching, distance
 
     def _draw_curves(
-        self, name: str, matching: Tensor, distance: Tensor, *, images: int
+        self, name: str, matching: Tensor, distance: Tensor, sizes: Tensor
     ) -> dict[str, Curve]:
         """The two curves of a network over the levels of noise."""
         quantities: tuple[tuple[str, Tensor, str, Unit], ...] = (
@@ -208,29 +221,40 @@ class NoiseSimilarity:
         return {
             f"{key}/{name}": Curve(
                 x=self._sorted_levels,
-                x_label="noise level, normalised space",
+                x_label=label_noise(self.noise_unit),
                 y_label=label,
                 y_unit=unit,
-                y=tuple(_average_draws(draws, images) for draws in values),
+                y=tuple(
+                    crossed_mean(sums, sizes, proportion=key == "matching") for sums in by_level
+                ),
             )
-            for key, values, label, unit in quantities
+            for key, by_level, label, unit in quantities
         }
 
-    def _tabulate(self, name: str, matching: Tensor, distance: Tensor) -> list[dict[str, Any]]:
-        """The rows of a network, one for each level of noise."""
+    def _tabulate(
+        self, name: str, matching: Tensor, distance: Tensor, sizes: Tensor
+    ) -> list[dict[str, Any]]:
+        """The rows of a network, one for each level of noise: means and deviations over draws."""
+        agreements = matching.sum(2) / sizes.sum()
+        distances = distance.sum(2) / sizes.sum()
         return [
             {
                 "network": name,
                 "noise": level,
-                "agreement": float(agreements.mean()),
-                "agreement_standard_deviation": float(agreements.std()),
-                "softmax_distance": float(distances.mean()),
-                "softmax_distance_standard_deviation": float(distances.std()),
+                "agreement": float(agreements[row].mean()),
+                "agreement_standard_deviation": float(agreements[row].std()),
+                "softmax_distance": float(distances[row].mean()),
+                "softmax_distance_standard_deviation": float(distances[row].std()),
             }
-            for level, agreements, distances in zip(
-                self._sorted_levels, matching, distance, strict=True
-            )
+            for row, level in enumerate(self._sorted_levels)
         ]
+
+
+def _count_answers(split: Split, *, segmentation: bool) -> Tensor:
+    """The number of answers to each image: 1, or its pixels that are not ignored; float64 (n,)."""
+    if not segmentation:
+        return torch.ones(len(split), dtype=torch.float64)
+    return (split.labels != IGNORED).sum((1, 2)).double().cpu()
 
 
 def _describe_extremes(
@@ -239,32 +263,32 @@ def _describe_extremes(
     """The most and the least similar checkpoint at the largest level of noise, in words."""
     matching = {network.name: curves[f"matching/{network.name}"] for network in others}
     checkpoints = {
-        name: curve.y[-1].value
+        name: curve.y[-1]
         for name, curve in matching.items()
         if name not in ("given", "control", "separate")
     }
     if not checkpoints:
         return []
-    most = max(checkpoints, key=lambda name: checkpoints[name])
-    least = min(checkpoints, key=lambda name: checkpoints[name])
+    most = max(checkpoints, key=lambda name: checkpoints[name].value)
+    least = min(checkpoints, key=lambda name: checkpoints[name].value)
     text = (
         f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on "
-        f"{wording.percent(checkpoints[most])} of the {noun}"
+        f"{wording.percent_with_interval(checkpoints[most])} of the {noun}"
     )
     if least != most:
-        text += f", {least} on {wording.percent(checkpoints[least])}"
+        text += f", {least} on {wording.percent_with_interval(checkpoints[least])}"
     text += "."
     if "separate" in matching:
-        separate = matching["separate"].y[-1].value
-        below = sum(value < separate for value in checkpoints.values())
+        separate = matching["separate"].y[-1]
+        below = sum(_lies_below(estimate, separate) for estimate in checkpoints.values())
         text += (
-            f" An independently trained network does on {wording.percent(separate)}; of "
-            f"{wording.count_of(len(checkpoints), 'checkpoint')}, {below} are less alike than that."
+            f" An independently trained network does on {wording.percent_with_interval(separate)}; "
+            f"of {wording.count_of(len(checkpoints), 'checkpoint')}, {below} are less alike than "
+            "that by more than their intervals."
         )
     return [text]
 
 
-def _average_draws(values: Tensor, images: int) -> Estimate:
-    """The mean over draws with its normal interval."""
-    mean = mean_interval(float(values.sum()), float(values.square().sum()), len(values))
-    return mean.model_copy(update={"n": images * len(values)})
+def _lies_below(first: Estimate, second: Estimate) -> bool:
+    """Whether the interval of the first lies below that of the second."""
+    return first.high is not None and second.low is not None and first.high < second.low

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
@@ -22,6 +24,7 @@ from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.measurement.bootstrap import Line
+from pruning.measurement.trend import FEWEST_POINTS, fit_growth
 from pruning.reporting.pictures import arrange_pixels, draw_grid
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section, Unit
@@ -39,15 +42,17 @@ NOTES = (
     "beyond test accuracy. Corruptions that the job trains on count with the nominal images, as "
     "in the paper's robust runs, where others are looked at too.",
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all "
-    "networks, and exact for the error on one distribution; the line has no intercept, and its "
-    "band is that of the paper, over resampled checkpoints.",
+    "networks, and exact for the error on one distribution.",
+    "The paper's line has no intercept: it measures the level of the delta excess error, and its "
+    "band is over resampled checkpoints and images. Growth is the slope of a line with intercept; "
+    "its interval holds for images and for checkpoints that each come from the one before. It is "
+    "of this run: another run of the method is another cascade.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 OF_PIXELS = (
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all "
     "networks, and Student's for the error on one distribution, the mean over images of 1 - mean "
-    "IoU; the line has no intercept, and its band is that of the paper, over resampled "
-    "checkpoints."
+    "IoU."
 )
 
 
@@ -57,10 +62,11 @@ class Robustness(ShiftParameters):
     """Error of every checkpoint under every shift, and excess error against the prune ratio.
 
     e = mean over shifts of the error, less the nominal error; delta e = e(pruned) - e(dense
-    control), with its least-squares line through the origin over PR.
+    control), with its least-squares line through the origin over PR, and its growth with PR where
+    there are at least 4 ratios.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     supports_segmentation: ClassVar[bool] = True
 
     def units(self, size: JobSize) -> int:
@@ -79,7 +85,7 @@ class Robustness(ShiftParameters):
         if not shifts:
             raise ParameterError(NONE)
         errors = ShiftErrors.measure(
-            record, shifts, self.count(record), seed_names=("robustness", "images")
+            record, shifts, self.count, seed_names=("robustness", "images")
         )
         curves: dict[str, Curve] = {}
         scalars = {
@@ -90,16 +96,10 @@ class Robustness(ShiftParameters):
         prune_ratios = compute_prune_ratios(record)
         for label, ratios in prune_ratios.items():
             curves |= _draw_curves(label, ratios, errors)
-            line = Line.fit(
-                list(ratios.values()),
-                [errors.delta_excess(checkpoint).value for checkpoint in ratios],
-                generator(record.seed, "robustness", label),
-            )
-            if line is not None:
-                scalars[f"delta_excess_error_slope/{label}"] = line.slope
-                curves[f"line/{label}"] = _draw_line(line)
-                sentence = _describe_line(label, line, len(ratios))
-                notes.append(sentence + _describe_broken(errors, ratios))
+            lines, values, note = _summarise_delta(label, ratios, errors, record.seed)
+            curves |= lines
+            scalars |= values
+            notes.append(note + _describe_broken(errors, ratios))
         targets = [row for row in record.rounds if row.target is not None]
         return Section(
             title="Error under shift",
@@ -122,7 +122,7 @@ class Robustness(ShiftParameters):
                 self.describe(record, shifts),
                 NOTES[0],
                 OF_PIXELS if record.data.segmentation else NOTES[1],
-                NOTES[2],
+                *NOTES[2:],
             ),
         )
 
@@ -152,6 +152,30 @@ def _draw_curves(label: str, ratios: Mapping[str, float], errors: ShiftErrors) -
         f"excess/{label}": draw(excess, "excess error", "points"),
         f"delta_excess/{label}": draw(delta, DELTA, "points"),
     }
+
+
+def _summarise_delta(
+    label: str, ratios: Mapping[str, float], errors: ShiftErrors, seed: int
+) -> tuple[dict[str, Curve], dict[str, Estimate], str]:
+    """The level and the growth of the delta excess error of one criterion: the paper's line, the
+    scalars, and a note.
+    """
+    resampled = [errors.resample_delta_excess(checkpoint) for checkpoint in ratios]
+    values = [value for value, _ in resampled]
+    draws = torch.stack([draws for _, draws in resampled])
+    x = list(ratios.values())
+    level = errors.mean_delta_excess(list(ratios))
+    line = Line.fit(x, values, generator(seed, "robustness", label), draws)
+    growth = fit_growth(x, values, draws, unit="points")
+    curves: dict[str, Curve] = {}
+    scalars = {f"delta_excess_error/{label}": level}
+    if line is not None:
+        curves[f"line/{label}"] = _draw_line(line)
+        scalars[f"delta_excess_error_slope/{label}"] = line.slope
+    if growth is not None:
+        scalars[f"delta_excess_error_growth/{label}"] = growth
+    note = _describe_level(label, level, line, len(ratios)) + _describe_growth(growth, x)
+    return curves, scalars, note
 
 
 def _draw_line(line: Line) -> Curve:
@@ -213,20 +237,39 @@ def _draw_examples(record: JobRecord, shifts: Sequence[Shift]) -> dict[str, Pict
     return {"corruptions": draw_grid(tiles, caption)}
 
 
-def _describe_line(label: str, line: Line, points: int) -> str:
-    """The growth of the delta excess error with the prune ratio, in words."""
-    slope = line.slope
+def _describe_level(label: str, level: Estimate, line: Line | None, points: int) -> str:
+    """The level of the delta excess error, in words."""
     text = (
-        f"{label}: delta excess error {wording.points_with_interval(line.at(1.0), 2)} for a prune "
-        "ratio of 100 %, by the line"
+        f"{label}: delta excess error {wording.points_with_interval(level, 2)} on average over "
+        f"{wording.count_of(points, 'checkpoint')}"
     )
-    if points < 2 or slope.low is None or slope.high is None:
-        return f"{text} (one checkpoint has no band)."
-    if slope.low > 0:
-        return f"{text}: it grows with the prune ratio, as in the paper."
-    if slope.high < 0:
-        return f"{text}: it falls with the prune ratio, unlike in the paper."
-    return f"{text}: no evidence that it grows or falls with the prune ratio."
+    if line is None:
+        return f"{text}."
+    text += f"; {wording.points_with_interval(line.at(1.0), 2)} for a prune ratio of 100 %"
+    text += " by the paper's line through the origin"
+    return f"{text} (one checkpoint has no band)." if points < 2 else f"{text}."
+
+
+def _describe_growth(growth: Estimate | None, ratios: Sequence[float]) -> str:
+    """The growth of the delta excess error with the prune ratio, in words: claimed only where its
+    interval excludes 0.
+    """
+    if growth is None or growth.low is None or growth.high is None:
+        return (
+            " This is its level: whether it grows with the prune ratio takes "
+            f"{FEWEST_POINTS} ratios or more."
+        )
+    if growth.low <= 0 <= growth.high:
+        return " This is its level: no evidence that it grows or falls with the prune ratio."
+    span = max(ratios) - min(ratios)
+    change = Estimate(
+        value=growth.value * span, low=growth.low * span, high=growth.high * span, unit="points"
+    )
+    verb = "grows, as in the paper" if growth.low > 0 else "falls, unlike in the paper"
+    return (
+        f" In this run it {verb}: {wording.points_with_interval(change, 2)} from the smallest to "
+        "the largest prune ratio."
+    )
 
 
 def _describe_broken(errors: ShiftErrors, checkpoints: Collection[str]) -> str:

@@ -75,15 +75,25 @@ def enclose_value(value: float, draws: Tensor, n: int, unit: Unit | None = None)
 
 @dataclass(frozen=True)
 class Line:
-    """y = slope x through the origin, with bootstrap draws of the slope over the points."""
+    """y = slope x through the origin, with bootstrap draws of the slope over the points and over
+    the images behind them.
+    """
 
     slope: Estimate
     draws: Tensor
 
     @staticmethod
-    def fit(x: Sequence[float], y: Sequence[float], generator: Generator) -> Line | None:
+    def fit(
+        x: Sequence[float],
+        y: Sequence[float],
+        generator: Generator,
+        resampled: Tensor | None = None,
+    ) -> Line | None:
         """slope = sum x y / sum x^2 by least squares, with the percentile interval over resampled
         points; None without x.
+
+        `resampled` (points, resamples) are draws of `y` over images: each resample of the points
+        takes the next of them, so that points and images are resampled together.
 
         >>> line = Line.fit([1.0, 2.0], [2.0, 4.0], torch.Generator())
         >>> line.slope.value, line.slope.low, line.slope.high
@@ -96,8 +106,12 @@ class Line:
             return None
         drawn = torch.randint(n, (PAIRS, n), generator=generator)
         squares = across[drawn].square().sum(1)
+        heights = up[drawn]
+        if resampled is not None:
+            columns = torch.arange(PAIRS) % resampled.shape[1]
+            heights = resampled.double()[drawn, columns[:, None]]
         # A resample of points that all lie at x = 0 has no slope.
-        draws = ((across[drawn] * up[drawn]).sum(1) / squares)[squares > 0]
+        draws = ((across[drawn] * heights).sum(1) / squares)[squares > 0]
         value = float((across * up).sum() / across.square().sum())
         return Line(percentile_interval(value, draws, n), draws)
 

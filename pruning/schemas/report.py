@@ -254,7 +254,7 @@ class Round(Document):
 
 class ShiftAdvice(Document):
     """The guideline of Lost in Pruning for what is known of shifts; potentials are those on
-    validation images.
+    validation images, and `safe_potential` decides.
     """
 
     knowledge: Literal["unexpected", "partly_modelled", "modelled"]
@@ -264,6 +264,10 @@ class ShiftAdvice(Document):
     shifted_potential: float | None = None
     """The smallest over the shifts that are not trained on."""
     worst_shift: str | None = None
+    safe_potential: float | None = None
+    """The prune ratio that is shown, at 95 % over all criteria together, to stay within the margin
+    under every shift that is not trained on; `null` in reports of earlier versions.
+    """
 
 
 class Recommendation(Document):

@@ -28,6 +28,8 @@ STANDARD = (
     "spatter",
     "saturate",
 )
+VARIANTS = ("glass_blur_archive",)
+"""Corruptions beside the standard ones, which are looked at only where they are named."""
 DETERMINISTIC = (
     "brightness",
     "contrast",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.shifts import (
@@ -13,7 +13,8 @@ from pruning.analysis.shifts import (
     draw_sample,
 )
 from pruning.data.corrupted import corrupt
-from pruning.seeding import generator
+from pruning.data.keyed_random import Draws
+from pruning.data.tensors import Split
 
 FEW_SHIFTS: dict[str, Any] = {
     "corruptions": ["fog", "gaussian_noise", "contrast"],
@@ -31,9 +32,24 @@ EVALUATIONS: tuple[dict[str, Any], ...] = (
 TWO_CRITERIA: dict[str, Any] = {"criterion": ({"name": "magnitude"}, {"name": "random"})}
 
 
+def draw_slow_noise(split: Split, *key: Any) -> Tensor:
+    """Uniform noise for each image by itself, keyed by its index in the dataset."""
+    seed, *names, level = key
+    return torch.cat(
+        [
+            Draws.from_key(seed, *names, repr(level), indices=index[None]).signed(
+                *split.images.shape[1:]
+            )
+            for index in split.dataset_indices
+        ]
+    )
+
+
 def find_slow_errors(record: JobRecord, model: nn.Module, shift: Shift, images: int) -> list[bool]:
-    """Whether a network errs on each image, one image after the other."""
-    split = draw_sample(record, images)
+    """Whether a network errs on each image, one image after the other: on all of the nominal ones,
+    on a sample of the others.
+    """
+    split = draw_sample(record, len(record.data.test) if shift == Shift() else images)
     inputs = record.data.normalize(split.images)
     if shift.corruption is not None:
         inputs = record.data.normalize(
@@ -43,7 +59,7 @@ def find_slow_errors(record: JobRecord, model: nn.Module, shift: Shift, images: 
                         split.images[i : i + 1],
                         shift.corruption,
                         shift.severity,
-                        indices=torch.tensor([i]),
+                        indices=split.dataset_indices[i : i + 1],
                         seed=record.seed,
                     )
                     for i in range(len(split))
@@ -51,10 +67,7 @@ def find_slow_errors(record: JobRecord, model: nn.Module, shift: Shift, images: 
             )
         )
     elif shift.noise:
-        uniform = torch.rand(
-            inputs.shape, generator=generator(record.seed, "noise", repr(shift.noise))
-        )
-        inputs = inputs + shift.noise * (2 * uniform - 1)
+        inputs = inputs + shift.noise * draw_slow_noise(split, record.seed, "noise", 0, shift.noise)
     with torch.no_grad():
         return [
             int(model(image[None]).argmax()) != int(label)

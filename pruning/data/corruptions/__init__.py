@@ -36,6 +36,17 @@ class Corruption(Protocol):
 corruptions: Registry[Corruption] = Registry("corruption", __name__)
 
 
+def list_standard_corruptions() -> list[str]:
+    """The names of the corruptions that are meant where none are named; one with
+    `asked_only = True`, a variant of another, is not among them.
+    """
+    return [
+        name
+        for name in corruptions.names()
+        if not getattr(corruptions.get(name), "asked_only", False)
+    ]
+
+
 def choose_table(
     corruption: type[Corruption], constants: Constants, height: int, width: int
 ) -> Table:
@@ -80,5 +91,6 @@ __all__ = [
     "choose_table",
     "compute_luma",
     "corruptions",
+    "list_standard_corruptions",
     "round_to_grey_levels",
 ]

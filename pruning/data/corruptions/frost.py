@@ -2,8 +2,8 @@
 
 Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
 perturbations, ICLR 2019, which lays photographs of frosted glass over the image. They do not come
-with this package; five synthesised sheets of similar brightness and contrast take their place, so
-that numbers for frost compare with one another, not with those of the archives.
+with this package; five synthesised sheets of the same brightness take their place, which change
+images about as much, so that numbers for frost are near those of the archives and not the same.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pruning.data.keyed_random import Draws
 
 SIDE = 512
 """The rows and columns of a sheet."""
-LIGHT = (105.0, 125.0, 145.0, 160.0, 205.0)
-"""The mean green level of each sheet."""
+LIGHT = (149.0, 205.0, 205.0, 153.0, 123.0)
+"""The mean green level of each sheet, that of the photograph in its place."""
 TINT = (-25.0, 0.0, 12.0)
 """The levels of red, green and blue relative to green: ice is bluish."""
 CONTRAST = 25.0
@@ -44,7 +44,7 @@ def draw_sheets(device: torch.device) -> Tensor:
     ...     round(level)
     ...     for level in draw_sheets(torch.device("cpu")).double().mean((0, 1, 2)).tolist()
     ... ]
-    [123, 148, 160]
+    [142, 167, 179]
     """
     draws = Draws.from_key(0, "frost sheets", indices=torch.arange(len(LIGHT)))
     ground = draw_plasma(SIDE, DECAY, draws).double().numpy()

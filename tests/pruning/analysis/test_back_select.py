@@ -22,6 +22,7 @@ from pruning.analysis.back_select import (
     select_backwards,
 )
 from pruning.analysis.shifts import draw_sample, name_networks
+from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.evaluations.informative_features import InformativeFeatures
 from pruning.library import load_model
@@ -264,7 +265,7 @@ def test_of_many_checkpoints_the_ends_and_what_lies_between(
     targets = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     trial = trial_of(finished(cases.recipe(*targets, retrain={"mode": "none"}), tmp_path))
     for most in range(3, 9):
-        section = InformativeFeatures(images=1, block=4, most=most).evaluate(trial)
+        section = InformativeFeatures(images=1, share=1, block=4, most=most).evaluate(trial)
         names = [row["pixels_of"] for row in section.details["confidence_on_informative_pixels"]]
         assert len(names) == len(set(names)) == min(most, 7)
         assert (names[0], names[1], names[-1]) == ("given", "magnitude-0.2", "magnitude-0.7")
@@ -282,5 +283,24 @@ def test_the_block_is_the_smallest_that_fits_the_work(
         (1, 4),
     ):
         monkeypatch.setattr(pruning.evaluations.informative_features, "WORK", work)
-        section = evaluations.create("informative_features", {"images": 1}).evaluate(trial)
+        params = {"images": 1, "share": 1}
+        section = evaluations.create("informative_features", params).evaluate(trial)
         assert any(f"blocks of {block} x {block} pixels" in note for note in section.notes)
+
+
+def test_a_block_is_never_more_than_the_share_and_what_is_kept_is_told(
+    tmp_path: Path, drawings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = trial_of(finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path))
+    monkeypatch.setattr(pruning.evaluations.informative_features, "WORK", 1)
+    for share, block, kept in ((0.1, 1, "6.2 %"), (0.3, 2, "25.0 %"), (1.0, 4, "100.0 %")):
+        section = InformativeFeatures(images=2, share=share).evaluate(trial)
+        rows = section.details["confidence_on_informative_pixels"]
+        assert {row["share_kept"] for row in rows} == {int(share * 16 / block**2) * block**2 / 16}
+        (note,) = (note for note in section.notes if "blocks of" in note)
+        assert f"blocks of {block} x {block} pixels, {kept} of the pixels kept" in note
+        assert drawings["draw_heatmap"][4].endswith(f"on {kept} of the pixels")
+        assert kept in drawings["draw_grid"][1]
+    with pytest.raises(ParameterError, match="block is at most 1 here") as refused:
+        InformativeFeatures(images=2, block=2).evaluate(trial)
+    assert refused.value.pointer == "block"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from pruning.data.corruptions import choose_table, corruptions
+from pruning.data.corruptions import choose_table, corruptions, list_standard_corruptions
 from pruning.data.corruptions._edges import detect_edges, measure_distances
 from pruning.data.corruptions._linear import (
     apply_separable,
@@ -25,11 +25,12 @@ from pruning.data.keyed_random import Draws
 from pruning.library import corrupt
 from tests.support import corruption_oracles as oracles
 from tests.support import corruption_tables as tables
-from tests.support.corrupted_images import STANDARD, pictures
+from tests.support.corrupted_images import STANDARD, VARIANTS, pictures
 
 
 def test_the_constants_are_those_of_the_paper() -> None:
-    assert sorted(STANDARD) == corruptions.names()
+    assert sorted(STANDARD) == list_standard_corruptions()
+    assert sorted([*STANDARD, *VARIANTS]) == corruptions.names()
     for name in STANDARD:
         method = corruptions.get(name)
         for ours, theirs in (
@@ -124,6 +125,27 @@ def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
     )
 
 
+def test_glass_of_the_archives_overwrites_pixels_as_views_of_one_array_do() -> None:
+    draws = Draws.from_key(3, "glass_blur_archive", 4, indices=torch.arange(3))
+    images = pictures(3, 3, 13, 11)
+    words = draws.words(13, 11).numpy()
+    shuffled = shuffle_pixels(images, 2, 1, draws, overwrite=True)
+    for image, place, ours in zip(images, words, shuffled, strict=True):
+        x = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        for h in range(13 - 2, 2, -1):
+            for w in range(11 - 2, 2, -1):
+                word = int(place[h, w]) & 0xFFFFFFFF
+                dy = (word >> 16) * 4 // 65536 - 2
+                dx = (word & 0xFFFF) * 4 // 65536 - 2
+                x[h, w], x[h + dy, w + dx] = x[h + dy, w + dx], x[h, w]  # as the archives' code
+        assert (ours.permute(1, 2, 0).numpy() == x).all()
+    swapped, overwritten = (
+        (corrupt(pictures(20, 3, 32, 32), name, 1).double() - pictures(20, 3, 32, 32).double())
+        for name in ("glass_blur", "glass_blur_archive")
+    )
+    assert overwritten.square().mean().sqrt() < 0.85 * swapped.square().mean().sqrt()
+
+
 @pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
 def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
     ours = (
@@ -178,5 +200,7 @@ def test_frost_is_synthesised_and_never_ends() -> None:
     seam = (ice[:, :, 0] - ice[:, :, -1]).abs().mean()
     assert seam.item() == pytest.approx(rough.item(), rel=0.2)
     assert 20 < ice[..., 1].std((1, 2)).mean() < 30
+    # the mean green levels of the five photographs of the benchmark
+    assert ice[..., 1].mean((1, 2)).tolist() == pytest.approx([149, 205, 205, 153, 123], abs=0.5)
     large = corrupt(torch.zeros(1, 3, 10, 600, dtype=torch.uint8), "frost", 1, constants="imagenet")
     assert torch.equal(large[..., :88], large[..., 512:600])

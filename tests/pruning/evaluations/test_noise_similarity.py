@@ -16,12 +16,13 @@ from pruning.analysis.shifts import (
     draw_sample,
 )
 from pruning.evaluations.noise_similarity import NoiseSimilarity
+from pruning.measurement.crossed import crossed_mean
 from pruning.pipeline.results import Results
-from pruning.seeding import generator
 from pruning.training.loop import train_
 from tests.support import cases
 from tests.support.finished_records import evaluate_job, finish_job, make_record
 from tests.support.pipelines import MODES
+from tests.support.shifted_jobs import draw_slow_noise
 
 
 def test_similarity_by_hand(cascade: Results) -> None:
@@ -29,21 +30,25 @@ def test_similarity_by_hand(cascade: Results) -> None:
     section = NoiseSimilarity(
         levels=(0.7, 0.0, 0.7), draws=4, images=12, against="control"
     ).evaluate(record)
-    inputs = record.data.normalize(draw_sample(record, 12).images)
+    split = draw_sample(record, 12)
+    inputs = record.data.normalize(split.images)
     rows = {(row["network"], row["noise"]): row for row in section.details["similarity"]}
     assert len(rows) == 2 * 7
     for level in levels:
-        rng = generator(record.seed, "noise_similarity", repr(level))
-        noise = [level * (2 * torch.rand(inputs.shape, generator=rng) - 1) for _ in range(4)]
+        noise = [
+            level * draw_slow_noise(split, record.seed, "noise_similarity", draw, level)
+            for draw in range(4)
+        ]
         for round_record in record.rounds:
-            same, far = [], []
+            same, far, agrees = [], [], []
             with torch.no_grad():
                 for extra in noise:
                     a, b = (
                         net(inputs + extra).double().softmax(1)
                         for net in (round_record.network(), record.control())
                     )
-                    same.append(float((a.argmax(1) == b.argmax(1)).double().mean()))
+                    agrees.append((a.argmax(1) == b.argmax(1)).double())
+                    same.append(float(agrees[-1].mean()))
                     far.append(float((a - b).square().sum(1).sqrt().mean()))
             row = rows[round_record.id, level]
             for key, values in (("agreement", same), ("softmax_distance", far)):
@@ -53,9 +58,8 @@ def test_similarity_by_hand(cascade: Results) -> None:
                 )
             place = levels.index(level)
             similarity = section.curves[f"matching/{round_record.id}"].y[place]
-            half = 1.959964 * np.std(same, ddof=1) / 2
-            assert (similarity.low, similarity.high) == pytest.approx(
-                (similarity.value - half, similarity.value + half), abs=1e-6
+            assert similarity == crossed_mean(
+                torch.stack(agrees), torch.ones(12).double(), proportion=True
             )
     assert section.curves["matching/random-0.9"].x == levels
     assert "At a noise level of 0.7" in section.notes[0]
@@ -136,3 +140,18 @@ def test_uploads_have_no_separate_network_and_say_so(tmp_path: Path) -> None:
     )
     assert all(NO_SEPARATE in section.notes for section in sections.values())
     assert "matching/separate" not in sections["noise_similarity"].curves
+
+
+def test_noise_may_count_in_the_unit_of_the_paper(cascade: Results) -> None:
+    record = make_record(cascade)
+    params: dict[str, Any] = {"images": 12, "draws": 2, "separate": False}
+    section = NoiseSimilarity(levels=(0.5,), noise_unit="paper", **params).evaluate(record)
+    (std,) = record.data.std  # grey images: the mean of the paper's three
+    scale = (0.2023 + 0.1994 + 0.2010) / 3 / std
+    assert section.curves["matching/control"].x_label == "noise level, the paper's unit"
+    own = NoiseSimilarity(levels=(0.5,), **params).evaluate(record)
+    assert (
+        own.curves["softmax_distance/random-0.9"] != section.curves["softmax_distance/random-0.9"]
+    )
+    (note,) = (note for note in own.notes if "Noise of level 1" in note)
+    assert f"level {1 / scale:.3g} of the paper" in note

@@ -45,7 +45,8 @@ def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
         def slow(shift: Shift, margin: float, rounds: Any = rounds, wrongs: Any = wrongs) -> float:
             best = 0.0
             for row in rounds:
-                if wrongs[row.id, shift] <= control[shift] + round(25 * margin, 6):
+                n = 30 if shift == Shift() else 25
+                if wrongs[row.id, shift] <= control[shift] + round(n * margin, 6):
                     best = max(best, compute_prune_ratio(row, 123))
             return best
 
@@ -85,3 +86,35 @@ def test_prune_ratios_go_by_criterion_the_smallest_first(cascade: Results) -> No
         )
         for label in ("random", "magnitude")
     ]
+
+
+def test_a_margin_that_the_images_cannot_resolve_is_warned_of(cascade: Results) -> None:
+    record = make_record(cascade)
+
+    def warnings(margin: float) -> list[str]:
+        section = PrunePotential(**FEW_SHIFTS, margin=margin).evaluate(record)
+        return [note for note in section.notes if note.startswith("Warning")]
+
+    (warning,) = warnings(0.005)
+    assert "cannot resolve a margin of 0.50" in warning
+    assert "6 of 6 distributions" in warning
+    assert "at 30 images (median over checkpoints)" in warning
+    assert warnings(0.9) == warnings(0.0) == []
+
+
+def test_the_safe_limit_is_told_beside_the_estimate(cascade: Results) -> None:
+    record = make_record(cascade)
+    section = PrunePotential(**FEW_SHIFTS, margin=0.6).evaluate(record)
+    ratios = compute_prune_ratios(record)["magnitude"]
+    rows = {
+        row["distribution"]: row
+        for row in section.details["potential_by_distribution"]
+        if row["method"] == "magnitude"
+    }
+    for row in rows.values():
+        assert row["safe"] in (0.0, *ratios.values())
+        assert row["potential"]["low"] <= row["safe"] <= row["potential"]["value"]
+    assert rows["nominal"]["safe"] > 0
+    least = min(row["safe"] for name, row in rows.items() if name.startswith("noise"))
+    scalar = section.scalars["safe_prune_potential_minimum_over_noise/magnitude"]
+    assert scalar.value == least

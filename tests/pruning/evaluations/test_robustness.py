@@ -16,6 +16,7 @@ from pruning.analysis.applicability import applies_to
 from pruning.analysis.shifts import (
     Shift,
     compute_confidence,
+    draw_sample,
     name_networks,
 )
 from pruning.evaluations import evaluations
@@ -49,13 +50,15 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         (row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]
     }
     assert {key: row["value"] for key, row in rows.items()} == {
-        key: sum(flags) / 25 for key, flags in error.items()
+        key: sum(flags) / len(flags) for key, flags in error.items()
     }
+    assert len(error["control", "nominal"]) == 30
+    sampled = draw_sample(record, 25).dataset_indices.tolist()
 
     def excess(network: str) -> float:
         return (
             sum(rows[network, s.name]["value"] for s in shifts) / len(shifts)
-            - rows[network, "nominal"]["value"]
+            - sum(error[network, "nominal"][image] for image in sampled) / 25
         )
 
     parameters = 123
@@ -82,12 +85,34 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         )
         assert section.curves[f"line/{label}"].y[-1].value == pytest.approx(float(slope))
         assert section.curves[f"nominal/{label}"].y[0] == binomial_interval(
-            sum(error[rounds[0].id, "nominal"]), 25
+            sum(error[rounds[0].id, "nominal"]), 30
         )
     for curve in section.curves.values():
         assert all(
             y.low is not None and y.high is not None and y.low <= y.value <= y.high for y in curve.y
         )
+
+
+def test_growth_is_told_where_there_are_four_ratios_and_level_elsewhere(
+    cascade: Results, tmp_path: Path
+) -> None:
+    few = Robustness(corruptions=("fog",), images=10).evaluate(make_record(cascade))
+    assert "This is its level" in few.notes[0]
+    assert "4 ratios or more" in few.notes[0]
+    assert "delta_excess_error_growth/random" not in few.scalars
+    results = finish_job(cases.recipe(0.2, 0.4, 0.6, 0.8, **MODES["none"]), tmp_path)
+    section = Robustness(corruptions=("fog", "contrast"), images=25).evaluate(make_record(results))
+    growth = section.scalars["delta_excess_error_growth/magnitude"]
+    delta = section.curves["delta_excess/magnitude"]
+    assert growth.value == pytest.approx(np.polyfit(delta.x, [y.value for y in delta.y], 1)[0])
+    level = section.scalars["delta_excess_error/magnitude"]
+    assert level.value == pytest.approx(np.mean([y.value for y in delta.y]))
+    assert growth.low is not None
+    assert growth.high is not None
+    if growth.low <= 0 <= growth.high:
+        assert "no evidence that it grows or falls" in section.notes[0]
+    else:
+        assert "In this run it" in section.notes[0]
 
 
 # odd jobs

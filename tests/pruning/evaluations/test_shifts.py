@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,21 +17,26 @@ from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.analysis.shifts import (
     Shift,
     add_noise,
+    compute_network_errors,
+    draw_sample,
     errors_under_shifts,
     iterate_logits,
     iterate_noisy,
+    key_noise,
+    name_networks,
     predict_classes,
     select_split,
     shift_images,
 )
-from pruning.data.tensors import Data
+from pruning.data.arrays import Arrays
+from pruning.data.tensors import Data, prepare
 from pruning.errors import ParameterError, UnknownNameError
 from pruning.evaluations import evaluations
 from pruning.evaluations.noise_similarity import NoiseSimilarity
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
 from pruning.pipeline.results import Results
-from pruning.seeding import generator
+from pruning.schemas.recipe import Limit
 from tests.support import cases
 from tests.support.finished_records import make_record
 from tests.support.shifted_jobs import FEW_SHIFTS
@@ -49,8 +55,7 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
         return shift_images(data, split, shift=shift, **others)
 
     monkeypatch.setattr(pruning.analysis.shifts, "shift_images", counted)
-    monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
-    monkeypatch.setattr(pruning.analysis.shift_parameters, "WORK", 2000)  # where the work decides
+    monkeypatch.setattr(pruning.analysis.shift_parameters, "IMAGES", 17)
     record = make_record(cascade)
     for evaluation in (
         Robustness(corruptions=("fog", "contrast")),
@@ -58,10 +63,9 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
         Robustness(corruptions=("snow",)),
     ):
         evaluation.evaluate(record)
-    assert len(made) == len(set(made)) == 1 + 3 + 3
-    assert set(image_counts) == {2000 // 114}, (
-        "how many images does not depend on how many shifts are asked for"
-    )
+    assert len(made) == len(set(made)) == 3 + 3
+    assert Shift() not in made, "the job has measured all networks on the nominal images"
+    assert set(image_counts) == {17}
     assert len({key[0] for key in record.memo}) == 8
 
 
@@ -88,15 +92,70 @@ def test_images_in_batches_get_the_noise_that_they_get_at_once(
 ) -> None:
     data, model = cascade.pipeline.data, cascade.pipeline.dense()
     inputs = data.normalize(data.test.images)
-    expected = add_noise(inputs, level, generator(3, "noise"))
+    draws = key_noise(data.test, level, 3, "noise")
+    expected = add_noise(inputs, level, draws)
     monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
-    batches = list(iterate_noisy(data, data.test, level, generator(3, "noise")))
+    batches = list(iterate_noisy(data, data.test, level, draws))
     assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
     assert torch.equal(torch.cat(batches), expected)
     passed: list[int] = []
     classes = predict_classes(model, batches, passed.append)
     assert classes.tolist() == [int(model(image[None]).argmax()) for image in expected]
     assert passed == [7, 7, 7, 7, 2]
+
+
+@pytest.mark.parametrize("shift", [Shift(noise=0.4), Shift("gaussian_noise", 2), Shift("fog", 2)])
+def test_what_is_drawn_for_an_image_goes_with_its_index_in_the_dataset(shift: Shift) -> None:
+    """Limits, samples and orders change which images there are, not what befalls them."""
+    rng = np.random.default_rng(0)
+    arrays = Arrays(
+        {name: rng.integers(0, 256, (40, 3, 8, 8), np.uint8) for name in ("train", "test")},
+        {name: np.arange(40) % 3 for name in ("train", "test")},
+        ("a", "b", "c"),
+    )
+    whole = prepare(arrays, limit=Limit(), seed=1, normalize=None)
+    some = prepare(arrays, limit=Limit(test=17), seed=1, normalize=None)
+    expected = shift_images(whole, whole.test, shift=shift, seed=4)
+    indices = some.test.dataset_indices
+    assert len(indices) == 17
+    assert torch.equal(some.test.images, whole.test.images[indices])
+    assert torch.equal(shift_images(some, some.test, shift=shift, seed=4), expected[indices])
+    mixed = whole.test[torch.tensor([7, 3, 30])]
+    assert torch.equal(shift_images(whole, mixed, shift=shift, seed=4), expected[[7, 3, 30]])
+    again = mixed[torch.tensor([2, 0])].to(torch.device("cpu"))
+    assert again.dataset_indices.tolist() == [30, 7]
+
+
+def test_noise_counts_standard_deviations_of_the_data_or_of_the_paper() -> None:
+    data = cases.make_data(shape=(3, 8, 8))
+    inputs = data.normalize(data.test.images)
+    own, paper = (
+        shift_images(data, data.test, shift=shift, seed=0) - inputs
+        for shift in (Shift(noise=0.3), Shift(noise=0.3, noise_unit="paper"))
+    )
+    scale = torch.tensor([0.2023, 0.1994, 0.2010]) / torch.tensor(data.std)
+    torch.testing.assert_close(paper, own * scale[:, None, None], atol=1e-5, rtol=1e-4)
+    assert Shift(noise=0.3, noise_unit="paper").name != Shift(noise=0.3).name
+
+
+def test_several_draws_of_noise_are_averaged_image_by_image(cascade: Results) -> None:
+    record = make_record(cascade)
+    several = Shift(noise=2.0, noise_draws=3)
+    errors = errors_under_shifts(record, [several], 12)
+    split = draw_sample(record, 12)
+    for network in name_networks(record):
+        model = network.load()
+        wrong = [
+            compute_network_errors(
+                model,
+                record.data,
+                shift_images(record.data, split, shift=several, seed=record.seed, draw=draw),
+                split.labels,
+            ).double()
+            for draw in range(3)
+        ]
+        assert torch.equal(errors[network.name][several.name], torch.stack(wrong).mean(0))
+    assert len({tuple(flags.tolist()) for flags in wrong}) > 1
 
 
 def test_logits_need_no_gradient_and_leave_that_of_others_alone() -> None:
@@ -171,10 +230,11 @@ def test_more_images_than_there_are(cascade: Results) -> None:
     record = make_record(cascade)
     assert (
         ShiftParameters(images=10**9).describe(record, [Shift()])
-        == "1 shift, at 30 test images: nominal."
+        == "1 shift, at 30 test images: nominal. Nominal errors are those on all 30 test images; "
+        "what compares them with errors under shift takes the same images."
     )
     section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(record)
-    assert {y.n for curve in section.curves.values() for y in curve.y} == {60}
+    assert {y.n for curve in section.curves.values() for y in curve.y} == {30}
     assert {
         y.n for y in Robustness(("fog",), images=10**9).evaluate(record).curves["excess/random"].y
     } == {30}

@@ -17,8 +17,8 @@ from pruning.data.tensors import Data, Split
 from pruning.errors import UnknownNameError
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Results
-from pruning.schemas.recipe import Recipe, Shifts
-from pruning.schemas.report import Recommendation, Report, Section
+from pruning.schemas.recipe import Method, Recipe, Shifts
+from pruning.schemas.report import Estimate, Recommendation, Report, Section
 from pruning.schemas.training import MIX1, Corrupt, Training
 from pruning.storage.stages import Stages
 from pruning.training.loop import train_
@@ -26,6 +26,7 @@ from pruning.verdict.shift_guidelines import VALIDATION, apply_guideline
 from tests.support import cases
 from tests.support.finished_jobs import ORIGIN, run_and_export
 from tests.support.pipelines import CPU, Listener
+from tests.support.reports import checkpoint
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -166,18 +167,21 @@ def test_unexpected_shifts_mean_no_pruning(tmp_path: Path) -> None:
 def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Path) -> None:
     made = report(tmp_path, "partly_modelled", **TRAIN)
     rows = made.sections["prune_potential"].details[VALIDATION]
-    worst = min((row for row in rows if row["held_out"]), key=lambda row: row["potential"])
+    worst = min(
+        (row for row in rows if row["held_out"]), key=lambda row: (row["safe"], row["potential"])
+    )
     assert {row["distribution"] for row in rows if not row["held_out"]} == {"nominal"}
     within = [
-        checkpoint
-        for checkpoint in made.checkpoints
-        if checkpoint.prune_ratio <= worst["potential"] + 1e-9
-        and checkpoint.val_error_increase.value <= made.recommendation.margin
+        candidate
+        for candidate in made.checkpoints
+        if candidate.prune_ratio <= worst["safe"] + 1e-9
+        and candidate.val_error_increase.value <= made.recommendation.margin
     ]
-    best = max(within, key=lambda checkpoint: checkpoint.prune_ratio, default=None)
+    best = max(within, key=lambda candidate: candidate.prune_ratio, default=None)
     assert made.recommendation.checkpoint == (best and best.id)
     assert made.recommendation.shifts is not None
     assert made.recommendation.shifts.shifted_potential == worst["potential"]
+    assert made.recommendation.shifts.safe_potential == worst["safe"]
 
 
 def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> None:
@@ -194,3 +198,49 @@ def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
         assert recommendation.checkpoint is None
         assert "prune_potential" in recommendation.reason
     assert apply_guideline(NOMINAL, [], None, None) is NOMINAL
+
+
+def list_potentials(safe: dict[str, float]) -> Section:
+    """A section of one method whose estimates allow everything."""
+    rows = [
+        {
+            "method": "magnitude",
+            "distribution": name,
+            "potential": 0.8,
+            "safe": limit,
+            "images": 1000,
+            "held_out": name != "nominal",
+        }
+        for name, limit in safe.items()
+    ]
+    return Section(title="", version=2, details={VALIDATION: rows})
+
+
+def test_what_ships_under_shift_is_within_the_safe_limit_and_not_the_estimate() -> None:
+    checkpoints = [
+        checkpoint(
+            Method(name="magnitude"),
+            ratio,
+            0.07,
+            None,
+            prune_ratio=ratio,
+            val_error_increase=Estimate(value=0.0),
+        )
+        for ratio in (0.3, 0.5, 0.8)
+    ]
+    shifts = Shifts(knowledge="partly_modelled")
+    section = list_potentials({"nominal": 0.8, "fog 3": 0.5, "snow 3": 0.8})
+    made = apply_guideline(NOMINAL, checkpoints, shifts, section)
+    assert made.checkpoint == "magnitude-0.5"
+    assert made.shifts is not None
+    assert (made.shifts.safe_potential, made.shifts.shifted_potential) == (0.5, 0.8)
+    assert made.shifts.worst_shift == "fog 3"
+    section = list_potentials({"nominal": 0.8, "fog 3": 0.0, "snow 3": 0.8})
+    made = apply_guideline(NOMINAL, checkpoints, shifts, section)
+    assert made.checkpoint is None
+    assert "more validation images would tell" in made.reason
+    section.details[VALIDATION] = [
+        {name: value for name, value in row.items() if name != "safe"}
+        for row in section.details[VALIDATION]
+    ]
+    assert apply_guideline(NOMINAL, checkpoints, shifts, section).checkpoint is None
