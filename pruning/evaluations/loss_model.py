@@ -65,12 +65,13 @@ class LossModelling:
     """Predicted against true loss change of every round, and its correlation with later errors.
 
     Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired normal interval. Over the
-    criteria of a job, Spearman's rho between |Delta L| and the test error at each target, and
-    pooled with ranks within each target, has a percentile bootstrap interval over criteria.
-    Evidence of an order takes an interval without 0 and a permutation test at 5 %.
+    criteria of a job, each the median of its settings, Spearman's rho between |Delta L| and the
+    test error at each target, and pooled with ranks within each where the targets agree, has a
+    percentile bootstrap interval over criteria. Evidence of an order takes five criteria, an
+    interval without 0 and a permutation test of whole criteria at 5 %.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether there are several criteria, or one that models the loss."""
