@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruning import wording
 from pruning.analysis.job_record import RoundRecord
-from pruning.measurement.intervals import mean_interval
+from pruning.measurement.intervals import skewed_mean_interval
 from pruning.measurement.objective import LARGEST_LOSS
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.report import Estimate
@@ -29,7 +29,7 @@ class LossChange:
     """
 
     estimate: Estimate | None
-    """The change with its paired normal 95 % interval; None where the network overflows."""
+    """The change with its paired 95 % interval; None where the network overflows."""
     overflowed: int
     """The number of images whose loss is beyond float32 before or after."""
 
@@ -73,17 +73,10 @@ def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange:
 def _estimate_difference(first: Tensor, second: Tensor) -> LossChange:
     """The mean of first - second with its paired interval, both (n,)."""
     overflowed = int(((first >= LARGEST_LOSS) | (second >= LARGEST_LOSS)).sum())
-    values = first.double() - second.double()
-    centre = float(values.mean())
     if overflowed:
         return LossChange(None, overflowed)
-    # The interval is made about 0: a sum of squares about the mean loses fewer digits.
-    about_zero = mean_interval(0.0, float(((values - centre) ** 2).sum()), len(values))
-    low = high = None
-    if about_zero.low is not None and about_zero.high is not None:
-        low, high = centre + about_zero.low, centre + about_zero.high
-    change = Estimate(value=centre, low=low, high=high, n=len(values), unit="nats_difference")
-    return LossChange(change, overflowed)
+    differences = first.double() - second.double()
+    return LossChange(skewed_mean_interval(differences, unit="nats_difference"), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

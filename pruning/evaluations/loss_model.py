@@ -64,7 +64,7 @@ SINCE_START = "change of the training loss since the first round began"
 class LossModelling:
     """Predicted against true loss change of every round, and its correlation with later errors.
 
-    Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired normal interval. Over the
+    Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired interval. Over the
     criteria of a job, each the median of its settings, Spearman's rho between |Delta L| and the
     test error at each target, and pooled with ranks within each where the targets agree, has a
     percentile bootstrap interval over criteria. Evidence of an order takes five criteria, an
