@@ -59,6 +59,7 @@ def estimate_job(
         macs=max(1, forward_flops // 2),
         shifted=_count_shifted_sets(spec, shifted),
         segmentation=segmentation,
+        classes=len(dataset["classes"]),
     )
     costs = estimate_costs(
         recipe,
