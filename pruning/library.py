@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from pruning import seeding
 from pruning.analysis.bound_report import BoundReport, summarise_outcomes
 from pruning.analysis.bound_study import Study
 from pruning.channels.compaction import load_compact
@@ -27,7 +29,7 @@ from pruning.criteria import criteria
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import EvidenceError
-from pruning.evidence.calibration import take_first
+from pruning.evidence.calibration import draw_from_batches
 from pruning.evidence.criterion import AsksForCalibration
 from pruning.evidence.evidence import Evidence
 from pruning.measurement.objective import choose_loss, refuse_masks
@@ -94,9 +96,10 @@ def score(
     >>> {name: tuple(values.shape) for name, values in scores.items()}
     {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
 
-    `batches` are normalised inputs and labels on the model's device, of which the criterion takes
-    as many images as it is set to; criteria that need none take an empty list. Masks uint8 (N, H,
-    W) are labels too.
+    `batches` are normalised inputs and labels on the model's device; criteria that need none take
+    an empty list. Masks uint8 (N, H, W) are labels too. Where there are more images than the
+    criterion is set to look at, so many are drawn, of every class equally many where it wants that,
+    and a `UserWarning` says so.
     """
     method = criteria.create(criterion, params)
     calibration = list(batches)
@@ -104,7 +107,19 @@ def score(
         first_inputs, _ = calibration[0]
         with evaluate_mode(model), torch.no_grad():
             classes = model(first_inputs[:1]).shape[1]
-        calibration = list(take_first(calibration, method.calibration(classes).images))
+        wanted = method.calibration(classes)
+        seed = 0 if generator is None else generator.initial_seed()
+        given = sum(len(labels) for _, labels in calibration)
+        calibration = list(
+            draw_from_batches(calibration, wanted, seeding.generator(seed, "calibration"))
+        )
+        if given > wanted.images:
+            equally = "equally many of each class" if wanted.balanced else "drawn at random"
+            warnings.warn(
+                f"{criterion} looks at {wanted.images:,} of {given:,} images, {equally}; its "
+                "parameters set how many",
+                stacklevel=2,
+            )
     loss = choose_loss(calibration[0][1]) if calibration else F.cross_entropy
     return method.score(Evidence(model, batches=calibration, generator=generator, loss=loss))
 

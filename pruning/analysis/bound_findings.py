@@ -20,8 +20,9 @@ NOTES = (
     "Certified are `hoeffding`, `bernstein`, `minimum` (the smaller of the two, the failure "
     "probability divided), `ball`, `ball bernstein` (the same for the most a draw could be) and, "
     "where nothing is drawn, `deterministic`, which cannot fail. `paper` is the form of the "
-    "method's paper or code with its constants; it rests on assumptions about inputs not seen and "
-    "is not certified.",
+    "method's paper with its constants, `code` that of the released code where it is another, "
+    "`data-independent` that for all inputs of norm `beta`; they rest on assumptions about inputs "
+    "not seen and are not certified.",
     "Promised accuracy counts the images whose label's logit less its bound exceeds every other "
     "logit plus its own; `not ruled out` counts those it does not exclude. Vacuous is what "
     "promises no more than chance.",
@@ -29,6 +30,12 @@ NOTES = (
     "a time: costs are log10 and need not add up. Networks here are pruned in one shot from the "
     "dense one, BatchNorm folded, and not retrained.",
 )
+
+
+PAPERS = ("code", "paper", "data-independent", "paper relative")
+"""The forms of papers and their codes, which are not certified."""
+CHECKED = ("code", "paper")
+"""Those of them whose assumption about inputs is checked, where the method has one."""
 
 
 def choose_headline_form(report: BoundReport) -> str:
@@ -59,7 +66,7 @@ FACTORS = {
 
 def describe_findings(label: str, report: BoundReport) -> list[str]:
     """Say in sentences how useful and how loose a method's bounds are, and which of them failed."""
-    papers = [form for form in ("paper", "paper relative") if form in report.forms]
+    papers = [form for form in PAPERS if form in report.forms]
     sentences = [
         f"{label}, {form}: {_describe_usefulness(report, form)}{_describe_looseness(report, form)}"
         for form in dict.fromkeys([choose_headline_form(report), *papers])
@@ -70,18 +77,24 @@ def describe_findings(label: str, report: BoundReport) -> list[str]:
             f"{wording.percent(report.assumption)} of the outputs of layers."
         )
     violated = [row for row in list_coverage_rows(label, report) if not row["holds"]]
-    return sentences + [_describe_violations(label, row, report.delta) for row in violated]
+    return sentences + [_describe_violations(label, row, report) for row in violated]
 
 
-def _describe_violations(label: str, row: dict[str, Any], delta: float) -> str:
+def _describe_violations(label: str, row: dict[str, Any], report: BoundReport) -> str:
     """A form that was violated more often than it says; `row` of `list_coverage_rows`."""
-    reason = "where what it assumes does not hold."
-    if row["certified"]:
-        reason = f"more than its failure probability of {wording.percent(delta, 0)} explains."
-    return (
-        f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} "
-        f"prunings, {reason}"
+    form = row["form"]
+    text = (
+        f"{label}, {form}: violated in {row['trials_with_violation']} of {row['trials']} prunings, "
+        f"more than its failure probability of {wording.percent(report.delta, 0)} explains."
     )
+    if row["certified"]:
+        return text
+    if form in CHECKED and report.assumption is not None:
+        return (
+            f"{text} It is not certified: what it assumes of the inputs held at "
+            f"{wording.percent(report.assumption)} of the outputs of layers."
+        )
+    return f"{text} It is not certified, and what it assumes is not checked."
 
 
 def _describe_usefulness(report: BoundReport, form: str) -> str:

@@ -291,10 +291,10 @@ class Study:
             return forms
         paper = criterion.bound(layer)
         if paper.error is not None:
-            forms["paper"] = paper.error
+            forms[paper.form] = paper.error
         forms |= paper.forms
         if first_trial:
-            forms |= {f"paper with {factor}": error for factor, error in paper.swaps.items()}
+            forms |= {f"{paper.form} with {factor}": error for factor, error in paper.swaps.items()}
         if paper.assumption is not None:
             outcome.assumption.append(float(paper.assumption.double().mean()))
         return forms

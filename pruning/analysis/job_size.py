@@ -24,6 +24,7 @@ class JobSize:
     shifted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """The numbers of validation and test images of each shifted set."""
     segmentation: bool = False
+    classes: int = 2
 
     @property
     def checkpoints(self) -> int:

@@ -7,13 +7,15 @@ Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+from torch import Tensor
+
 from pruning import wording
 from pruning.analysis.job_record import RoundRecord
-from pruning.analysis.loss_changes import LossChange, compare_first_rounds
+from pruning.analysis.loss_changes import LossChange, compare_draws, compare_first_rounds
 from pruning.criteria import criteria
 from pruning.evidence.criterion import PredictsLossChange
 from pruning.schemas.recipe import Method
@@ -28,6 +30,11 @@ def read_settings(method: Method) -> dict[str, Any]:
     return dict(vars(criteria.create(method.name, method.params)))
 
 
+def takes_part(method: Method) -> bool:
+    """Whether the findings compare a criterion: a loss model, or magnitude pruning."""
+    return method.name == "magnitude" or predicts_loss(method)
+
+
 def predicts_loss(method: Method) -> bool:
     """Whether the criterion predicts how removing weights changes the loss."""
     return isinstance(criteria.create(method.name, method.params), PredictsLossChange)
@@ -38,7 +45,14 @@ ANSWERS = {
     "the opposite": "no, the opposite",
     "no evidence": "no evidence either way",
     "both": "yes at some targets or settings, the opposite at others",
+    "not tested": "not tested",
 }
+ALPHA = 0.05
+"""The chance that any of the comparisons of a job is called a difference where there is none."""
+Repeat = Callable[[RoundRecord], Tensor | None]
+"""The losses right after the pruning of a round under several draws of what is random in it, shape
+(draws, n); None where they are not known.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,17 +63,34 @@ class Pair:
 
     first: RoundRecord
     second: RoundRecord
-    change: LossChange
+    losses: tuple[Tensor, Tensor] | None
+    """The losses of both under the same number of draws, (draws, n) each; None where not known."""
+    comparisons: int = 1
+    """The number of pairs of the job, for which the test allows."""
+
+    @property
+    def change(self) -> LossChange:
+        """The difference with its 95 % interval over draws and images; over the images of the job's
+        own draw alone where others are not known.
+        """
+        if self.losses is None:
+            return compare_first_rounds(self.first, self.second)
+        return compare_draws(*self.losses)
 
     @property
     def verdict(self) -> str:
         """`seen` where the first loses less beyond noise, `the opposite` where it loses more,
-        `off the scale` where a loss overflows, else `no evidence`.
+        `off the scale` where a loss overflows, `not tested` where draws were not repeated, else `no
+        evidence`. All pairs of a job hold together at 95 % (Bonferroni).
         """
-        estimate = self.change.estimate
-        if estimate is None:
+        if self.change.estimate is None:
             return "off the scale"
-        if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
+        if self.losses is None:
+            return "not tested"
+        estimate = compare_draws(*self.losses, 1 - ALPHA / self.comparisons).estimate
+        if estimate is None or estimate.low is None or estimate.high is None:
+            return "no evidence"
+        if estimate.low <= 0 <= estimate.high:
             return "no evidence"
         return "seen" if estimate.high < 0 else "the opposite"
 
@@ -90,7 +121,12 @@ class Finding:
         for verdict in ("seen", "the opposite"):
             if verdict in verdicts:
                 return verdict
-        return "no evidence"
+        return "not tested" if set(verdicts) == {"not tested"} else "no evidence"
+
+    def among(self, comparisons: int) -> Finding:
+        """The finding with tests that allow for this number of pairs."""
+        pairs = tuple(replace(pair, comparisons=comparisons) for pair in self.pairs)
+        return replace(self, pairs=pairs)
 
     def count(self, verdict: str) -> int:
         """The number of pairs with this verdict."""
@@ -106,6 +142,9 @@ class Finding:
         off_scale = self.count("off the scale")
         if off_scale:
             text += f", {off_scale} off the scale (a loss overflows)"
+        untested = self.count("not tested")
+        if untested:
+            text += f", {untested} not tested"
         return f"{text}{self._describe_largest()}."
 
     def _describe_largest(self) -> str:
@@ -124,10 +163,10 @@ class Finding:
         )
 
     def _shows_outcome(self, pair: Pair) -> bool:
-        """Whether a pair has the verdict of the outcome: any verdict where there is no evidence,
-        and `seen` where there are both.
+        """Whether a pair has the verdict of the outcome: any verdict where there is no evidence or
+        no test, and `seen` where there are both.
         """
-        if self.outcome == "no evidence":
+        if self.outcome in ("no evidence", "not tested"):
             return True
         return pair.verdict == ("seen" if self.outcome == "both" else self.outcome)
 
@@ -140,7 +179,7 @@ def format_nats(estimate: Estimate) -> str:
     return text.replace(" [", " nats [", 1)  # the unit stands before the interval
 
 
-def compare_locality(targets: Sequence[RoundRecord]) -> list[Finding]:
+def compare_locality(targets: Sequence[RoundRecord], repeat: Repeat) -> list[Finding]:
     """More stages against fewer, and a larger lambda against a smaller one, by loss model and all
     else equal.
     """
@@ -157,51 +196,80 @@ def compare_locality(targets: Sequence[RoundRecord]) -> list[Finding]:
             continue
         (parameter,) = different
         if settings[parameter] > others[parameter]:
-            _add_pair(pairs, (name, parameter), first, second)
+            _add_pair(pairs, (name, parameter), first, second, repeat)
         else:
-            _add_pair(pairs, (name, parameter), second, first)
+            _add_pair(pairs, (name, parameter), second, first, repeat)
     return [
         Finding(f"{name}: {LOCALITY[parameter]} the loss after pruning", tuple(of_parameter))
         for (name, parameter), of_parameter in pairs.items()
     ]
 
 
-def compare_with_magnitude(targets: Sequence[RoundRecord]) -> list[Finding]:
+def compare_with_magnitude(targets: Sequence[RoundRecord], repeat: Repeat) -> list[Finding]:
     """Each loss model against magnitude pruning."""
     pairs: dict[tuple[str, str], list[Pair]] = {}
     for first, second in _pair_at_equal_targets(targets, both_ways=True):
         if predicts_loss(first.criterion) and second.criterion.name == "magnitude":
-            _add_pair(pairs, (first.label, second.label), first, second)
+            _add_pair(pairs, (first.label, second.label), first, second, repeat)
     return [
         Finding(f"{label} preserves the loss better than {magnitude}", tuple(of_labels))
         for (label, magnitude), of_labels in pairs.items()
     ]
 
 
-def compare_gradient(targets: Sequence[RoundRecord]) -> list[Finding]:
+def compare_gradient(targets: Sequence[RoundRecord], repeat: Repeat) -> list[Finding]:
     """QM, which keeps the gradient, against OBD, which drops it, at the same parameters."""
     pairs: dict[tuple[str, str], list[Pair]] = {}
     for first, second in _pair_at_equal_targets(targets, both_ways=True):
         if (first.criterion.name, second.criterion.name) != ("qm", "obd"):
             continue
         if _agree(read_settings(first.criterion), read_settings(second.criterion)):
-            _add_pair(pairs, ("qm", "obd"), first, second)
+            _add_pair(pairs, ("qm", "obd"), first, second, repeat)
     statement = (
         "dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than OBD)"
     )
     return [Finding(statement, tuple(of_models)) for of_models in pairs.values()]
 
 
-FINDINGS: Mapping[str, Callable[[Sequence[RoundRecord]], list[Finding]]] = {
+FINDINGS: Mapping[str, Callable[[Sequence[RoundRecord], Repeat], list[Finding]]] = {
     "locality": compare_locality,
     "against_magnitude": compare_with_magnitude,
     "gradient": compare_gradient,
 }
 """The comparisons of each finding, by the name of its table in the report."""
-CAUTION = (
-    "Each of these comparisons stands at 95 % by itself: of twenty without a difference, one "
-    "is seen by chance."
-)
+
+
+def find_all(targets: Sequence[RoundRecord], repeat: Repeat) -> dict[str, list[Finding]]:
+    """The findings of every table, whose tests allow for the number of pairs in all of them."""
+    tables = {name: find(targets, repeat) for name, find in FINDINGS.items()}
+    comparisons = sum(len(finding.pairs) for table in tables.values() for finding in table)
+    return {
+        name: [finding.among(comparisons) for finding in table] for name, table in tables.items()
+    }
+
+
+def describe_tests(tables: Mapping[str, Sequence[Finding]], draws: int) -> list[str]:
+    """What the comparisons are tested over, and why some are not."""
+    pairs = [pair for table in tables.values() for finding in table for pair in finding.pairs]
+    if not pairs:
+        return []
+    notes = []
+    tested = sum(pair.losses is not None for pair in pairs)
+    if tested:
+        notes.append(
+            f"These comparisons are tested over images and over {draws} draws of calibration "
+            "images and random choices, with which the dense network was pruned again without "
+            f"retraining. They hold together at 95 %: each of {len(pairs)} is tested at "
+            f"{100 * ALPHA / len(pairs):.2g} %. The intervals shown are at 95 % each."
+        )
+    if tested < len(pairs):
+        notes.append(
+            f"Not tested: {wording.count_of(len(pairs) - tested, 'comparison')} of rounds whose "
+            "draws were not repeated, as they go on from a round before (independent targets do "
+            "not), prune before training, or were to be drawn once (`draws`). What one draw or one "
+            "training makes of two equal settings is often apart beyond the noise of images."
+        )
+    return notes
 
 
 def describe_findings(name: str, findings: Sequence[Finding]) -> list[str]:
@@ -211,10 +279,14 @@ def describe_findings(name: str, findings: Sequence[Finding]) -> list[str]:
     counts_by_magnitude: dict[str, list[str]] = {}
     for finding in findings:
         pair = finding.pairs[0]
-        counts_by_magnitude.setdefault(pair.second.label, []).append(
+        tested = len(finding.pairs) - finding.count("not tested")
+        counts = (
             f"with {pair.first.label} lower at {finding.count('seen')} and higher at "
-            f"{finding.count('the opposite')} of {wording.count_of(len(finding.pairs), 'target')}"
+            f"{finding.count('the opposite')} of {wording.count_of(tested, 'target')}"
         )
+        if not tested:
+            counts = f"with {pair.first.label} not tested"
+        counts_by_magnitude.setdefault(pair.second.label, []).append(counts)
     return [
         f"Paper's finding: models of the loss preserve it better than {magnitude}. Seen here: "
         f"the loss right after pruning, against {magnitude}'s and beyond noise, is "
@@ -239,9 +311,11 @@ def _add_pair(
     key: tuple[str, str],
     first: RoundRecord,
     second: RoundRecord,
+    repeat: Repeat,
 ) -> None:
-    change = compare_first_rounds(first, second)
-    pairs.setdefault(key, []).append(Pair(first, second, change))
+    of_first, of_second = repeat(first), repeat(second)
+    losses = None if of_first is None or of_second is None else (of_first, of_second)
+    pairs.setdefault(key, []).append(Pair(first, second, losses))
 
 
 def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

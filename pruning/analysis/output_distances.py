@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.masks import PRUNABLE
-from pruning.measurement.intervals import mean_interval
+from pruning.measurement.intervals import skewed_mean_interval
 from pruning.measurement.objective import choose_answers, compare_answers
 from pruning.networks.layers import forward_hooks
 from pruning.networks.modes import evaluate_mode
@@ -116,7 +116,7 @@ def relative_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def average_finite(values: Tensor) -> Estimate | None:
-    """The mean of the values but nan, with its normal 95 % interval cut at 0; None where a value is
+    """The mean of the values but nan, with its 95 % interval cut at 0; None where a value is
     infinite or none is left.
 
     >>> (
@@ -132,8 +132,8 @@ def average_finite(values: Tensor) -> Estimate | None:
 
 
 def average_paired_change(before: Tensor, after: Tensor) -> Estimate | None:
-    """The mean of after - before but nan, paired by image, with its normal 95 % interval; None
-    where a value is infinite or none is left.
+    """The mean of after - before but nan, paired by image, with its 95 % interval; None where a
+    value is infinite or none is left.
     """
     if bool((before.isinf() | after.isinf()).any()):
         return None
@@ -141,7 +141,7 @@ def average_paired_change(before: Tensor, after: Tensor) -> Estimate | None:
     change = change[~change.isnan()]
     if len(change) == 0:
         return None
-    return mean_interval(float(change.sum()), float((change**2).sum()), len(change))
+    return skewed_mean_interval(change)
 
 
 def _compare_logits(logits: Tensor, other: Tensor) -> dict[str, Tensor]:

@@ -2,11 +2,12 @@
 
 The rules are derived here: with weights w' in the place of w, |w' a' - w a| <= |w'| |a' - a| +
 |(w' - w) a|, and an operation that is linear with nonnegative coefficients, or Lipschitz, carries
-an error elementwise.
+an error elementwise. Of a product |a' b' - a b| <= |a| e_b + e_a |b| + e_a e_b.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruning.errors import StructureError
 from pruning.graphs.tracing import (
@@ -23,12 +25,18 @@ from pruning.graphs.tracing import (
     LINEAR_FROM,
     LIPSCHITZ,
     NONNEGATIVE,
+    PARTS,
+    PRODUCTS,
     SILENT,
     SIZES,
     SUMS,
+    WIDTHS,
     trace,
 )
 from pruning.networks.layers import Layer, count_groups
+
+CARRIED = SUMS | SILENT | NONNEGATIVE | SIZES | PRODUCTS | PARTS
+"""The operations with a rule, beside activations and modules with weights."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,10 @@ class Carrier(fx.Interpreter):
                 return self._carry_through_layer(target, module, first)
             if isinstance(module, _BatchNorm) and module.running_var is not None:
                 return _carry_through_batchnorm(module, first)
+            if isinstance(module, nn.LayerNorm):
+                return _carry_through_layernorm(module, first)
+            if isinstance(module, _ConvNd) and len(args) == 1 and not kwargs:
+                return _carry_through_convolution(module, first)
         kind = type(module)
         return _carry_through(kind, module, args, kwargs, name=kind.__name__)
 
@@ -129,6 +141,53 @@ def _carry_through_batchnorm(module: _BatchNorm, inputs: ValueWithError) -> Valu
     return ValueWithError(module(inputs.value), inputs.error * by_channel)
 
 
+def _carry_through_layernorm(module: nn.LayerNorm, inputs: ValueWithError) -> ValueWithError:
+    """The least of three bounds on |n' - n| times the size of the scale, n = c / s normalised.
+
+    c = x - mean(x) changes by at most d = e + mean(e), s = sqrt(mean(c^2) + eps) by at most r, the
+    root mean square of e, and no |n_i| is above sqrt(K - 1), K the number of inputs. So |n' - n| is
+    at most (d + |n'| r) / s <= (d + sqrt(K - 1) r) / s, (d + |n| r) / s' with s' >= max(s - r,
+    sqrt(eps)), and |n| + sqrt(K - 1).
+    """
+    dims = tuple(range(-len(module.normalized_shape), 0))
+    value, error = inputs.value, inputs.error
+    most = math.sqrt(max(0, math.prod(module.normalized_shape) - 1))
+    centred = value - value.mean(dims, keepdim=True)
+    s = (centred.square().mean(dims, keepdim=True) + module.eps).sqrt()
+    size = (centred / s).abs()
+    d = error + error.mean(dims, keepdim=True)
+    r = error.square().mean(dims, keepdim=True).sqrt()
+    smallest_s = (s - r).clamp_min(math.sqrt(module.eps))
+    change = torch.minimum((d + most * r) / s, (d + size * r) / smallest_s)
+    change = torch.minimum(change, size + most)
+    if module.weight is not None:
+        change = change * module.weight.abs()
+    return ValueWithError(module(value), change)
+
+
+def _carry_through_convolution(module: _ConvNd, inputs: ValueWithError) -> ValueWithError:
+    """|w| times the error, for a convolution whose weights are not pruned: of another dimension, or
+    transposed.
+    """
+    size = module.weight.abs()
+    if isinstance(module, _ConvTransposeNd):
+        dimensions = len(module.kernel_size)
+        transposed = getattr(F, f"conv_transpose{dimensions}d")
+        error = transposed(
+            inputs.error,
+            size,
+            None,
+            module.stride,
+            module.padding,
+            module.output_padding,
+            module.groups,
+            module.dilation,
+        )
+    else:
+        error = module._conv_forward(inputs.error, size, None)
+    return ValueWithError(module(inputs.value), error)
+
+
 def _carry_through(
     kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str
 ) -> Any:
@@ -141,24 +200,41 @@ def _carry_through(
     unknown = StructureError(
         f"errors of layers cannot be carried through {name}: no rule is known for it"
     )
-    if not (kind in SUMS | SILENT | NONNEGATIVE or kind in LIPSCHITZ or kind in SIZES):
+    if kind not in CARRIED and kind not in LIPSCHITZ:
         raise unknown
     value = call(*_select_part(args, "value"), **_select_part(kwargs, "value"))
     if kind in SIZES and not _has_tensor(value):
         return value
+    first = args[0] if args else None
+    if kind in PARTS and isinstance(first, ValueWithError):
+        errors = call(*_select_part(args, "error"), **_select_part(kwargs, "error"))
+        return tuple(ValueWithError(*part) for part in zip(value, errors, strict=True))
     if not isinstance(value, Tensor):
         raise unknown
-    first = args[0] if args else None
+    if kind in PRODUCTS and not kwargs and len(args) == 2:
+        return ValueWithError(value, _multiply_errors(*args))
     if kind in SUMS and not kwargs and len(args) == 2:
         errors = [term.error for term in args if isinstance(term, ValueWithError)]
         return ValueWithError(value, sum(errors[1:], errors[0]).expand_as(value).contiguous())
     if kind in SILENT and isinstance(first, ValueWithError):
         return ValueWithError(value, first.error)
     if kind in LIPSCHITZ and isinstance(first, ValueWithError):
-        return ValueWithError(value, _find_slope(kind, call, args, kwargs) * first.error)
+        error = _find_slope(kind, call, args, kwargs) * first.error
+        return ValueWithError(value, error.clamp_max(WIDTHS.get(kind, math.inf)))
     if kind in NONNEGATIVE:
         return ValueWithError(value, _apply_to_errors(kind, call, args, kwargs))
     raise unknown
+
+
+def _multiply_errors(first: Any, second: Any) -> Tensor:
+    """|a| e_b + e_a |b| + e_a e_b, of two values with errors, or of one and a tensor or number."""
+    if not isinstance(first, ValueWithError):
+        first, second = second, first
+    if not isinstance(second, ValueWithError):
+        error: Tensor = first.error * abs(second)
+        return error
+    a, b = first, second
+    return a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
 
 
 def _apply_to_errors(

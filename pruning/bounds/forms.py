@@ -3,8 +3,9 @@ forms of the bound.
 
 `hoeffding`, `bernstein` and `minimum` hold for the inputs at hand, all layers, outputs, positions
 and inputs together, with probability 1 - delta over the draws, and so do `ball` and `ball
-bernstein`; `deterministic` holds always. A criterion adds the form of its paper, `paper`, which
-rests on assumptions about inputs not seen and is not certified. The source of each is
+bernstein`; `deterministic` holds always. A criterion adds the form of its paper, `paper`, and
+that of the code released with it where that is another, `code`; both rest on assumptions about
+inputs not seen and are not certified. The source of each is
 named in the module of its method; the forms for the inputs at hand are derived here.
 """
 
@@ -174,13 +175,17 @@ class Paper:
     """The bound of a paper, and the same with one factor at a time as it is at the input."""
 
     error: Tensor | None
-    """The bound, (N, out, L); None where the paper does not cover this kind of pruning."""
+    """The bound, (N, out, L); None where it does not cover this kind of pruning."""
     swaps: Mapping[str, Tensor] = field(default_factory=dict)
     """The bound with one factor replaced, by what replaces it, (N, out, L)."""
     assumption: Tensor | None = None
     """Whether the paper's assumption holds, bool (N, out, L)."""
     forms: Mapping[str, Tensor] = field(default_factory=dict)
     """Other forms of the same bound, (N, out, L)."""
+    form: str = "paper"
+    """The name of the form of `error` and `swaps`: `code` where it is that of the released code and
+    not of the paper.
+    """
 
 
 @runtime_checkable

@@ -95,7 +95,14 @@ def bernstein(
 
 
 def bound_errors(
-    layer: PrunedLayer, norms: Tensor, *, radius: Tensor, activation: str, dimension: int, c: float
+    layer: PrunedLayer,
+    norms: Tensor,
+    *,
+    radius: Tensor,
+    beta: float,
+    activation: str,
+    dimension: int,
+    c: float,
 ) -> Paper:
     """`paper_form` with t over the ball of all inputs at hand; without draws, the pruned share of
     t.
@@ -105,6 +112,10 @@ def bound_errors(
     ||p_j|| of the inputs of the layer, biases included; `radius` (N,) bounds the inputs of those
     neurons, with the 1 for the bias. An activation that is larger at an input at hand than
     `activation` allows, as one of another kind, counts as it is.
+
+    `data-independent` is `paper_form` with t over the ball of radius `beta`, as the paper states
+    it: for every input of at most that norm, whatever the data. Nothing checks that the inputs of a
+    layer are within it.
 
     `ball` and `ball bernstein` take t for the range of a draw, and hold for every input of that
     norm. There is no bound for single weights.
@@ -131,6 +142,8 @@ def bound_errors(
     forms = {"ball": error(hoeffding(ball, some_draws, layer.log))}
     if not layer.sampled:
         return Paper(None, forms=forms)
+    independent = _bound_draw(layer, largest(beta * norms)[None], by_output=False)
+    forms["data-independent"] = paper(independent)
     forms["ball bernstein"] = error(bernstein(ball, layer.sums.size, some_draws, layer.log))
     in_own_ball = largest(radius[:, None] * norms)
     swaps = {

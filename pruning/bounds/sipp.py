@@ -40,6 +40,22 @@ def epsilon(coefficients: Tensor, kept: Tensor) -> Tensor:
     return torch.where(coefficients == 0, 0.0, torch.where(kept > 0, error, math.inf))
 
 
+def invert_bernstein(coefficients: Tensor, kept: Tensor) -> Tensor:
+    """The relative error of every side by the theorem, v + sqrt(v^2 + 6 v), infinite for m = 0.
+
+    It solves Bernstein's inequality m = (6 + 2 epsilon) C S ln(8 (P + 1) kappa / delta) / (3
+    epsilon^2) for epsilon: v = c_i / (6 m_i), as c_i = alpha S_i holds the logarithm twice. The
+    code halves the result instead, so that its form is smaller, by up to sqrt(2).
+
+    >>> c, m = torch.tensor([2.0], dtype=torch.float64), torch.tensor([1e9])
+    >>> round(float(invert_bernstein(c, m) / epsilon(c, m)), 3)
+    1.414
+    """
+    v = coefficients.double() / (6 * kept.double())
+    error = v + (v * v + 6 * v).sqrt()
+    return torch.where(coefficients == 0, 0.0, torch.where(kept > 0, error, math.inf))
+
+
 def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) -> Tensor:
     """The m_i that minimise sum_i l_i epsilon_i(m_i) with sum m_i = budget and 0 <= m_i <= limit_i;
     float64.
@@ -78,8 +94,8 @@ def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: 
 def bound_errors(
     layer: PrunedLayer, alpha: float, delta: float, c: float, *, scaled: bool
 ) -> Paper:
-    """epsilon_i times the sum of the sizes of each side; without draws, C sum_(j pruned) s_j times
-    it.
+    """epsilon_i times the sum of the sizes of each side, as in the code, and beside it the paper's
+    form, `invert_bernstein`; without draws, C sum_(j pruned) s_j times the sizes in both.
 
     The scores are alpha s where `scaled`, else s. Assumes g_j <= C s_j.
     """
@@ -98,10 +114,17 @@ def bound_errors(
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
             "distinct weights for draws": error(sums, layer.distinct),
         }
-    paper_error = error(sums, layer.draws)
+    code_error = error(sums, layer.draws)
     if bool((layer.law.draws < 0).any()):
-        swaps["sensitivities as they are here"] = _replace_pruned(layer, paper_error, undrawn)
-    return Paper(paper_error, swaps, layer.check_assumption(smallest_c, c))
+        swaps["sensitivities as they are here"] = _replace_pruned(layer, code_error, undrawn)
+    theorem = layer.scale_to_sizes(invert_bernstein(sums, layer.draws.clamp_min(0)), undrawn)
+    return Paper(
+        code_error,
+        swaps,
+        layer.check_assumption(smallest_c, c),
+        forms={"paper": theorem},
+        form="code",
+    )
 
 
 def _replace_pruned(layer: PrunedLayer, error: Tensor, constant: float) -> Tensor:

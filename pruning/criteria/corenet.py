@@ -26,7 +26,7 @@ from pruning.evidence.amplification import measure_amplifications
 from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.layer_inputs import HELD_OUT, count_held_out
-from pruning.evidence.sensitivities import compute_sensitivities, count_output_positions
+from pruning.evidence.sensitivities import compute_sensitivities, count_known_positions
 from pruning.networks.layers import count_groups
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
@@ -109,8 +109,8 @@ class CoreNet:
         `plus_plus` never the last ones, which are held out. An image with inputs below 0 counts as
         two, its positive and its negative part. In a network that is not a chain, the product runs
         over all layers behind in the order of the network: a heuristic. Raises `EvidenceError`
-        without data, `StructureError` (`plus`, `plus_plus`) for a network whose channels cannot be
-        distinguished.
+        without data or for a weight used without a call of its layer, `StructureError` (`plus`,
+        `plus_plus`) for a network whose channels cannot be distinguished.
         """
         model = evidence.model
         names = list(evidence.weights)
@@ -152,7 +152,7 @@ class CoreNet:
 
     def _compute_constants(self, evidence: Evidence) -> Constants:
         image = evidence.batches[0][0][:1]
-        positions = count_output_positions(evidence.model, list(evidence.weights), image)
+        positions = count_known_positions(evidence)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
         constants = Constants.from_widths([image.numel(), *widths], self.delta)
         return replace(

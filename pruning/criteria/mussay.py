@@ -141,6 +141,7 @@ class Mussay:
             layer,
             norms.to(layer.patches),
             radius=squares.sum(0).sqrt(),
+            beta=self.beta,
             activation=incoming.activation,
             dimension=dimension + 1,
             c=self.c,

@@ -22,7 +22,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.evidence.sensitivities import (
     compute_sample_size,
     compute_sensitivities,
-    count_output_positions,
+    count_known_positions,
 )
 from pruning.types import Calibration, Scores
 
@@ -81,13 +81,13 @@ class PFP:
         ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. alpha_l = 2 c ln(8
         (P_l + 1) kappa_l / delta) does not matter within a layer: `bound_optimal` weighs layers
         against each other by it. In a grouped convolution, j is the same position of every group.
+        Raises `EvidenceError` without data, or for a weight used without a call of its layer.
         """
         model = evidence.model
         names = list(evidence.weights)
-        image = evidence.batches[0][0][:1]
-        size = compute_sample_size(model, names, image, delta=self.delta, c=self.c)
+        positions = count_known_positions(evidence)
+        size = compute_sample_size(model, positions, delta=self.delta, c=self.c)
         batches = take_first(evidence.batches, size)
-        positions = count_output_positions(model, names, image)
         scores = {}
         for name, edges in compute_sensitivities(model, names, batches, "max").items():
             alpha = coefficient(positions[name], edges[0, 0].numel(), self.delta, self.c)

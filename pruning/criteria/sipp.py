@@ -22,7 +22,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.evidence.sensitivities import (
     compute_sample_size,
     compute_sensitivities,
-    count_output_positions,
+    count_known_positions,
 )
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
@@ -82,16 +82,16 @@ class SiPP:
         z_i is the sum over the weights of the sign of w_ij. |S| = ceil(c ln(8 eta_max eta / delta))
         images, fewer where there are no more. The other variants take the maximum over positions,
         times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers
-        against each other. Shape of the weight, in the precision of the network.
+        against each other. Shape of the weight, in the precision of the network. Raises
+        `EvidenceError` without data, or for a weight used without a call of its layer.
         """
         model = evidence.model
         names = list(evidence.weights)
-        image = evidence.batches[0][0][:1]
-        size = compute_sample_size(model, names, image, delta=self.delta, c=self.c)
+        positions = count_known_positions(evidence)
+        size = compute_sample_size(model, positions, delta=self.delta, c=self.c)
         batches = take_first(evidence.batches, size)
         if self.variant == "deterministic":
             return compute_sensitivities(model, names, batches, "mean")
-        positions = count_output_positions(model, names, image)
         return {
             name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
             for name, score in compute_sensitivities(model, names, batches, "max").items()

@@ -1,11 +1,15 @@
 """Rank correlations of loss changes with errors over the criteria of a job, for the evaluation
 `loss_model`.
+
+The individuals are criteria, not settings: settings of one criterion are near each other in both
+quantities, whatever relates them, and are no further evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +19,6 @@ from pruning import wording
 from pruning.analysis.job_record import RoundRecord
 from pruning.evaluations._loss_rounds import RoundLoss
 from pruning.measurement.rank_correlation import (
-    FEWEST,
     estimate_spearman,
     explain_no_evidence,
     permutation_p_value,
@@ -24,9 +27,13 @@ from pruning.schemas.report import Estimate
 from pruning.seeding import generator
 
 AFTER, BEFORE = "error after retraining", "error right after pruning"
+FEWEST = 5
+"""The fewest criteria: of the 24 orders of four, 2 are as good as the perfect one."""
+Pairs = Mapping[str, tuple[float, float]]
+"""|Delta L| and error, by criterion."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Correlation:
     """Spearman's rho between |Delta L| and one error over the criteria, at one target or pooled."""
 
@@ -35,6 +42,8 @@ class Correlation:
     target: float | None
     """The sparsity; None for all targets pooled."""
     criteria: int
+    settings: int
+    """The number of settings of these criteria."""
     rho: Estimate | None
     p: float | None
 
@@ -47,7 +56,7 @@ class Correlation:
     @property
     def verdict(self) -> str:
         """The finding in words; begins with `no evidence` where there is none."""
-        no_evidence = explain_no_evidence(self.rho, self.p, self.criteria, "criteria")
+        no_evidence = explain_no_evidence(self.rho, self.p, self.criteria, "criteria", FEWEST)
         if no_evidence:
             return no_evidence
         order = "lower" if self.rho and self.rho.value > 0 else "higher"
@@ -72,18 +81,22 @@ class Correlation:
             "target_sparsity": self.target if self.target is not None else "pooled",
             "spearman": None if self.rho is None else self.rho.model_dump(),
             "criteria": self.criteria,
+            "settings": self.settings,
             "p_by_permutation": self.p,
             "verdict": self.verdict,
         }
 
     def sentence(self) -> str:
         """The correlation and its verdict in words."""
-        where = "over all targets (ranks within each)"
+        where = "over all targets, which agree (ranks within each)"
         if self.target is not None:
             where = f"at {wording.short_percent(self.target)}"
+        number = f"{self.criteria} criteria"
+        if self.settings > self.criteria:
+            number += f" (each the median of its settings, {self.settings} in all)"
         return (
-            f"Spearman's rho of |loss change| and {self.against} {where}, {self.criteria} "
-            f"criteria: {self.value_in_words}; {self.verdict}."
+            f"Spearman's rho of |loss change| and {self.against} {where}, {number}: "
+            f"{self.value_in_words}; {self.verdict}."
         )
 
 
@@ -94,17 +107,20 @@ def explain_no_correlation(targets: Sequence[RoundLoss]) -> str | None:
             "No rank correlation: the job does not retrain, so there is no error after "
             "retraining to set the loss change against."
         )
-    criteria = len({target.round.label for target in targets})
+    criteria = len({target.round.criterion.name for target in targets})
     if criteria < FEWEST:
         return (
             "Rank correlation of the loss change and the error after retraining: no evidence: "
-            f"too few criteria ({criteria}, at least {FEWEST} are needed)."
+            f"too few criteria ({criteria}, at least {FEWEST} are needed; settings of one "
+            "criterion count as one)."
         )
     return None
 
 
 def correlate_with_errors(seed: int, targets: Sequence[RoundLoss]) -> list[Correlation]:
-    """Correlate the loss change with both errors, at each target and over all targets."""
+    """Correlate the loss change with both errors at each target, sparsest first, and over all
+    targets where these agree.
+    """
     errors: dict[str, Callable[[RoundRecord], Tensor]] = {
         AFTER: lambda row: row.measured.wrong,
         BEFORE: lambda row: row.pruned.wrong,
@@ -112,49 +128,67 @@ def correlate_with_errors(seed: int, targets: Sequence[RoundLoss]) -> list[Corre
     correlations = []
     for against, read_wrong in errors.items():
         strata = _group_by_target(targets, read_wrong)
-        for sparsity, stratum in strata.items():
-            pairs = [list(stratum.values())]
-            correlations.append(_correlate(seed, against, sparsity, pairs))
-        complete = [
-            label
-            for label in dict.fromkeys(target.round.label for target in targets)
-            if all(label in stratum for stratum in strata.values())
+        settings = {
+            sparsity: sum(target.round.target == sparsity for target in targets)
+            for sparsity in strata
+        }
+        alone = [
+            _correlate(seed, against, sparsity, [pairs], settings[sparsity])
+            for sparsity, pairs in strata.items()
         ]
-        if len(strata) > 1 and len(complete) >= FEWEST:
-            pooled = [[stratum[label] for label in complete] for stratum in strata.values()]
-            correlations.append(_correlate(seed, against, None, pooled))
+        correlations += alone
+        if len(strata) > 1 and targets_agree(alone):
+            pooled = _correlate(seed, against, None, [*strata.values()], max(settings.values()))
+            correlations.append(pooled)
     return correlations
+
+
+def targets_agree(correlations: Sequence[Correlation]) -> bool:
+    """Whether the correlations at all targets have one verdict, and rhos of one sign."""
+    signs = {
+        0 if row.rho is None else (row.rho.value > 0) - (row.rho.value < 0) for row in correlations
+    }
+    return len(signs) == 1 and len({row.positive for row in correlations}) == 1
 
 
 def _group_by_target(
     targets: Sequence[RoundLoss], read_wrong: Callable[[RoundRecord], Tensor]
-) -> dict[float, dict[str, tuple[float, float]]]:
-    """Pairs (|Delta L|, error), by target sparsity and by criterion."""
-    strata: dict[float, dict[str, tuple[float, float]]] = {}
-    sparsities = {target.round.target for target in targets if target.round.target is not None}
-    for sparsity in sorted(sparsities):
-        strata[sparsity] = {
-            target.round.label: (
-                target.total.magnitude,
-                float(read_wrong(target.round).double().mean()),
-            )
-            for target in targets
-            if target.round.target == sparsity
+) -> dict[float, Pairs]:
+    """The medians of |Delta L| and of the error over the settings of each criterion, by target
+    sparsity, the sparsest first.
+    """
+    settings: dict[float, dict[str, list[tuple[float, float]]]] = {}
+    for target in targets:
+        row = target.round
+        if row.target is not None:
+            pair = (target.total.magnitude, float(read_wrong(row).double().mean()))
+            settings.setdefault(row.target, {}).setdefault(row.criterion.name, []).append(pair)
+    return {
+        sparsity: {
+            name: (median(x for x, _ in pairs), median(y for _, y in pairs))
+            for name, pairs in settings[sparsity].items()
         }
-    return strata
+        for sparsity in sorted(settings, reverse=True)
+    }
 
 
 def _correlate(
-    seed: int, against: str, target: float | None, strata: list[list[tuple[float, float]]]
+    seed: int, against: str, target: float | None, strata: Sequence[Pairs], settings: int
 ) -> Correlation:
-    """Correlate the pairs, ranked within each stratum."""
-    values = torch.tensor(strata, dtype=torch.float64)
-    x, y = values[..., 0], values[..., 1]
-    rho = estimate_spearman(x, y, generator(seed, "spearman", against, repr(target)))
-    p = None
-    if rho is not None and rho.low is not None:
-        p = permutation_p_value(x, y, generator(seed, "permutation", against, repr(target)))
-    return Correlation(against, target, values.shape[1], rho, p)
+    """Correlate the pairs of the criteria that all strata have, ranked within each stratum."""
+    names = [name for name in strata[0] if all(name in pairs for pairs in strata)]
+    rho = p = None
+    if len(names) >= FEWEST:
+        values = torch.tensor(
+            [[pairs[name] for name in names] for pairs in strata], dtype=torch.float64
+        )
+        x, y = values[..., 0], values[..., 1]
+        rho = estimate_spearman(x, y, generator(seed, "spearman", against, repr(target)))
+        if rho is not None and rho.low is not None:
+            p = permutation_p_value(x, y, generator(seed, "permutation", against, repr(target)))
+    return Correlation(
+        against=against, target=target, criteria=len(names), settings=settings, rho=rho, p=p
+    )
 
 
 def contrast_before_retraining(correlations: Sequence[Correlation]) -> list[str]:
@@ -171,21 +205,37 @@ def contrast_before_retraining(correlations: Sequence[Correlation]) -> list[str]
     return [f"For contrast, the same with the error right after pruning: {'; '.join(parts)}."]
 
 
+OUTCOMES = {
+    None: "no evidence either way",
+    True: "no, the loss preserved better went with lower error",
+    False: "yes, the loss preserved better even went with higher error",
+}
+"""The outcome of the paper's finding by `Correlation.positive`."""
+
+
 def describe_decoupling(correlations: Sequence[Correlation]) -> list[str]:
-    """Return the paper's finding that preserving the loss is not enough, from the correlation over
-    all targets.
+    """Return the paper's finding that preserving the loss is not enough, with the outcome at every
+    target, the sparsest first.
     """
-    after = [correlation for correlation in correlations if correlation.against == AFTER]
-    if not after:
+    alone = [row for row in correlations if row.against == AFTER and row.target is not None]
+    if not alone:
         return []
-    widest = after[-1]  # the pooled one, else that of the last target
-    outcome = {
-        None: "no evidence either way",
-        True: "no, the loss preserved better went with lower error",
-        False: "yes, the loss preserved better even went with higher error",
-    }[widest.positive]
-    return [
+    if len(alone) == 1:
+        seen = f"{OUTCOMES[alone[0].positive]} (Spearman's rho {alone[0].value_in_words})"
+    else:
+        by_target = [
+            f"at {wording.short_percent(row.target or 0.0)} {OUTCOMES[row.positive]} "
+            f"(Spearman's rho {row.value_in_words})"
+            for row in alone
+        ]
+        seen = f"{'; '.join(by_target)}; each target at 95 % by itself"
+    sentences = [
         "Paper's finding: preserving the loss better (a smaller |loss change|) does not order "
-        f"the errors after retraining. Seen here: {outcome} (Spearman's rho "
-        f"{widest.value_in_words})."
+        f"the errors after retraining. Seen here: {seen}."
     ]
+    if len(alone) > 1 and not targets_agree(alone):
+        sentences.append(
+            "The targets do not agree on the order of the criteria: there is no correlation over "
+            "all of them."
+        )
+    return sentences

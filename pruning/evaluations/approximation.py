@@ -175,7 +175,7 @@ def _list_rhos(correlations: Mapping[str, Sequence[Correlation]]) -> dict[str, E
 def _describe_sample(images: int, test_images: int) -> str:
     return (
         f"Means are over {wording.count_of(images, 'test image')} of "
-        f"{wording.count(test_images)}, the same for all networks, with normal 95 % intervals; "
+        f"{wording.count(test_images)}, the same for all networks, with 95 % intervals; "
         "accuracies are of all test images."
     )
 

@@ -280,8 +280,11 @@ def _draw_curves(label: str, report: BoundReport) -> dict[str, Curve]:
 
 
 def _draw_component_curves(label: str, report: BoundReport) -> dict[str, Curve]:
-    """The curves of what each factor costs the paper's form, or else the headline form."""
-    form = "paper" if "paper" in report.forms else choose_headline_form(report)
+    """The curves of what each factor costs the code's form, or else the paper's, or else the
+    headline form.
+    """
+    known = [form for form in ("code", "paper") if form in report.forms]
+    form = known[0] if known else choose_headline_form(report)
     by_request = {row.requested: row for row in report.form(report.forms[0])}
     components = [component for component in report.components if component.form == form]
     curves = {}

@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
+from pruning.analysis.job_size import JobSize
 from pruning.analysis.loss_changes import StagePoint
-from pruning.analysis.loss_findings import CAUTION, FINDINGS, describe_findings
+from pruning.analysis.loss_findings import (
+    describe_findings,
+    describe_tests,
+    find_all,
+    takes_part,
+)
+from pruning.analysis.repeated_prunings import RepeatedPrunings, count_repetition_units
 from pruning.evaluations import evaluations
 from pruning.evaluations._loss_correlations import (
     AFTER,
@@ -64,18 +73,36 @@ SINCE_START = "change of the training loss since the first round began"
 class LossModelling:
     """Predicted against true loss change of every round, and its correlation with later errors.
 
-    Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired normal interval. Over the
-    criteria of a job, Spearman's rho between |Delta L| and the test error at each target, and
-    pooled with ranks within each target, has a percentile bootstrap interval over criteria.
-    Evidence of an order takes an interval without 0 and a permutation test at 5 %.
+    Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired interval. Over the
+    criteria of a job, each the median of its settings, Spearman's rho between |Delta L| and the
+    test error at each target, and pooled with ranks within each where the targets agree, has a
+    percentile bootstrap interval over criteria. Evidence of an order takes five criteria, an
+    interval without 0 and a permutation test of whole criteria at 5 %.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    draws: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            description="draws of calibration images and random choices over which differences of "
+            "losses are tested: the job's own, and others for which is pruned again without "
+            "retraining; with 1 nothing is tested",
+        ),
+    ] = 5
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether there are several criteria, or one that models the loss."""
         several_criteria = len({row.label for row in record.rounds}) > 1
         return several_criteria or any(row.stages for row in record.rounds)
+
+    def units(self, size: JobSize) -> int:
+        """Return the work of the prunings that are repeated, at most."""
+        methods = [method for method in size.recipe.criteria if takes_part(method)]
+        if len(methods) < 2:
+            return 0
+        return count_repetition_units(size, methods, self.draws)
 
     def evaluate(self, record: JobRecord) -> Section:
         """Return curves `true/<criterion>`, `predicted/...` and `measured/...`, rank correlations,
@@ -95,14 +122,12 @@ class LossModelling:
             notes.append(no_correlation)
         else:
             notes += _describe_correlations(correlations)
-        any_finding = False
-        for name, find in FINDINGS.items():
-            findings = find([row.round for row in targets])
+        repeated = RepeatedPrunings(record, self.draws)
+        tables = find_all([row.round for row in targets], repeated.losses)
+        for name, findings in tables.items():
             details[name] = [pair.row() for finding in findings for pair in finding.pairs]
             notes += describe_findings(name, findings)
-            any_finding |= bool(findings)
-        if any_finding:
-            notes.append(CAUTION)
+        notes += describe_tests(tables, self.draws)
         if any(row.round.round > 1 for row in rounds):
             notes.append(CASCADE)
         if any(row.stages for row in rounds):

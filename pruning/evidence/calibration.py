@@ -7,7 +7,7 @@ Every draw is seeded by its purpose, without augmentation, and says which images
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pruning.data.subsets import ClassMix, draw_subset
 from pruning.data.tensors import Data, Split
@@ -55,6 +55,32 @@ def draw_batches(data: Data, calibration: Calibration, seed: int, *names: str | 
     chosen, _ = draw_subset(data.fit.labels.cpu(), count, mix, rng)
     shuffled = chosen[torch.randperm(len(chosen), generator=rng)]
     return list(data.batches(_take(data.fit, shuffled), BATCH))
+
+
+def draw_from_batches(batches: Batches, calibration: Calibration, rng: Generator) -> Batches:
+    """Draw as many images of the batches as a criterion asks for, in batches of 100 and in random
+    order; the batches as they are where they hold no more.
+
+    >>> labels = torch.arange(300) // 100
+    >>> batches = [(labels[:, None].float(), labels)]
+    >>> ((inputs, drawn),) = draw_from_batches(batches, Calibration(30, balanced=True), Generator())
+    >>> inputs.shape, drawn.bincount().tolist()
+    (torch.Size([30, 1]), [10, 10, 10])
+    """
+    labels = torch.cat([batch_labels for _, batch_labels in batches])
+    if len(labels) <= calibration.images:
+        return batches
+    chosen, _ = draw_subset(labels.cpu(), calibration.images, calibration.balanced, rng)
+    # Only what is chosen is put together: the batches may be large.
+    starts = torch.tensor([0, *(len(batch_labels) for _, batch_labels in batches)]).cumsum(0)
+    parts = []
+    for (inputs, _), start, stop in zip(batches, starts[:-1], starts[1:], strict=True):
+        inside = chosen[(chosen >= start) & (chosen < stop)] - start
+        parts.append(inputs[inside.to(inputs.device)])
+    order = torch.randperm(len(chosen), generator=rng).to(labels.device)
+    inputs = torch.cat(parts)[order]
+    labels = labels[chosen.to(labels.device)][order]
+    return list(zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True))
 
 
 def take_first(batches: Batches, images: int) -> Batches:

@@ -13,12 +13,13 @@ smallest sum and split of the inputs as in the code released with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pruning.evidence.evidence import Evidence
 from pruning.networks.layers import Use, as_matrices, extract_patches, iterate_uses, record_uses
 from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
@@ -102,21 +103,34 @@ def count_output_positions(
     }
 
 
+def count_known_positions(evidence: Evidence) -> dict[str, int]:
+    """Count the positions that each layer's output has for one image; 0 where it has no part.
+
+    Raises `EvidenceError` for a weight that the loss depends on though its layer is never called,
+    as that of the output projection of `nn.MultiheadAttention`: its inputs are not known.
+    """
+    image = evidence.batches[0][0][:1]
+    positions = count_output_positions(evidence.model, list(evidence.weights), image)
+    for name, count in positions.items():
+        if not count:
+            evidence.refuse_hidden(name)
+    return positions
+
+
 def compute_sample_size(
-    model: nn.Module, names: Collection[str], image: Tensor, *, delta: float, c: float
+    model: nn.Module, positions: Mapping[str, int], *, delta: float, c: float
 ) -> int:
     """Compute |S| = ceil(c ln(8 eta_max eta / delta)), the images that a sensitivity needs.
 
-    eta is the number of output elements of all layers, eta_max that of the largest; `image` is (1,
-    C, H, W). With c = 3 and delta = 1e-16 as in the released code:
+    eta is the number of output elements of all layers, eta_max that of the largest; `positions` are
+    the positions of each layer's output. With c = 3 and delta = 1e-16 as in the released code:
 
     >>> layers = nn.Linear(784, 300), nn.Linear(300, 100), nn.Linear(100, 10)
     >>> net = nn.Sequential(nn.Flatten(), *layers)
-    >>> names = [f"{i}.weight" for i in (1, 2, 3)]
-    >>> compute_sample_size(net, names, torch.zeros(1, 1, 28, 28), delta=1e-16, c=3.0)
+    >>> positions = {f"{i}.weight": 1 for i in (1, 2, 3)}
+    >>> compute_sample_size(net, positions, delta=1e-16, c=3.0)
     152
     """
-    positions = count_output_positions(model, names, image)
     outputs = [count * len(model.get_parameter(name)) for name, count in positions.items()]
     largest = max(1, *outputs)
     total = max(1, sum(outputs))

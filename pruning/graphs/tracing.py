@@ -40,8 +40,30 @@ LIPSCHITZ: Mapping[Any, float] = {
     nn.LeakyReLU: 1.0,
     F.leaky_relu: 1.0,
     nn.Hardtanh: 1.0,
+    F.hardtanh: 1.0,
+    nn.Hardswish: 1.5,
+    F.hardswish: 1.5,
+    nn.Hardsigmoid: 0.1667,
+    F.hardsigmoid: 0.1667,
 }
 """The largest slope of each activation; a leaky ReLU's own slope counts where it is larger."""
+WIDTHS: Mapping[Any, float] = {
+    nn.Sigmoid: 1.0,
+    torch.sigmoid: 1.0,
+    "sigmoid": 1.0,
+    nn.Hardsigmoid: 1.0,
+    F.hardsigmoid: 1.0,
+    nn.Tanh: 2.0,
+    torch.tanh: 2.0,
+    "tanh": 2.0,
+    nn.ReLU6: 6.0,
+    F.relu6: 6.0,
+}
+"""The width of the range of an activation that has one: no error is larger, as in a gate."""
+PRODUCTS = {operator.mul, torch.mul, "mul"}
+"""The products of two tensors, or of a tensor and a number."""
+PARTS = {torch.chunk, torch.split, "chunk", "split"}
+"""The operations that divide a tensor into several."""
 NONNEGATIVE = {
     F.pad,
     operator.getitem,

@@ -14,7 +14,7 @@ from pruning.measurement.intervals import (
     binomial_interval,
     bounded_mean_interval,
     difference_interval,
-    mean_interval,
+    skewed_mean_interval,
 )
 from pruning.measurement.iou import compute_image_errors, count_overlaps
 from pruning.measurement.objective import (
@@ -47,13 +47,10 @@ class Measured:
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
-        losses = self.losses.to(torch.float64)
         return Evaluated(
             error=estimate_error(self.wrong),
             val_error=estimate_error(self.val_wrong),
-            loss=mean_interval(
-                float(losses.sum()), float((losses**2).sum()), len(losses), unit="nats"
-            ),
+            loss=skewed_mean_interval(self.losses, unit="nats"),
             non_finite_outputs=self.non_finite[0],
         )
 

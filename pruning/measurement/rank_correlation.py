@@ -104,26 +104,29 @@ def permutation_p_value(
     True
     """
     n = x.shape[-1]
-    rho = float(compute_spearman(x, y))
+    a = rank_from_smallest(x) - (n + 1) / 2
+    b = rank_from_smallest(y) - (n + 1) / 2
     orders = torch.rand(permutations, n, generator=generator).argsort(-1)
-    unmoved = torch.arange(n).expand(permutations, n)
-    values = _correlate_rows(x, y, unmoved, orders)
-    as_large = values.abs() >= abs(rho) - 1e-9  # equal orders may differ by rounding
+    # The ranks move with the values, and the denominator of rho stays.
+    products = torch.einsum("si,spi->p", a, b[:, orders])
+    as_large = products.abs() >= (a * b).sum().abs() - 1e-9 * n**3  # free of rounding
     return (1 + int(as_large.sum())) / (1 + permutations)
 
 
-def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
+def explain_no_evidence(
+    rho: Estimate | None, p: float | None, n: int, noun: str, fewest: int = FEWEST
+) -> str | None:
     """Why a rank correlation over `n` individuals (`noun`, plural) is no evidence of an order; None
     where it is.
 
-    Evidence takes four individuals, an interval without 0 and a permutation test at 5 %.
+    Evidence takes `fewest` individuals, an interval without 0 and a permutation test at 5 %.
 
     >>> explain_no_evidence(Estimate(value=0.9, low=0.5, high=1.0), 0.01, 6, "criteria")
     >>> explain_no_evidence(Estimate(value=0.9), None, 3, "criteria")
     'no evidence: too few criteria (3, at least 4 are needed)'
     """
-    if n < FEWEST:
-        return f"no evidence: too few {noun} ({n}, at least {FEWEST} are needed)"
+    if n < fewest:
+        return f"no evidence: too few {noun} ({n}, at least {fewest} are needed)"
     if rho is None:
         return "no evidence: a ranking is constant"
     if rho.low is None or rho.high is None or p is None:

@@ -62,6 +62,7 @@ def estimate_job(
         macs=max(1, forward_flops // 2),
         shifted=_count_shifted_sets(spec, shifted),
         segmentation=segmentation,
+        classes=len(dataset["classes"]),
     )
     prunable = [tuple(weight.shape) for weight in find_prunable(outline, recipe.exclude).values()]
     zeros = _count_kept_zeros(recipe, model)

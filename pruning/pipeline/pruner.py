@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torch import nn
 
 from pruning.data.tensors import Data
-from pruning.evidence.calibration import choose_calibration, draw_batches
-from pruning.evidence.evidence import Evidence
 from pruning.masks import density, find_collapsed
-from pruning.measurement.objective import choose_loss
 from pruning.pipeline.ledger import Ledger
 from pruning.pipeline.stage_files import RoundStage
 from pruning.rounds.costs import Costs
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.plan import PlannedRound
 from pruning.rounds.pruning import StageLoss, prune_
+from pruning.rounds.round_evidence import collect_evidence
 from pruning.schemas.recipe import Method, Recipe
 from pruning.seeding import generator
 from pruning.storage.stages import StoredStage
@@ -55,21 +52,8 @@ class Pruner:
         a loss model says.
         """
         planned, method = current.planned, current.method
-        data, seed = self.data, self.recipe.seed
-        calibration = choose_calibration(method.criterion, len(data.classes))
         _, units = self.costs.pruning(current.criterion, planned)
         stage_losses: list[StageLoss] = []
-
-        def collect_evidence(masks: Masks, stage: int) -> Evidence:
-            return Evidence(
-                model,
-                masks,
-                batches=partial(draw_batches, data, calibration, seed, planned.number, stage),
-                generator=generator(seed, "criterion", planned.number, stage),
-                exclude=self.recipe.exclude,
-                loss=choose_loss(data.fit.labels),
-                shape=data.shape,
-            )
 
         def note_stage(stage_loss: StageLoss | None) -> None:
             self.ledger.advance(units)
@@ -88,10 +72,10 @@ class Pruner:
             masks,
             planned.density,
             method,
-            collect_evidence,
+            collect_evidence(model, self.recipe, self.data, method, planned.number),
             on_stage=note_stage,
             warn=warn,
-            generator=generator(seed, "sparsifier", planned.number),
+            generator=generator(self.recipe.seed, "sparsifier", planned.number),
         )
         if density(masks) == start:
             warn(

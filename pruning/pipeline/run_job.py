@@ -166,6 +166,7 @@ def _build_pipeline(
         macs=multiply_adds,
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
+        classes=len(data.classes),
     )
     networks = Networks(
         build=architecture.build,

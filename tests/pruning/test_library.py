@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_masks_of_a_sparse_checkpoint_are_read(tmp_path: Path) -> None:
 def test_batches_may_come_from_a_generator() -> None:
     data = cases.make_data()
     assert set(score(trained(), "magnitude", data.batches(data.fit, 8))) == {"1.weight", "3.weight"}
+
+
+def test_images_beyond_those_a_criterion_looks_at_are_not_dropped_in_silence() -> None:
+    """Sorted by class, the first images would all be of one class."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) // 100
+    inputs = torch.randn(300, 1, 4, 4, generator=rng)
+    sorted_batches = list(zip(inputs.split(70), labels.split(70), strict=True))
+    with pytest.warns(UserWarning, match="snip looks at 30 of 300 images, equally many of each"):
+        scores = score(trained(), "snip", sorted_batches)
+    with pytest.warns(UserWarning, match="snip looks at 30"):
+        again = score(trained(), "snip", sorted_batches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = score(trained(), "snip", [(inputs[:30], labels[:30])])
+    assert all(torch.equal(scores[name], again[name]) for name in scores)
+    assert not any(torch.allclose(scores[name], first[name]) for name in scores)
+    with pytest.warns(UserWarning, match="wanda looks at 5 of 300 images, drawn at random"):
+        score(trained(), "wanda", sorted_batches, images=5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -311,7 +312,11 @@ def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
         rows["paper"]["trials"],
         rows["paper"]["holds"],
     ) == (3, 9, False)
-    assert any("paper: violated in 3 of 9 prunings" in sentence for sentence in sentences)
+    (violated,) = [sentence for sentence in sentences if "paper: violated in 3 of 9" in sentence]
+    assert violated.endswith("It is not certified, and what it assumes is not checked.")
+    checked = describe_findings("method", replace(report, assumption=0.25))
+    (violated,) = [sentence for sentence in checked if "paper: violated in 3 of 9" in sentence]
+    assert "what it assumes of the inputs held at 25.0 % of the outputs of layers." in violated
 
 
 def test_a_test_of_coverage_is_binomial() -> None:

@@ -63,6 +63,7 @@ def measure_size(results: Results) -> JobSize:
         macs=count_flops(pipeline.dense(), data.shape) // 2,
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
+        classes=len(data.classes),
     )
 
 

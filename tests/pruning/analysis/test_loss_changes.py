@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import t
 
 from pruning.analysis.loss_changes import (
     compare_first_rounds,
@@ -22,14 +22,14 @@ def test_changes_and_differences_by_hand() -> None:
     before, after = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 4.0, 4.0])
     change = mean_loss_change(make_round("a", before=before, after=after))
     assert change.estimate is not None
-    half = norm.ppf(0.975) * math.sqrt((0 + 1 + 1 + 0) / 3 / 4)
+    half = t.ppf(0.975, 3) * math.sqrt((0 + 1 + 1 + 0) / 3 / 4)
     assert (change.estimate.value, change.estimate.n, change.overflowed) == (1.0, 4, 0)
     assert [change.estimate.low, change.estimate.high] == pytest.approx([1 - half, 1 + half])
     other = make_round("b", before=before, after=torch.tensor([1.0, 1.0, 3.0, 3.0]))
     difference = compare_first_rounds(make_round("a", before=before, after=after), other)
     assert difference.estimate is not None
     assert difference.estimate.value == 0.5
-    half = norm.ppf(0.975) * math.sqrt(1 / 3 / 4)
+    half = t.ppf(0.975, 3) * math.sqrt(1 / 3 / 4)
     assert difference.estimate.low == pytest.approx(0.5 - half)
 
 
@@ -40,7 +40,7 @@ def test_an_interval_of_large_losses_is_not_lost_to_cancellation() -> None:
     assert change.estimate is not None
     assert change.estimate.low is not None
     assert change.estimate.value - change.estimate.low == pytest.approx(
-        norm.ppf(0.975) * math.sqrt(0.25 / 99), rel=1e-6
+        t.ppf(0.975, 99) * math.sqrt(0.25 / 99), rel=1e-6
     )
 
 

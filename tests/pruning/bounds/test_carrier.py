@@ -127,6 +127,13 @@ def normed(net: Any, x: Tensor) -> Tensor:
     return net.fc(net.flat(net.b(net.norm(net.a(x).relu())).mean((2, 3))))
 
 
+def gated(net: Any, x: Tensor) -> Tensor:
+    """Squeeze and excitation: channels times a gate between 0 and 1."""
+    h = net.b(net.a(x).relu())
+    gate = torch.sigmoid(net.squeeze(h.mean((2, 3)))).unsqueeze(2).unsqueeze(3)
+    return net.fc((h * gate).mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
         name: partial(make_plain, function)
@@ -151,6 +158,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
             "reflected pad": lambda h: F.pad(h, (1, 1, 1, 1), "reflect"),
             "dropout": lambda h: F.dropout(h, 0.5, False),
             "by name": lambda h: F.dropout(input=F.relu(input=h), training=False),
+            "hardtanh": F.hardtanh,
+            "hardswish": F.hardswish,
+            "hardsigmoid": F.hardsigmoid,
+            "times a constant": lambda h: -2.0 * h,
+            "times a tensor": lambda h: h * torch.arange(-1.0, 3.0).double().reshape(4, 1, 1),
+            "square": lambda h: h.mul(h),
+            "parts": lambda h: torch.cat(torch.chunk(h, 2, 1), 1),
+            "parts by a method": lambda h: torch.cat([h.split(1, 1)[0], h.chunk(4, 1)[3]] * 2, 1),
             "constant": lambda h: h + torch.arange(4.0).double().reshape(4, 1, 1),
         }.items()
     },
@@ -171,8 +186,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
             nn.AdaptiveAvgPool2d(2),
             nn.Dropout(),
             nn.ReLU6(),
+            nn.Hardswish(),
+            nn.Hardsigmoid(),
+            nn.LayerNorm(6),
+            nn.LayerNorm([4, 6, 6]),
+            nn.LayerNorm([6, 6], elementwise_affine=False),
+            nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1, output_padding=1),
+            nn.ConvTranspose2d(4, 4, 2, groups=2, bias=False),
         )
     },
+    "gate": lambda: Net(gated, squeeze=nn.Linear(4, 4)),
+    "hard gate": lambda: Net(
+        lambda net, x: net.fc((F.hardsigmoid(net.a(x)) * net.b(net.a2(x))).mean((2, 3))),
+        a2=nn.Conv2d(2, 4, 3, padding=1),
+    ),
+    "rows": lambda: Net(
+        lambda net, x: net.fc(net.up(net.row(net.a(x).flatten(2)).relu()).mean(2)),
+        row=nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"),
+        up=nn.ConvTranspose1d(4, 4, 3, stride=2),
+    ),
     "flatten": lambda: make_plain(
         torch.relu, lambda h: torch.flatten(F.adaptive_avg_pool2d(h, 1), 1)
     ),
@@ -291,6 +323,8 @@ def test_where_a_leaky_relu_is_steeper_below_zero_errors_grow_by_that(between: A
         (torch.tanh, nn.Tanh),
         (F.relu6, nn.ReLU6),
         (F.hardtanh, nn.Hardtanh),
+        (F.hardswish, nn.Hardswish),
+        (F.hardsigmoid, nn.Hardsigmoid),
         (F.leaky_relu, nn.LeakyReLU),
     ],
 )
@@ -312,21 +346,16 @@ def overwritten(net: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "times a constant": lambda net, x: net.fc(2.0 * net.a(x).mean((2, 3))),
-    "a product": lambda net, x: net.fc((net.a(x) * net.a2(x)).mean((2, 3))),
+    "a quotient": lambda net, x: net.fc((net.a(x) / net.a2(x)).mean((2, 3))),
     "a scaled sum": lambda net, x: net.fc(torch.add(net.a(x), net.a2(x), alpha=-2).mean((2, 3))),
     "a functional layer": lambda net, x: F.linear(net.a(x).mean((2, 3)), net.fc.weight),
-    "parts": lambda net, x: net.fc(torch.cat(torch.chunk(net.a(x), 2, 1), 1).mean((2, 3))),
-    "parts by a method": lambda net, x: net.fc(
-        torch.cat([net.a(x).split(2, 1)[0], net.a2(x)[:, :2]], 1).mean((2, 3))
-    ),
     "indices": lambda net, x: net.fc(
         (F.max_pool2d(net.a(x), 2, return_indices=True)[0]).mean((2, 3))
     ),
     "a number": lambda net, x: net.fc(net.a(x).mean((2, 3)) + net.a2(x).sum().item()),
     "attention": lambda net, x: net.fc(net.attention(h := net.a(x).flatten(2).mT, h, h)[0].mean(1)),
     "an average that is not running": lambda net, x: net.fc(net.norm(net.a(x)).mean((2, 3))),
-    "another norm": lambda net, x: net.fc(net.layer_norm(net.a(x).mean((2, 3)))),
+    "another norm": lambda net, x: net.fc(net.group_norm(net.a(x)).mean((2, 3))),
     "a softplus that jumps": lambda net, x: net.fc(F.softplus(net.a(x), 1.0, 0.5).mean((2, 3))),
     "overwritten": overwritten,
     "by name": lambda net, x: net.fc(input=net.a(x).mean((2, 3))),
@@ -344,7 +373,7 @@ def test_what_has_no_rule_is_a_named_error(name: str) -> None:
             a2=nn.Conv2d(2, 4, 3, padding=1),
             attention=nn.MultiheadAttention(4, 1, batch_first=True),
             norm=nn.BatchNorm2d(4, track_running_stats=False),
-            layer_norm=nn.LayerNorm(4),
+            group_norm=nn.GroupNorm(2, 4),
         )
         .double()
         .eval()

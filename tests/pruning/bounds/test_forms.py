@@ -178,7 +178,12 @@ def test_sipps_form_and_its_factors(scaled: bool) -> None:
         return lambda s, m: invert_exactly(times * s / (3 * m)) / 2
 
     paper = sipp.bound_errors(layer, alpha, DELTA, c, scaled=scaled)
+    assert paper.form == "code"
     assert_close(paper.error, sum_by_hand(layer, epsilon(), fixed))
+    theorem = sum_by_hand(layer, lambda s, m: invert_exactly(factor * s / (6 * m)), fixed)
+    assert_close(paper.forms["paper"], theorem)
+    assert paper.error is not None
+    assert bool((paper.forms["paper"] >= paper.error).all())
     assert_close(
         paper.swaps["no union bound"],
         sum_by_hand(layer, epsilon(factor * 2 * c * math.log(2 / DELTA) / alpha), fixed),
@@ -268,7 +273,7 @@ def test_mussays_form_and_its_factors() -> None:
     layer, dimension, c = make_channels(), 5, 2.0
     norms, radius = uniform(4, seed=8) + 2, torch.tensor([1.5, 2.0]).double()
     bounds = mussay.bound_errors(
-        layer, norms, radius=radius, activation="relu", dimension=dimension, c=c
+        layer, norms, radius=radius, beta=1.75, activation="relu", dimension=dimension, c=c
     )
     w, p = layer.weight.abs().sum((2, 3)), layer.law.probabilities[0]
     assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), (
@@ -287,6 +292,8 @@ def test_mussays_form_and_its_factors() -> None:
     ball = compute_t(2.0 * norms)
     whole = torch.ones_like(layer.sums.value[0])
     assert_close(bounds.error, compute_paper_form(ball) * whole)
+    independent = compute_paper_form(compute_t(1.75 * norms)) * whole
+    assert_close(bounds.forms["data-independent"], independent)
     assert_close(bounds.forms["ball"], ball * math.sqrt(2 * LOG / 5) * whole)
     assert_close(
         bounds.forms["ball bernstein"],
@@ -320,6 +327,7 @@ def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
         big,
         torch.ones(4).double(),
         radius=torch.ones(2).double(),
+        beta=1.0,
         activation="tanh",
         dimension=5,
         c=1.0,
@@ -334,6 +342,7 @@ def test_of_single_weights_mussay_says_nothing() -> None:
         make_weights(),
         torch.ones(IN).double(),
         radius=torch.ones(2).double(),
+        beta=1.0,
         activation="relu",
         dimension=5,
         c=1.0,

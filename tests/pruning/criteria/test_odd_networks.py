@@ -51,6 +51,19 @@ class Attention(nn.Module):
         return self.head(self.attend(rows, rows, rows, need_weights=False)[0].mean(1))
 
 
+class Spare(nn.Module):
+    """A network with a layer that its outputs do not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 5)
+        self.spare = nn.Linear(5, 2)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(x.flatten(1))))
+
+
 class Mixing(nn.Module):
     """A network that normalises by the batch, in eval mode too."""
 
@@ -90,12 +103,28 @@ def test_what_does_not_scores_them(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["wanda", "thinet", "qm", "exact_obs"])
+@pytest.mark.parametrize(
+    "name",
+    ["wanda", "thinet", "qm", "obd", "obs", "exact_obs", "sipp", "pfp", "corenet"],
+)
 def test_a_weight_used_without_a_call_of_its_layer_is_refused(name: str) -> None:
     with pytest.raises(
         EvidenceError, match=r"attend\.out_proj\.weight is used without a call of its layer"
     ):
         score_network(name, Attention())
+
+
+@pytest.mark.parametrize("variant", ["randomized", "hybrid"])
+def test_draws_by_sensitivity_refuse_it_too(variant: str) -> None:
+    with pytest.raises(EvidenceError, match=r"attend\.out_proj\.weight is used without a call"):
+        criteria.create("sipp", {"variant": variant}).score(build_evidence(Attention()))
+
+
+@pytest.mark.parametrize("name", ["sipp", "pfp", "corenet"])
+def test_a_layer_that_no_output_depends_on_scores_nothing(name: str) -> None:
+    scores = score_network(name, Spare())
+    assert not bool(scores["spare.weight"].any())
+    assert bool(scores["head.weight"].any())
 
 
 @pytest.mark.parametrize("name", ["lm", "snip", "grasp"])

@@ -81,6 +81,7 @@ def test_by_default_the_methods_of_the_job_that_a_paper_bounds(tmp_path: Path) -
         "hoeffding",
         "bernstein",
         "minimum",
+        "code",
         "paper",
     }
     assert "paper relative" in {row["form"] for row in rows if row["method"] == "corenet"}

@@ -12,7 +12,12 @@ from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError
 from pruning.evidence import sensitivities as module
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import Positions, compute_sample_size, compute_sensitivities
+from pruning.evidence.sensitivities import (
+    Positions,
+    compute_sample_size,
+    compute_sensitivities,
+    count_output_positions,
+)
 from pruning.library import load_model
 from pruning.masks import find_prunable
 from pruning.networks.layers import Layer, Use, count_groups, extract_patches, record_uses
@@ -162,19 +167,12 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
 
 def test_sample_sizes_of_the_released_code() -> None:
     lenet = load_model("lenet_300_100", channels=1, height=28, width=28, classes=10)
-    assert (
-        compute_sample_size(
-            lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), delta=1e-16, c=3.0
-        )
-        == 152
-    )
+    positions = count_output_positions(lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28))
+    assert compute_sample_size(lenet, positions, delta=1e-16, c=3.0) == 152
     resnet = load_model("cifar_resnet", depth=20)
-    assert (
-        compute_sample_size(
-            resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), delta=1e-16, c=3.0
-        )
-        == 183
-    )
+    images = torch.zeros(1, 3, 32, 32)
+    positions = count_output_positions(resnet, list(find_prunable(resnet)), images)
+    assert compute_sample_size(resnet, positions, delta=1e-16, c=3.0) == 183
 
 
 def test_sipp_takes_the_first_images_of_its_sample() -> None:
@@ -183,7 +181,8 @@ def test_sipp_takes_the_first_images_of_its_sample() -> None:
         400, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     batches = [(inputs[:300], torch.zeros(300)), (inputs[300:], torch.zeros(100))]
-    size = compute_sample_size(model, list(find_prunable(model)), inputs[:1], delta=1e-16, c=3.0)
+    positions = count_output_positions(model, list(find_prunable(model)), inputs[:1])
+    size = compute_sample_size(model, positions, delta=1e-16, c=3.0)
     assert size == math.ceil(3 * math.log(8 * 6 * 9 / 1e-16)) < SiPP().calibration(3).images < 300
     scores = SiPP().score(Evidence(model, batches=batches))
     expected = compute_sensitivities(

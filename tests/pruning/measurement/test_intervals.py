@@ -6,8 +6,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from pruning.measurement.intervals import Z95, binomial_interval, difference_interval, mean_interval
+from pruning.measurement.intervals import (
+    Z95,
+    binomial_interval,
+    difference_interval,
+    limit_mean,
+    mean_interval,
+    skewed_mean_interval,
+)
 from pruning.schemas.report import Estimate
 from tests.support import oracles
 
@@ -110,3 +118,39 @@ def test_impossible_counts_are_refused(errors: int, n: int) -> None:
 def test_impossible_pairs_are_refused(counts: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"of {counts[2]}"):
         difference_interval(*counts)
+
+
+def test_the_interval_of_skewed_samples_turns_to_students_without_skewness() -> None:
+    values = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    symmetric = torch.cat([values, -values]) + 3
+    interval = skewed_mean_interval(symmetric)
+    width = 1.9842169515 * float(symmetric.std()) / 10
+    assert (high(interval) - 3, 3 - low(interval)) == pytest.approx((width, width))
+    assert skewed_mean_interval(torch.ones(1)).low is None
+    flat = skewed_mean_interval(torch.ones(5))
+    assert (flat.low, flat.high) == (1.0, 1.0)
+    large = skewed_mean_interval(1e7 + (torch.arange(100) % 2).float())
+    assert high(large) - large.value == pytest.approx(1.9842169515 * math.sqrt(0.25 / 99))
+    tail = skewed_mean_interval(torch.tensor([0.0] * 99 + [50.0]))
+    assert high(tail) - tail.value > 2 * (tail.value - low(tail)) > 0
+
+
+@pytest.mark.parametrize("n", [200, 1000])
+def test_intervals_of_heavy_tailed_losses_cover_the_mean(n: int) -> None:
+    """Losses of a pruned network: most images as before, a few far off."""
+    rng = np.random.default_rng(0)
+    repeats = 2000
+    misses = {}
+    for sign in (1, -1):
+        hit = rng.random((repeats, n)) < 0.05
+        changes = sign * np.where(hit, rng.lognormal(0, 1.25, (repeats, n)), 0.01)
+        mean = sign * (0.05 * math.exp(1.25**2 / 2) + 0.95 * 0.01)
+        values = torch.from_numpy(changes)
+        below, above = (limit.numpy() for limit in limit_mean(values))
+        centre = changes.mean(1)
+        missed = (mean < centre - below) | (mean > centre + above)
+        normal = np.abs(centre - mean) > Z95 * changes.std(1, ddof=1) / math.sqrt(n)
+        misses[sign] = missed.mean(), normal.mean()
+    print(f"means of heavy-tailed losses missed, n = {n}: {misses} (now, normal)")  # noqa: T201
+    for missed_now, missed_normal in misses.values():
+        assert missed_now <= 0.075 < missed_normal
