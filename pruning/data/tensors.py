@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from pruning.data.arrays import IGNORED, Arrays
+from pruning.data.groups import GroupColumn
 from pruning.errors import DataError
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
@@ -32,16 +33,27 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    indices: Tensor | None = None
+    """The index of each image in the dataset's own split, int64 (N,); `None`: 0 ... N - 1."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> Split:
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index], self.dataset_indices[index])
+
+    @property
+    def dataset_indices(self) -> Tensor:
+        """The index of each image in the dataset's own split, which limits and draws keep."""
+        if self.indices is None:
+            return torch.arange(len(self), device=self.labels.device)
+        return self.indices
 
     def to(self, device: torch.device) -> Split:
         """The split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(
+            self.images.to(device), self.labels.to(device), self.dataset_indices.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class Data:
     """The images under shifts that the user supplied, by the name of the distribution."""
     stored_as: str | None = None
     """`JPEG` where all images come from such files."""
+    groups: Mapping[str, GroupColumn] = field(default_factory=dict)
+    """The groups of all test images of the dataset, by the name of the column."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -87,6 +101,13 @@ class Data:
     def sizes(self) -> dict[str, int]:
         """The number of images by split."""
         return {"fit": len(self.fit), "val": len(self.val), "test": len(self.test)}
+
+    def test_groups(self, column: str) -> Tensor:
+        """The groups of the test images of the job in a column, int64 (test images,); -1 for an
+        image that is in none.
+        """
+        codes = torch.from_numpy(self.groups[column].codes.astype("int64"))
+        return codes[self.test.dataset_indices.cpu()]
 
     def at_once(self, batch_size: int) -> int:
         """The number of images in a batch outside training.
@@ -172,6 +193,7 @@ def prepare(
         std=std,
         val_from_train=val_from_train,
         stored_as=arrays.stored_as,
+        groups=arrays.groups,
     )
 
 
