@@ -24,6 +24,16 @@ EVAL_BATCH = 128
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers of a classifier to the test images."""
+
+    classes: Tensor
+    """int32 (test images,): the class with the largest logit."""
+    confidences: Tensor
+    """float32 (test images,): the softmax of that class; 0 where it is not a number."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """The measurements of one network: how wrong it is on each test and validation image, and its
     loss on each test image.
@@ -37,6 +47,8 @@ class Measured:
     """The same as `wrong` for the validation images."""
     overlaps: Tensor | None = None
     """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions."""
+    answers: Answers | None = None
+    """The answers to the test images; None for segmentation."""
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
@@ -57,16 +69,26 @@ class Measured:
             "val_wrong": self.val_wrong,
             "overlaps": self.overlaps,
         }
+        if self.answers is not None:
+            parts |= {"answers": self.answers.classes, "confidences": self.answers.confidences}
         return {f"{prefix}.{part}": value for part, value in parts.items() if value is not None}
 
     @staticmethod
     def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
-        """The measurements from the tensors of a stage file, which `tensors` wrote."""
+        """The measurements from the tensors of a stage file, which `tensors` wrote.
+
+        Raises `KeyError` where the file lacks something.
+        """
+        overlaps = tensors.get(f"{prefix}.overlaps")
+        answers = None
+        if overlaps is None:
+            answers = Answers(tensors[f"{prefix}.answers"], tensors[f"{prefix}.confidences"])
         return Measured(
             wrong=tensors[f"{prefix}.wrong"],
             losses=tensors[f"{prefix}.losses"],
             val_wrong=tensors[f"{prefix}.val_wrong"],
-            overlaps=tensors.get(f"{prefix}.overlaps"),
+            overlaps=overlaps,
+            answers=answers,
         )
 
 
@@ -118,16 +140,28 @@ def measure_network(
     collapsed network can overflow) counts as the largest finite float32.
     """
     model.eval()
-    wrong, losses, overlaps = _measure_split(model, data, data.test, advance)
-    val_wrong, _, _ = _measure_split(model, data, data.val, advance)
-    return Measured(wrong, losses, val_wrong, overlaps)
+    test = _measure_split(model, data, data.test, advance)
+    val = _measure_split(model, data, data.val, advance)
+    return Measured(test.wrong, test.losses, val.wrong, test.overlaps, test.answers)
+
+
+@dataclass(frozen=True)
+class _MeasuredSplit:
+    """The errors and losses of the images of a split; for segmentation their overlaps, else the
+    answers.
+    """
+
+    wrong: Tensor
+    losses: Tensor
+    overlaps: Tensor | None = None
+    answers: Answers | None = None
 
 
 def _measure_split(
     model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The errors and losses of the images of a split, and for segmentation their overlaps."""
-    results, losses = [], []
+) -> _MeasuredSplit:
+    """Measure a network on the images of a split."""
+    results, losses, classes, confidences = [], [], [], []
     with torch.no_grad():
         for inputs, labels in data.batches(split, EVAL_BATCH):
             logits = model(inputs).to(torch.float32)
@@ -136,11 +170,19 @@ def _measure_split(
                 result = count_overlaps(answers, labels, logits.shape[1])
             else:
                 result = answers != labels
+                classes.append(answers.to(torch.int32).cpu())
+                confidences.append(_compute_confidences(logits).cpu())
             results.append(result.cpu())
             losses.append(compute_losses(logits, labels).cpu())
             advance(len(labels))
     limited = limit_losses(torch.cat(losses))
     whole = torch.cat(results)
     if data.segmentation:
-        return compute_image_errors(whole), limited, whole
-    return whole, limited, None
+        return _MeasuredSplit(compute_image_errors(whole), limited, overlaps=whole)
+    answered = Answers(torch.cat(classes), torch.cat(confidences))
+    return _MeasuredSplit(whole, limited, answers=answered)
+
+
+def _compute_confidences(logits: Tensor) -> Tensor:
+    """The largest softmax of each image, (N,); 0 where it is not a number."""
+    return torch.nan_to_num(logits.softmax(1).amax(1), nan=0.0)

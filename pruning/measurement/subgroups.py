@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.measurement.paired import PairedErrors, mcnemar_p_value
+from pruning.schemas.report import Estimate
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -36,14 +37,34 @@ class Subgroup:
     """The images that the first network gets wrong."""
     wrong_second: int
     """The images that the second network gets wrong."""
-    units: int
-    """The number of clusters of images; that of the images where each stands alone."""
+    tested: PairedErrors
+    """The units that one of the networks gets wrong more often: clusters of images, or the images
+    where each stands alone.
+    """
+    centre: float
+    """The middle of the interval of the increase, a little nearer to 0 than the increase."""
+    deviation: float
+    """The standard deviation of the increase."""
     p_value: float
     """McNemar's exact two-sided p-value, against "both err equally often"."""
     p_value_above_rest: float
     """The one-sided p-value against "the error rises no more than on the images of the other
     groups"; 1 where there are no others.
     """
+
+    def estimate_increase(self, z: float) -> Estimate:
+        """The error of the first network less that of the second, with its interval; `z` is the
+        quantile of a normal distribution at its level.
+        """
+        value = self.errors.increase
+        width = z * self.deviation
+        return Estimate(
+            value=value,
+            low=max(-1.0, min(value, self.centre - width)),
+            high=min(1.0, max(value, self.centre + width)),
+            n=self.errors.n,
+            unit="points",
+        )
 
 
 def compare_subgroups(
@@ -79,7 +100,7 @@ def compare_subgroups(
         first - second, groups, None if clusters is None else clusters.cpu().numpy()[members]
     )
     tested = units.count_signs(count)
-    above_rest = _compare_with_rest(units, count)
+    centres, deviations, above_rest = _compare_with_rest(units, count)
     return [
         None
         if sizes[code] == 0
@@ -87,7 +108,9 @@ def compare_subgroups(
             errors=PairedErrors(int(only_first[code]), int(only_second[code]), int(sizes[code])),
             wrong_first=int(wrong_first[code]),
             wrong_second=int(wrong_second[code]),
-            units=tested[code].n,
+            tested=tested[code],
+            centre=float(centres[code]),
+            deviation=float(deviations[code]),
             p_value=mcnemar_p_value(tested[code]),
             p_value_above_rest=float(above_rest[code]),
         )
@@ -133,8 +156,10 @@ def _sum_by_group(groups: Integers, values: NDArray[np.generic], count: int) -> 
     return np.bincount(groups, weights=values, minlength=count).round().astype(np.int64)
 
 
-def _compare_with_rest(units: _Units, count: int) -> Floats:
-    """The one-sided p-values against "the error rises no more than in the other groups"."""
+def _compare_with_rest(units: _Units, count: int) -> tuple[Floats, Floats, Floats]:
+    """The increase of the error by group, its standard deviation, and the one-sided p-value against
+    "the error rises no more than in the other groups".
+    """
     from scipy.special import ndtr
 
     # By row: images, sum d, sum d^2, sum d m, sum m^2.
@@ -145,7 +170,7 @@ def _compare_with_rest(units: _Units, count: int) -> Floats:
     value, variance = _estimate_mean(moments)
     rest_value, rest_variance = _estimate_mean(rest)
     z = (value - rest_value) / np.sqrt(variance + rest_variance)
-    return np.where(comparable, ndtr(-z), 1.0)
+    return value, np.sqrt(variance), np.where(comparable, ndtr(-z), 1.0)
 
 
 def _estimate_mean(moments: Floats) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom, binomtest, norm
 
+from pruning.measurement.intervals import difference_interval
 from pruning.measurement.paired import PairedErrors
 from pruning.measurement.subgroups import (
     compare_subgroups,
@@ -37,7 +38,10 @@ def test_counts_and_tests_by_group_are_those_of_each_group_alone() -> None:
         only_second = int((second & ~first)[members].sum())
         assert subgroup is not None
         assert subgroup.errors == PairedErrors(only_first, only_second, int(members.sum()))
-        assert subgroup.units == int(members.sum())
+        assert subgroup.tested == subgroup.errors
+        expected = difference_interval(only_first, only_second, int(members.sum()), 1.96)
+        estimate = subgroup.estimate_increase(1.96)
+        assert estimate.model_dump() == pytest.approx(expected.model_dump())
         assert (subgroup.wrong_first, subgroup.wrong_second) == (
             int(first[members].sum()),
             int(second[members].sum()),
@@ -86,7 +90,7 @@ def test_images_of_a_cluster_count_once() -> None:
         assert together.errors == PairedErrors(
             10 * alone.errors.only_first, 10 * alone.errors.only_second, 10 * alone.errors.n
         )
-        assert together.units == alone.units
+        assert together.tested == alone.tested
         assert together.p_value == alone.p_value
         assert together.p_value_above_rest == pytest.approx(alone.p_value_above_rest)
 
@@ -98,8 +102,8 @@ def test_a_cluster_is_judged_by_what_most_of_its_images_do() -> None:
     subgroup = compare_subgroups(first, second, torch.zeros(5, dtype=torch.int64), 1, clusters)[0]
     assert subgroup is not None
     assert subgroup.errors == PairedErrors(3, 2, 5)
-    assert subgroup.units == 2
-    assert subgroup.p_value == 1.0, "one cluster for the second network, and a tie"
+    assert subgroup.tested == PairedErrors(1, 0, 2)
+    assert subgroup.p_value == 1.0, "one cluster, and a tie"
 
 
 def test_identical_images_are_a_cluster() -> None:

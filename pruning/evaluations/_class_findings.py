@@ -1,0 +1,112 @@
+"""Which classes or groups lose more than the others, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pruning import wording
+from pruning.analysis.class_damage import CLASS, ComparedGroup
+
+MOST = 8
+"""The number of checkpoints that the sentences of a column name at most."""
+LISTED = 5
+"""The number of classes that a sentence names at most."""
+
+
+def describe_column(rows: Sequence[ComparedGroup]) -> list[str]:
+    """Return sentences on all rows of one column: which checkpoint loses most in which class, and
+    where no class stands out, the damage that would have been found.
+    """
+    checkpoints = list(dict.fromkeys(row.damage.checkpoint for row in rows))
+    by_checkpoint = {
+        name: [row for row in rows if row.damage.checkpoint == name] for name in checkpoints
+    }
+    sentences = []
+    undamaged = []
+    for name, own in by_checkpoint.items():
+        worst = [row for row in own if row.damage.finding == "loses more than the others"]
+        losing = [row for row in own if row.damage.finding == "loses"]
+        if worst:
+            sentences.append(_describe_worst(name, worst, others=len(losing)))
+        elif losing:
+            sentences.append(_describe_losing(name, len(losing), own))
+        else:
+            undamaged.append(name)
+    if len(sentences) > MOST:
+        noun = _name_kind(rows[0])[1]
+        left = wording.count_of(len(sentences) - MOST, "other checkpoint")
+        sentences[MOST:] = [f"{left} with {noun} that lose: see the table."]
+    if undamaged:
+        detectable = [row for row in rows if row.damage.checkpoint in undamaged]
+        sentences.append(_describe_undamaged(undamaged, detectable))
+    return sentences
+
+
+def _name_kind(row: ComparedGroup) -> tuple[str, str]:
+    """The nouns for the subject of a row and for several: a class, or a group of a column."""
+    if row.column == CLASS:
+        return "class", "classes"
+    return f"group of {row.column}", f"groups of {row.column}"
+
+
+def _describe_worst(name: str, rows: list[ComparedGroup], others: int) -> str:
+    """The classes that stand out at a checkpoint."""
+    ordered = sorted(rows, key=lambda row: -row.increase)
+    kind, kinds = _name_kind(ordered[0])
+    worst = ordered[0].damage
+    text = (
+        f"{name}: the {kind} {ordered[0].value!r} stands out. Its error rose by "
+        f"{wording.points_with_interval(worst.increase)}, beyond noise and more than that of the "
+        f"other {kinds}: {wording.percent(worst.error_pruned)} against the control's "
+        f"{wording.percent(worst.error_control)}, on {wording.count_of(worst.n, 'test image')}."
+    )
+    further = [f"{row.value!r}" for row in ordered[1:]]
+    if further:
+        listed = ", ".join(further[:LISTED])
+        if len(further) > LISTED:
+            listed += f" and {len(further) - LISTED} more"
+        verb = "do" if len(further) > 1 else "does"
+        text += f" So {verb} {listed}."
+    if others:
+        text += (
+            f" The error of {others} more rose beyond noise, but not more than that of the rest."
+        )
+    return text
+
+
+def _describe_losing(name: str, losing: int, rows: list[ComparedGroup]) -> str:
+    """The number of classes that lose at a checkpoint where none loses more than the others."""
+    kind, kinds = _name_kind(rows[0])
+    return (
+        f"{name}: the error rose beyond noise in {losing} of {len(rows)} {kinds}, in no {kind} "
+        "more than in the others beyond noise."
+    )
+
+
+def _describe_undamaged(names: list[str], rows: list[ComparedGroup]) -> str:
+    """The damage that would have been found where none was."""
+    kind, _ = _name_kind(rows[0])
+    shown = ", ".join(names[:MOST])
+    if len(names) > MOST:
+        shown += f" and {wording.count_of(len(names) - MOST, 'other checkpoint')}"
+    smallest = min(rows, key=lambda row: row.damage.n)
+    largest = max(rows, key=lambda row: row.damage.n)
+    text = f"No {kind} stands out at {shown} at this number of images: "
+    if smallest.damage.n == largest.damage.n:
+        return text + _describe_detectable(f"a {kind}", smallest.damage.n, rows) + "."
+    small = _describe_detectable(f"the smallest {kind}", smallest.damage.n, rows)
+    large = _describe_detectable(f"the largest {kind}", largest.damage.n, rows)
+    return f"{text}{small}; {large}."
+
+
+def _describe_detectable(place: str, n: int, rows: list[ComparedGroup]) -> str:
+    """The damage that would have been found at every checkpoint in a class of this size."""
+    sizes = [row.damage.detectable_increase for row in rows if row.damage.n == n]
+    where = f"{place} ({wording.count_of(n, 'test image')})"
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return f"in {where} no loss could have been found with a probability of 80 %"
+    return (
+        f"a loss of {wording.percentage_points(max(known), 1)} in {where} would have been found "
+        "with a probability of 80 %"
+    )
