@@ -28,6 +28,8 @@ from pruning.measurement.subgroups import (
 from pruning.schemas.class_damage import Damage, Finding
 
 ALPHA = 0.05
+LEAST = 1e-6
+"""The smallest p-value that is reported: the normal distribution holds no further."""
 CLASS = "class"
 """The column of the classes, beside those of the dataset."""
 
@@ -85,7 +87,7 @@ def find_clusters(record: JobRecord) -> tuple[Tensor | None, str]:
         return column, f"Images of a cluster count once: {len(codes)} images in {count} clusters."
     clusters = group_identical(record.data.test.images)
     limit = (
-        "Near-duplicates count as independent images unless a column `cluster` of the dataset "
+        "Near-duplicates count as independent images unless a column 'cluster' of the dataset "
         "names them; where there are many, too much is found."
     )
     if clusters is None:
@@ -141,7 +143,7 @@ def compare_checkpoints(
 def _pool_rates(
     places: Sequence[tuple[str, str, str]], subgroups: Sequence[Subgroup]
 ) -> dict[str, float]:
-    """By checkpoint, the share of units of all classes that only the control gets wrong."""
+    """The share of units of all classes that only the control gets wrong, by checkpoint."""
     counts: dict[str, tuple[int, int]] = {}
     for (checkpoint, column, _), subgroup in zip(places, subgroups, strict=True):
         if column == CLASS:
@@ -170,11 +172,20 @@ def _describe_damage(
         error_pruned=subgroup.wrong_first / errors.n,
         error_control=subgroup.wrong_second / errors.n,
         increase=subgroup.estimate_increase(z),
-        adjusted_p_value=p_values[0],
-        adjusted_p_value_above_others=p_values[1],
+        adjusted_p_value=_round_p_value(p_values[0]),
+        adjusted_p_value_above_others=_round_p_value(p_values[1]),
         detectable_increase=detectable,
         finding=_judge(subgroup, p_values),
     )
+
+
+def _round_p_value(p_value: float) -> float:
+    """Three digits, and at least `LEAST`: a smaller one tells no more.
+
+    >>> _round_p_value(0.123456), _round_p_value(1e-30)
+    (0.123, 1e-06)
+    """
+    return max(LEAST, float(f"{p_value:.3g}"))
 
 
 def _judge(subgroup: Subgroup, p_values: tuple[float, float]) -> Finding:

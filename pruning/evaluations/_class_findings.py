@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pruning import wording
 from pruning.analysis.class_damage import CLASS, ComparedGroup
@@ -22,6 +22,7 @@ def describe_column(rows: Sequence[ComparedGroup]) -> list[str]:
         name: [row for row in rows if row.damage.checkpoint == name] for name in checkpoints
     }
     sentences = []
+    losing_alike: dict[str, int] = {}
     undamaged = []
     for name, own in by_checkpoint.items():
         worst = [row for row in own if row.damage.finding == "loses more than the others"]
@@ -29,13 +30,15 @@ def describe_column(rows: Sequence[ComparedGroup]) -> list[str]:
         if worst:
             sentences.append(_describe_worst(name, worst, others=len(losing)))
         elif losing:
-            sentences.append(_describe_losing(name, len(losing), own))
+            losing_alike[name] = len(losing)
         else:
             undamaged.append(name)
     if len(sentences) > MOST:
         noun = _name_kind(rows[0])[1]
         left = wording.count_of(len(sentences) - MOST, "other checkpoint")
-        sentences[MOST:] = [f"{left} with {noun} that lose: see the table."]
+        sentences[MOST:] = [f"{left} with {noun} that stand out: see the table."]
+    if losing_alike:
+        sentences.append(_describe_losing(losing_alike, rows))
     if undamaged:
         detectable = [row for row in rows if row.damage.checkpoint in undamaged]
         sentences.append(_describe_undamaged(undamaged, detectable))
@@ -74,39 +77,44 @@ def _describe_worst(name: str, rows: list[ComparedGroup], others: int) -> str:
     return text
 
 
-def _describe_losing(name: str, losing: int, rows: list[ComparedGroup]) -> str:
-    """The number of classes that lose at a checkpoint where none loses more than the others."""
+def _describe_losing(losing: Mapping[str, int], rows: Sequence[ComparedGroup]) -> str:
+    """The checkpoints, with the number of classes that lose, where none loses more than others."""
     kind, kinds = _name_kind(rows[0])
+    total = len({row.value for row in rows})
+    counts = [f"{name} ({count} of {total})" for name, count in losing.items()]
     return (
-        f"{name}: the error rose beyond noise in {losing} of {len(rows)} {kinds}, in no {kind} "
-        "more than in the others beyond noise."
+        f"The error rose beyond noise in some {kinds}, in no {kind} more than in the others "
+        f"beyond noise: {_list_first(counts)}."
     )
 
 
-def _describe_undamaged(names: list[str], rows: list[ComparedGroup]) -> str:
+def _describe_undamaged(names: list[str], rows: Sequence[ComparedGroup]) -> str:
     """The damage that would have been found where none was."""
     kind, _ = _name_kind(rows[0])
-    shown = ", ".join(names[:MOST])
-    if len(names) > MOST:
-        shown += f" and {wording.count_of(len(names) - MOST, 'other checkpoint')}"
-    smallest = min(rows, key=lambda row: row.damage.n)
-    largest = max(rows, key=lambda row: row.damage.n)
-    text = f"No {kind} stands out at {shown} at this number of images: "
-    if smallest.damage.n == largest.damage.n:
-        return text + _describe_detectable(f"a {kind}", smallest.damage.n, rows) + "."
-    small = _describe_detectable(f"the smallest {kind}", smallest.damage.n, rows)
-    large = _describe_detectable(f"the largest {kind}", largest.damage.n, rows)
-    return f"{text}{small}; {large}."
+    text = f"No {kind} stands out at {_list_first(names)} at this number of images. "
+    smallest = min(row.damage.n for row in rows)
+    largest = max(row.damage.n for row in rows)
+    if smallest == largest:
+        return f"{text}{_describe_detectable(f'a {kind}', smallest, rows)}."
+    small = _describe_detectable(f"the smallest {kind}", smallest, rows)
+    large = _describe_detectable(f"the largest {kind}", largest, rows)
+    return f"{text}{small}. {large}."
 
 
-def _describe_detectable(place: str, n: int, rows: list[ComparedGroup]) -> str:
+def _describe_detectable(place: str, n: int, rows: Sequence[ComparedGroup]) -> str:
     """The damage that would have been found at every checkpoint in a class of this size."""
     sizes = [row.damage.detectable_increase for row in rows if row.damage.n == n]
     where = f"{place} ({wording.count_of(n, 'test image')})"
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
-        return f"in {where} no loss could have been found with a probability of 80 %"
-    return (
-        f"a loss of {wording.percentage_points(max(known), 1)} in {where} would have been found "
-        "with a probability of 80 %"
-    )
+        return f"In {where} no loss would have been found with a probability of 80 %"
+    loss = wording.percentage_points(max(known), 1)
+    return f"In {where} a loss of {loss} would have been found with a probability of 80 %"
+
+
+def _list_first(names: Sequence[str]) -> str:
+    """The first names, and the number of those beyond the limit."""
+    shown = ", ".join(names[:MOST])
+    if len(names) > MOST:
+        shown += f" and {wording.count_of(len(names) - MOST, 'other checkpoint')}"
+    return shown

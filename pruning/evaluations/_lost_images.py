@@ -20,7 +20,7 @@ from pruning.verdict.recommendation import DEFAULT_MARGIN
 
 MOST = 16
 """The number of lost images that a picture shows, and a table lists of a checkpoint, at most."""
-COLUMNS = 8
+COLUMNS = 4
 
 
 @dataclass(frozen=True)

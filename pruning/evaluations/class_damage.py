@@ -80,7 +80,7 @@ class DamageByClass:
             version=self.version,
             notes=(
                 *sentences,
-                *_describe_lost(lost),
+                _describe_lost(lost),
                 *_describe_exemplars(exemplars),
                 _describe_method(len(rows)),
                 cluster_note,
@@ -129,13 +129,16 @@ def _describe_row(row: ComparedGroup) -> dict[str, Any]:
     return {"checkpoint": values.pop("checkpoint")} | place | values
 
 
-def _describe_lost(lost: Sequence[LostImages]) -> list[str]:
+def _describe_lost(lost: Sequence[LostImages]) -> str:
     """The number of images that each checkpoint loses."""
-    counts = [f"{images.row.id} {wording.count(len(images.places))}" for images in lost]
-    return [
+    losing = [images for images in lost if len(images.places)]
+    if not losing:
+        return "No checkpoint loses a test image that the control gets right."
+    counts = [f"{images.row.id} {wording.count(len(images.places))}" for images in losing]
+    return (
         "Test images that the control gets right and the checkpoint wrong: "
         f"{', '.join(counts)}. The table lists the {MOST} of each that are lost most confidently."
-    ]
+    )
 
 
 def _describe_exemplars(exemplars: Sequence[Exemplars]) -> list[str]:

@@ -58,7 +58,7 @@ def test_a_class_that_loses_more_than_the_others_is_named() -> None:
     assert (damaged.n, damaged.only_pruned, damaged.only_control) == (100, 36, 0)
     assert (damaged.error_pruned, damaged.error_control) == (0.46, 0.1)
     assert damaged.increase.value == pytest.approx(0.36)
-    assert 2 * 0.5**36 < damaged.adjusted_p_value <= 6 * 2 * 0.5**36
+    assert damaged.adjusted_p_value == 1e-6
     assert damaged.finding == "loses more than the others"
     assert rows["class0"].finding == rows["class2"].finding == "not distinguished"
     note = find_note(section, "stands out. Its error rose")
@@ -72,8 +72,8 @@ def test_a_loss_that_all_classes_share_names_none() -> None:
     assert {row.finding for row in read_class_damage(section)} == {"loses"}
     note = find_note(section, "rose beyond noise")
     assert note == (
-        "magnitude-0.5: the error rose beyond noise in 3 of 3 classes, in no class more than in "
-        "the others beyond noise."
+        "The error rose beyond noise in some classes, in no class more than in the others "
+        "beyond noise: magnitude-0.5 (3 of 3)."
     )
     assert not any("stands out. Its" in note for note in section.notes)
 
@@ -84,15 +84,16 @@ def test_where_no_class_stands_out_the_section_says_what_would_have() -> None:
     smallest = [row for row in read_class_damage(section) if row.n == 100]
     largest = max(row.detectable_increase or 1.0 for row in smallest)
     assert note.startswith(
-        "No class stands out at magnitude-0.5, magnitude-0.6 at this number of images: a loss of "
-        f"{100 * largest:.1f} pp in the smallest class (100 test images) would have been found "
-        "with a probability of 80 %; a loss of "
+        "No class stands out at magnitude-0.5, magnitude-0.6 at this number of images. In the "
+        f"smallest class (100 test images) a loss of {100 * largest:.1f} pp would have been found "
+        "with a probability of 80 %. In the largest class (200 test images) a loss of "
     )
-    assert "in the largest class (200 test images)" in note
 
 
 def test_a_gain_is_no_loss() -> None:
     section = evaluate(NONE)
+    assert find_note(section, "No checkpoint loses a test image")
+    assert not section.pictures
     assert {row.finding for row in read_class_damage(section)} == {"gains"}
     assert find_note(section, "No class stands out")
 
