@@ -43,7 +43,7 @@ class LostImages:
                 "checkpoint": self.row.id,
                 "index_in_test": int(indices[place]),
                 "class": classes[int(labels[place])],
-                "answer": classes[int(answers.classes[place])],
+                "answer": _name_answer(classes, answers.classes[place]),
                 "confidence": float(answers.confidences[place]),
                 "confidence_of_control": float(control.confidences[place]),
             }
@@ -134,8 +134,8 @@ class Exemplars:
                 "target_sparsity": self.target,
                 "index_in_test": int(indices[place]),
                 "class": classes[int(labels[place])],
-                "answer_of_control": classes[int(self.control[place])],
-                "modal_answer": classes[int(modal[number])],
+                "answer_of_control": _name_answer(classes, self.control[place]),
+                "modal_answer": _name_answer(classes, modal[number]),
                 "checkpoints_with_it": int(agreeing[number]),
                 "checkpoints": len(self.pruned),
             }
@@ -159,6 +159,11 @@ def collect_exemplars(record: JobRecord, rows: Sequence[RoundRecord]) -> list[Ex
             control = _read_answers(find_control(record, own[0])).classes
             exemplars.append(Exemplars(target, pruned, control))
     return exemplars
+
+
+def _name_answer(classes: Sequence[str], answer: Tensor) -> str:
+    """The class of an answer; a negative number is no answer."""
+    return classes[int(answer)] if answer >= 0 else "no answer"
 
 
 def _read_answers(measured: Measured) -> Answers:

@@ -30,7 +30,7 @@ class Answers:
     classes: Tensor
     """int32 (test images,): the class with the largest logit."""
     confidences: Tensor
-    """float32 (test images,): the softmax of that class; 0 where it is not a number."""
+    """float32 (test images,): the softmax of that class; 0 where a logit is not finite."""
 
 
 @dataclass(frozen=True)
@@ -184,5 +184,5 @@ def _measure_split(
 
 
 def _compute_confidences(logits: Tensor) -> Tensor:
-    """The largest softmax of each image, (N,); 0 where it is not a number."""
-    return torch.nan_to_num(logits.softmax(1).amax(1), nan=0.0)
+    """The largest softmax of each image, (N,); 0 where a logit is not finite."""
+    return logits.softmax(1).amax(1).masked_fill(~logits.isfinite().all(1), 0.0)

@@ -145,6 +145,18 @@ def test_the_lost_images_come_most_confidently_lost_first() -> None:
     assert list(section.pictures) == ["lost_images"]
 
 
+def test_a_network_without_an_answer_is_not_given_one() -> None:
+    measured = measure_wrong(LABELS, lose(1, 1))
+    assert measured.answers is not None
+    measured.answers.classes[1] = -1
+    record = make_class_record(
+        LABELS, measure_wrong(LABELS, CONTROL), [make_checkpoint(measured)] * 2
+    )
+    section = DamageByClass().evaluate(record)
+    assert section.details["lost_images"][0]["answer"] == "no answer"
+    assert section.details["exemplars"][0]["modal_answer"] == "no answer"
+
+
 def test_the_picture_is_of_the_sparsest_checkpoint_within_the_margin() -> None:
     rounds = []
     for number, (target, val_errors) in enumerate([(0.5, 0), (0.7, 0), (0.9, 4)]):
