@@ -17,6 +17,7 @@ from torch import Tensor
 from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.data.groups import CLUSTER
+from pruning.measurement.intervals import binomial_interval
 from pruning.measurement.measure import Measured
 from pruning.measurement.paired import adjust_holm
 from pruning.measurement.subgroups import (
@@ -169,8 +170,8 @@ def _describe_damage(
         n=errors.n,
         only_pruned=errors.only_first,
         only_control=errors.only_second,
-        error_pruned=subgroup.wrong_first / errors.n,
-        error_control=subgroup.wrong_second / errors.n,
+        error_pruned=binomial_interval(subgroup.wrong_first, errors.n),
+        error_control=binomial_interval(subgroup.wrong_second, errors.n),
         increase=subgroup.estimate_increase(z),
         adjusted_p_value=_round_p_value(p_values[0]),
         adjusted_p_value_above_others=_round_p_value(p_values[1]),

@@ -60,8 +60,9 @@ def _describe_worst(name: str, rows: list[ComparedGroup], others: int) -> str:
     text = (
         f"{name}: the {kind} {ordered[0].value!r} stands out. Its error rose by "
         f"{wording.points_with_interval(worst.increase)}, beyond noise and more than that of the "
-        f"other {kinds}: {wording.percent(worst.error_pruned)} against the control's "
-        f"{wording.percent(worst.error_control)}, on {wording.count_of(worst.n, 'test image')}."
+        f"other {kinds}: {wording.percent(worst.error_pruned.value)} against the control's "
+        f"{wording.percent(worst.error_control.value)}, on "
+        f"{wording.count_of(worst.n, 'test image')}."
     )
     further = [f"{row.value!r}" for row in ordered[1:]]
     if further:

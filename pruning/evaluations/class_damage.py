@@ -33,8 +33,6 @@ from pruning.schemas.report import Section, Unit
 
 TITLE = "Damage by class and group"
 UNITS: dict[str, Unit] = {
-    "error_pruned": "fraction",
-    "error_control": "fraction",
     "detectable_increase": "points",
     "confidence": "fraction",
     "confidence_of_control": "fraction",
@@ -165,7 +163,7 @@ def _describe_method(tests: int) -> str:
         "group is said to lose where McNemar's exact test finds it, and to stand out where it also "
         f"loses more than the others. The p-values of both tests of all {tests} rows are adjusted "
         "together (Holm): the probability that any of these statements is false is at most 5 %; "
-        "the intervals of the increases hold together, too (Bonferroni). This covers the sampling "
-        "of test images, not the spread between training runs: two networks trained from other "
-        "seeds differ by class, too."
+        "the intervals of the increases hold together, too (Bonferroni), those of the errors each "
+        "by itself. This covers the sampling of test images, not the spread between training runs: "
+        "two networks trained from other seeds differ by class, too."
     )

@@ -28,8 +28,9 @@ class Damage(Document):
     """Images that only the checkpoint gets wrong."""
     only_control: int
     """Images that only the control gets wrong."""
-    error_pruned: float
-    error_control: float
+    error_pruned: Estimate
+    """Error of the checkpoint, with the exact binomial interval of this row alone."""
+    error_control: Estimate
     increase: Estimate
     """Error of the checkpoint less that of the control; the intervals of all rows hold together."""
     adjusted_p_value: float
