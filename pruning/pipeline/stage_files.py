@@ -34,9 +34,8 @@ class DenseStage:
     >>> answers = Answers(torch.zeros(2, dtype=torch.int32), torch.ones(2))
     >>> measured = Measured(flags, torch.ones(2), flags, answers=answers)
     >>> stage = DenseStage(model={"fc.bias": torch.zeros(1)}, measured=measured)
-    >>> list(stage.tensors())
-    ['model.fc.bias', 'given.wrong', 'given.losses', 'given.val_wrong', 'given.answers',
-    'given.confidences']
+    >>> list(stage.tensors())[:4]
+    ['model.fc.bias', 'given.wrong', 'given.losses', 'given.val_wrong']
     """
 
     model: Weights
