@@ -126,6 +126,8 @@ class Dataset(Answer):
     """`classification`, or `segmentation` where the labels are masks."""
     notes: list[str] = []
     """Remarks on how the dataset was read."""
+    groups: dict[str, dict[str, int]] = {}
+    """Test images by column of groups and by group."""
     created_at: str | None = None
 
 

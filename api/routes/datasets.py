@@ -35,7 +35,10 @@ FORM = {
                             "test/<class>/*), or of images/<split>/* with "
                             "masks/<split>/*.png for segmentation (the value of a pixel is its "
                             "class, 255 is ignored), or npz or "
-                            "safetensors with train_x, train_y, test_x, test_y.",
+                            "safetensors with train_x, train_y, test_x, test_y. Columns that "
+                            "group the test images: groups.csv in the zip of classes (path, "
+                            "then a column each), or arrays test_group_<column>; images of "
+                            "one value of the column cluster count once in tests.",
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
@@ -94,6 +97,7 @@ async def create_dataset(
         normalize=normalize,
         task=contents["task"],
         notes=contents["notes"],
+        groups=contents["groups"],
         artifact=f"datasets/{id}/data.safetensors",
     )
     await run_in_threadpool(store_upload, services, row, decoded)

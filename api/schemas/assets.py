@@ -127,6 +127,8 @@ class DatasetView(BaseModel):
     """The meaning of the labels: a class of each image, or of each pixel."""
     notes: list[str]
     """Remarks on how the dataset was read."""
+    groups: dict[str, dict[str, int]]
+    """Test images by column of groups and by group; empty where the dataset has no such column."""
     normalize: Normalize | None
     created_at: str
 
@@ -142,6 +144,7 @@ class DatasetView(BaseModel):
             shape=row.shape,
             counts=row.counts,
             notes=row.notes,
+            groups=row.groups,
             task="segmentation" if row.task == "segmentation" else "classification",
             created_at=to_iso(row.created_at),
             normalize=None if row.normalize is None else Normalize(**row.normalize),

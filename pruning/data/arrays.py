@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pruning.data.groups import CLUSTER, PREFIX, GroupColumn
 from pruning.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -37,6 +38,8 @@ class Arrays:
     """Sentences that tell the user how the dataset was read."""
     stored_as: str | None = None
     """`JPEG` where all images were uploaded as such files."""
+    groups: Mapping[str, GroupColumn] = field(default_factory=dict)
+    """The groups of the test images, by the name of the column."""
 
     def __post_init__(self) -> None:
         trains = "train" in self.images
@@ -136,6 +139,10 @@ class Arrays:
         """The number of images by split."""
         return {split: len(self.images.get(split, ())) for split in SPLITS}
 
+    def group_counts(self) -> dict[str, dict[str, int]]:
+        """The number of test images by column and group, without that of clusters."""
+        return {name: column.counts() for name, column in self.groups.items() if name != CLUSTER}
+
     def save(self, path: Path) -> None:
         """Write the arrays as a safetensors file."""
         tensors: dict[str, np.ndarray[Any, Any]] = {}
@@ -147,6 +154,10 @@ class Arrays:
             about["notes"] = self.notes
         if self.stored_as:
             about["stored_as"] = self.stored_as
+        if self.groups:
+            about["groups"] = {name: column.values for name, column in self.groups.items()}
+        for name, column in self.groups.items():
+            tensors[PREFIX + name] = column.codes
         save_file(tensors, path, metadata={"secateur": json.dumps(about)})
 
     @staticmethod
@@ -158,6 +169,10 @@ class Arrays:
                 classes = tuple(about["classes"])
                 notes = tuple(about.get("notes", ()))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                groups = {
+                    name: GroupColumn(tuple(values), tensors[PREFIX + name])
+                    for name, values in about.get("groups", {}).items()
+                }
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_x" in tensors]
@@ -167,4 +182,5 @@ class Arrays:
             classes=classes,
             notes=notes,
             stored_as=about.get("stored_as"),
+            groups=groups,
         )

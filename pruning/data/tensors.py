@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from pruning.data.arrays import IGNORED, Arrays
+from pruning.data.groups import GroupColumn
 from pruning.data.subsets import draw_subset
 from pruning.errors import DataError
 from pruning.schemas.preprocessing import Preprocessing, Source
@@ -89,6 +90,8 @@ class Data:
     """Sentences that tell the user how the images were split."""
     source: Source = "dataset"
     """The source of `mean` and `std`."""
+    groups: Mapping[str, GroupColumn] = field(default_factory=dict)
+    """The groups of all test images of the dataset, by the name of the column."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,6 +112,13 @@ class Data:
     def sizes(self) -> dict[str, int]:
         """The number of images by split."""
         return {"fit": len(self.fit), "val": len(self.val), "test": len(self.test)}
+
+    def test_groups(self, column: str) -> Tensor:
+        """The groups of the test images of the job in a column, int64 (test images,); -1 for an
+        image that is in none.
+        """
+        codes = torch.from_numpy(self.groups[column].codes.astype("int64"))
+        return codes[self.test.dataset_indices.cpu()]
 
     def at_once(self, batch_size: int) -> int:
         """The number of images in a batch outside training.
@@ -198,6 +208,7 @@ def prepare(
         stored_as=arrays.stored_as,
         source="dataset" if normalize is None else source,
         notes=_describe_untrained(splits["train"].labels, names),
+        groups=arrays.groups,
     )
 
 

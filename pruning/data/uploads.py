@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
+from pruning.data.groups import TABLE, describe_clusters, name_column, read_columns, read_table
 from pruning.data.images import SUFFIXES, Pixels, decode_image, is_hidden, widen_to_channels
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
@@ -30,7 +31,7 @@ TRAINED = frozenset({"train_x", "train_y", "test_x", "test_y"})
 SHIFTED = frozenset({"test_x", "test_y"})
 """The arrays of a dataset that only tests: images of a shifted distribution."""
 MAX_CLASSES = 100_000
-CLASS_FOLDERS = "train/<class>/<image>, test/<class>/<image>"
+CLASS_FOLDERS = f"train/<class>/<image>, test/<class>/<image>, and optionally {TABLE}"
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -142,12 +143,14 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 def _convert_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
     """The dataset of arrays that were sent by name; classes are numbered by the labels."""
-    names = set(arrays)
+    columns = {name: name_column(name) for name in arrays}
+    names = {name for name, column in columns.items() if column is None}
     has_both_or_no_val = ("val_x" in names) == ("val_y" in names)
     if names - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or not has_both_or_no_val:
         raise DataError(
             f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
-            "val_x, val_y; without train_x and train_y for images of a shifted distribution"
+            "val_x, val_y and test_group_<column>; without train_x and train_y for images of a "
+            "shifted distribution"
         )
     images = {}
     labels = {}
@@ -165,7 +168,17 @@ def _convert_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
     else:
         largest = [int(values.max()) for values in labels.values() if values.size]
         classes = 1 + max(largest, default=0)
-    return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
+    groups = read_columns(
+        {column: arrays[name] for name, column in columns.items() if column is not None},
+        len(labels["test"]),
+    )
+    return Arrays(
+        images,
+        labels,
+        tuple(map(str, range(max(classes, 1)))),
+        notes=describe_clusters(groups),
+        groups=groups,
+    )
 
 
 def _put_channels_first(array: np.ndarray[Any, Any], name: str) -> Pixels:
@@ -217,12 +230,18 @@ def _read_class_folders(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     pixels = sum(array.size // array.shape[1] for array in images.values())
     if pixels * channels > max_values:
         raise DataError(f"the images decode to more than {max_values} values")
+    groups = read_table(
+        archive,
+        {file.entry.filename: split == "test" for split in SPLITS for file in files[split]},
+    )
     all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
         {split: widen_to_channels(array, channels) for split, array in images.items()},
         labels,
         classes,
+        notes=describe_clusters(groups),
         stored_as="JPEG" if all_jpeg else None,
+        groups=groups,
     )
 
 
@@ -230,7 +249,7 @@ def _sort_by_split(archive: zipfile.ZipFile) -> dict[str, list[_ImageFile]]:
     """The images of a zip by split, in the order of their file names; hidden files are skipped."""
     files: dict[str, list[_ImageFile]] = {split: [] for split in SPLITS}
     for entry in archive.infolist():
-        if is_hidden(entry):
+        if is_hidden(entry) or entry.filename == TABLE:
             continue
         parts = PurePosixPath(entry.filename).parts
         fits = (

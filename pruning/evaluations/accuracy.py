@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import binomial_interval
@@ -17,8 +16,6 @@ from pruning.measurement.measure import estimate_increase
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
-WORST = 8
-"""The number of checkpoints whose worst class the notes name at most."""
 NOTE = (
     "Intervals are exact binomial (Clopper-Pearson), 95 %, and cover the sampling of test images, "
     "not the spread between training runs."
@@ -39,7 +36,7 @@ class Accuracy:
     """Test error of every round against sparsity, before and after retraining, with intervals.
 
     error = wrong / n with its exact binomial (Clopper-Pearson) interval; the increase over the
-    dense control is paired on the same images; errors by class show where pruning hurts most. For
+    dense control is paired on the same images; errors by class are compared in `class_damage`. For
     segmentation the error is the mean over images of 1 - mean IoU, and the mean IoU over the
     classes of the whole test set stands beside it.
     """
@@ -76,7 +73,7 @@ class Accuracy:
             version=self.version,
             curves=curves,
             scalars=scalars,
-            notes=(NOTE, *_name_worst_classes(by_class)),
+            notes=(NOTE,),
             details={
                 "error_by_class": {
                     name: {label: estimate.model_dump() for label, estimate in row.items()}
@@ -166,33 +163,3 @@ def _estimate_by_class(
         for index, name in enumerate(classes)
         if bool((labels == index).any())
     }
-
-
-def _name_worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
-    """The class that each checkpoint loses most in, for the checkpoints that lose most."""
-    losses: list[tuple[float, str, str]] = []
-    for name, row in by_class.items():
-        if name not in ("given", "control"):
-            gaps = {
-                label: estimate.value - by_class["control"][label].value
-                for label, estimate in row.items()
-            }
-            worst = max(gaps, key=gaps.__getitem__)
-            if gaps[worst] > 0:
-                losses.append((gaps[worst], name, worst))
-    largest = sorted(losses, key=lambda item: -item[0])[:WORST]
-    notes = [
-        f"{name}: the class that loses most against the dense control is {worst!r} "
-        f"({wording.points_with_interval(Estimate(value=gap))} on "
-        f"{wording.count_of(by_class[name][worst].n or 0, 'test image')}: "
-        f"{wording.percent_with_interval(by_class[name][worst])} wrong)."
-        for gap, name, worst in losses
-        if (gap, name, worst) in largest
-    ]
-    left = len(losses) - len(largest)
-    if left:
-        notes.append(
-            f"{wording.count_of(left, 'other checkpoint')} of which no class loses more: see the "
-            "errors by class."
-        )
-    return notes

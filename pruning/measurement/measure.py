@@ -29,6 +29,16 @@ EVAL_BATCH = 128
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers of a classifier to the test images."""
+
+    classes: Tensor
+    """int32 (test images,): the class with the largest logit."""
+    confidences: Tensor
+    """float32 (test images,): the softmax of that class; 0 where a logit is not finite."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """The measurements of one network: how wrong it is on each test and validation image, and its
     loss on each test image.
@@ -44,6 +54,8 @@ class Measured:
     """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions."""
     non_finite: tuple[int, int] = (0, 0)
     """The numbers of test and of validation images whose outputs hold NaN or infinity."""
+    answers: Answers | None = None
+    """The answers to the test images; None for segmentation."""
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
@@ -63,18 +75,28 @@ class Measured:
             "overlaps": self.overlaps,
             "non_finite": torch.tensor(self.non_finite) if any(self.non_finite) else None,
         }
+        if self.answers is not None:
+            parts |= {"answers": self.answers.classes, "confidences": self.answers.confidences}
         return {f"{prefix}.{part}": value for part, value in parts.items() if value is not None}
 
     @staticmethod
     def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
-        """The measurements from the tensors of a stage file, which `tensors` wrote."""
+        """The measurements from the tensors of a stage file, which `tensors` wrote.
+
+        Raises `KeyError` where the file lacks something.
+        """
+        overlaps = tensors.get(f"{prefix}.overlaps")
+        answers = None
+        if overlaps is None:
+            answers = Answers(tensors[f"{prefix}.answers"], tensors[f"{prefix}.confidences"])
         non_finite = tensors.get(f"{prefix}.non_finite", torch.zeros(2, dtype=torch.int64))
         test, val = non_finite.tolist()
         return Measured(
             wrong=tensors[f"{prefix}.wrong"],
             losses=tensors[f"{prefix}.losses"],
             val_wrong=tensors[f"{prefix}.val_wrong"],
-            overlaps=tensors.get(f"{prefix}.overlaps"),
+            overlaps=overlaps,
+            answers=answers,
             non_finite=(test, val),
         )
 
@@ -135,25 +157,29 @@ def measure_network(
         losses=test.losses,
         val_wrong=val.wrong,
         overlaps=test.overlaps,
+        answers=test.answers,
         non_finite=(test.non_finite, val.non_finite),
     )
 
 
 @dataclass(frozen=True)
 class _MeasuredSplit:
-    """The measurements on the images of one split, as in `Measured`."""
+    """The errors and losses of the images of a split; for segmentation their overlaps, else the
+    answers.
+    """
 
     wrong: Tensor
     losses: Tensor
-    overlaps: Tensor | None
-    non_finite: int
+    overlaps: Tensor | None = None
+    answers: Answers | None = None
+    non_finite: int = 0
 
 
 def _measure_split(
     model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]
 ) -> _MeasuredSplit:
-    """The errors and losses of the images of a split, and for segmentation their overlaps."""
-    results, losses = [], []
+    """Measure a network on the images of a split."""
+    results, losses, classes, confidences = [], [], [], []
     non_finite = 0
     with torch.no_grad():
         for inputs, labels in data.batches(split, EVAL_BATCH):
@@ -163,6 +189,8 @@ def _measure_split(
                 result = count_overlaps(answers, labels, logits.shape[1])
             else:
                 result = answers != labels
+                classes.append(answers.to(torch.int32).cpu())
+                confidences.append(_compute_confidences(logits).cpu())
             results.append(result.cpu())
             losses.append(compute_losses(logits, labels).cpu())
             non_finite += int(find_non_finite(logits, labels).sum())
@@ -170,5 +198,13 @@ def _measure_split(
     limited = limit_losses(torch.cat(losses))
     whole = torch.cat(results)
     if data.segmentation:
-        return _MeasuredSplit(compute_image_errors(whole), limited, whole, non_finite)
-    return _MeasuredSplit(whole, limited, None, non_finite)
+        return _MeasuredSplit(
+            compute_image_errors(whole), limited, overlaps=whole, non_finite=non_finite
+        )
+    answered = Answers(torch.cat(classes), torch.cat(confidences))
+    return _MeasuredSplit(whole, limited, answers=answered, non_finite=non_finite)
+
+
+def _compute_confidences(logits: Tensor) -> Tensor:
+    """The largest softmax of each image, (N,); 0 where a logit is not finite."""
+    return logits.softmax(1).amax(1).masked_fill(~logits.isfinite().all(1), 0.0)

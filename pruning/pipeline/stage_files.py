@@ -29,10 +29,12 @@ class DenseStage:
     """The dense network, as given or as the job trained it.
 
     >>> import torch
+    >>> from pruning.measurement.measure import Answers
     >>> flags = torch.tensor([False, True])
-    >>> measured = Measured(flags, torch.ones(2), flags)
+    >>> answers = Answers(torch.zeros(2, dtype=torch.int32), torch.ones(2))
+    >>> measured = Measured(flags, torch.ones(2), flags, answers=answers)
     >>> stage = DenseStage(model={"fc.bias": torch.zeros(1)}, measured=measured)
-    >>> list(stage.tensors())
+    >>> list(stage.tensors())[:4]
     ['model.fc.bias', 'given.wrong', 'given.losses', 'given.val_wrong']
     """
 

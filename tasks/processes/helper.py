@@ -68,6 +68,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
         "counts": arrays.counts,
         "task": arrays.task,
         "notes": list(arrays.notes),
+        "groups": arrays.group_counts(),
     }
 
 

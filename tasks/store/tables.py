@@ -85,6 +85,7 @@ class Dataset(Base):
         String(16), default="classification", server_default="classification"
     )
     notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
+    groups: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     artifact: Mapped[str]
     created_at: Mapped[float]

@@ -87,6 +87,7 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
         "counts": {"train": 4, "test": 2},
         "task": "classification",
         "notes": [],
+        "groups": {"sex": {"f": 1, "m": 1}},
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
         "created_at": body["created_at"],
     }

@@ -92,6 +92,7 @@ class Helper:
                 "counts": {"train": 4, "test": 2},
                 "task": "classification",
                 "notes": [],
+                "groups": {"sex": {"f": 1, "m": 1}},
             }
         return dict(ESTIMATE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import pruning.evaluations._lost_images
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
 from pruning.pipeline.results import Results
@@ -29,6 +30,9 @@ def leave_undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         )
         monkeypatch.setattr(
             pruning.evaluations.informative_features, "draw_grid", lambda *args, **fields: blank
+        )
+        monkeypatch.setattr(
+            pruning.evaluations._lost_images, "draw_grid", lambda *args, **fields: blank
         )
         monkeypatch.setattr(
             pruning.evaluations.informative_features, "draw_heatmap", lambda *args: blank

@@ -75,6 +75,23 @@ def test_measurements_survive_a_stage_file() -> None:
     )
 
 
+def test_the_answers_are_the_largest_logits_and_their_softmax() -> None:
+    model, data = cases.mlp(), cases.make_data()
+    measured = measure_network(model, data)
+    answers = measured.answers
+    assert answers is not None
+    for index in range(len(data.test)):
+        with torch.no_grad():
+            logits = model(data.normalize(data.test.images[index][None]))[0].double()
+        assert int(answers.classes[index]) == int(logits.argmax())
+        assert float(answers.confidences[index]) == pytest.approx(float(logits.softmax(0).max()))
+    assert torch.equal(answers.classes != data.test.labels, measured.wrong)
+    again = Measured.restore(measured.tensors("x"), "x").answers
+    assert again is not None
+    assert torch.equal(again.classes, answers.classes)
+    assert torch.equal(again.confidences, answers.confidences)
+
+
 def test_increase_is_the_difference_of_errors() -> None:
     first, second = torch.tensor([1, 1, 1, 0, 0]).bool(), torch.tensor([1, 0, 0, 1, 0]).bool()
     assert estimate_increase(first, second).value == pytest.approx(3 / 5 - 2 / 5)

@@ -146,6 +146,7 @@ def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: P
         "approximation",
         "bounds",
         "certificate",
+        "class_damage",
         "informative_features",
         "loss_model",
         "scaling_law",

@@ -33,6 +33,8 @@ def measured_tensors(part: str) -> State:
         f"{part}.wrong": WRONG,
         f"{part}.losses": LOSSES,
         f"{part}.val_wrong": VAL_WRONG,
+        f"{part}.answers": torch.tensor([2, 0, 1], dtype=torch.int32),
+        f"{part}.confidences": torch.tensor([0.5, 1.0, 0.75]),
     }
 
 
@@ -149,7 +151,9 @@ def test_what_a_job_does_not_need_is_none(tmp_path: Path) -> None:
 
 
 def test_measurements_of_segmentation_keep_their_overlaps(tmp_path: Path) -> None:
-    content = CONTROL | {"control.overlaps": torch.ones(3, 2, 4, dtype=torch.int64)}
+    answers = ("control.answers", "control.confidences")
+    content = {name: tensor for name, tensor in CONTROL.items() if name not in answers}
+    content["control.overlaps"] = torch.ones(3, 2, 4, dtype=torch.int64)
     stage = ControlStage.restore(write_stage(tmp_path, "control", content))
     check_tensors(stage.tensors(), content)
 

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 from pruning.registry import Registry
 from tasks.helper import PASSED_ON, SPIN, HelperError, clean_environment, run_helper
+from tasks.processes.helper import check_dataset
+from tests.support.uploaded_files import arrays, npz
 
 MLP: dict[str, Any] = {"hidden": [4], "channels": 1, "height": 2, "width": 2, "classes": 2}
 
@@ -326,3 +328,17 @@ def test_the_catalogue_says_which_architectures_have_families() -> None:
         "wide_resnet",
     }
     assert "family: `depth` hidden layers of `width` units" in entries["mlp"]["family"]
+
+
+def test_the_document_of_a_dataset_counts_the_images_of_each_group(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(npz(arrays(test_group_sex=np.array(["f", ""]))))
+    answer = check_dataset(
+        {
+            "path": str(path),
+            "filename": "data.npz",
+            "max_values": 1000,
+            "output": str(tmp_path / "data"),
+        }
+    )
+    assert answer["groups"] == {"sex": {"f": 1}}

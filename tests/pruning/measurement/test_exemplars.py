@@ -1,0 +1,40 @@
+"""Pruning-identified exemplars against counts by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from pruning.measurement.exemplars import find_exemplars
+
+
+def list_modal(answers: list[int]) -> set[int]:
+    """The answers that are most frequent."""
+    counts = Counter(answers)
+    return {label for label, count in counts.items() if count == max(counts.values())}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_exemplars_are_images_whose_modal_labels_differ(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    pruned = torch.randint(0, 4, (7, 300), generator=rng)
+    dense = torch.randint(0, 4, (5, 300), generator=rng)
+    expected = [
+        not list_modal(pruned[:, image].tolist()) & list_modal(dense[:, image].tolist())
+        for image in range(300)
+    ]
+    assert find_exemplars(pruned, dense).tolist() == expected
+    assert 0 < sum(expected) < 300
+
+
+def test_a_tie_is_no_difference() -> None:
+    pruned = torch.tensor([[0, 2], [1, 2]])
+    dense = torch.tensor([[1, 1]])
+    assert find_exemplars(pruned, dense).tolist() == [False, True]
+
+
+def test_networks_answer_the_same_images() -> None:
+    with pytest.raises(ValueError, match="3 images beside 2"):
+        find_exemplars(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
