@@ -38,8 +38,8 @@ def find_prune_potential(
 ) -> Tensor:
     """The largest PR with error <= reference + margin, 0 without one; any later success counts.
 
-    `ratios` (K,) and `errors` (K, ...) are of the checkpoints, `reference` (...) are errors of the
-    dense control, on one distribution.
+    `ratios` (K,) and `errors` (K, ...) are of the checkpoints, `reference` (K, ...) or (...) are
+    errors of the dense networks that each or all are compared with, on one distribution.
 
     >>> ratios = torch.tensor([0.2, 0.5, 0.8])
     >>> float(

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.prune_potential import find_prune_potential
-from pruning.analysis.shifts import Shift, errors_under_shifts, find_trained_corruptions
+from pruning.analysis.shifts import (
+    Reference,
+    Shift,
+    errors_under_shifts,
+    find_references,
+    find_trained_corruptions,
+)
 from pruning.measurement.bootstrap import percentile_interval, resample_errors
 from pruning.measurement.measure import estimate_error
 from pruning.schemas.job import NOMINAL
@@ -23,7 +29,9 @@ from pruning.schemas.report import Estimate, Unit
 from pruning.seeding import generator
 
 CONTROL = "control"
-"""The name of the dense control among the networks."""
+"""The name of a dense control among the networks, which checkpoints are compared with by
+default.
+"""
 Summary = Literal["mean", "minimum"]
 Resampled = tuple[float, Tensor]
 """A value, and its bootstrap draws, float64 (resamples,)."""
@@ -38,8 +46,9 @@ class ShiftErrors:
     Intervals are 95 % percentile intervals of the draws, none at a single image, and hold the
     value; `n` is the smallest number of images among the distributions.
 
-    Networks and distributions go by their names in reports: `control` is the dense control,
-    `nominal` the images as they are. A name that is not among them raises `KeyError`.
+    Networks and distributions go by their names in reports: `control` is a dense control, `nominal`
+    the images as they are. A name that is not among them raises `KeyError`. Each checkpoint is
+    compared with its reference r(f), a dense network of its own.
 
     >>> wrong = {
     ...     "control": {
@@ -68,12 +77,14 @@ class ShiftErrors:
         seed: int,
         seed_names: Sequence[str],
         trained: Collection[str] = (),
+        references: Mapping[str, str] | None = None,
     ) -> None:
         """Take the errors of each image by network and distribution, as `errors_under_shifts`
         returns them for the nominal images and `shifts`.
 
         `seed` and `seed_names`, with the name of a shifted set, name the generators of the
-        resamples; `trained` are the names of the corruptions that the job trains on.
+        resamples; `trained` are the names of the corruptions that the job trains on. `references`
+        names the dense network that each checkpoint is compared with, `control` by default.
         """
         self.distributions = [Shift(), *shifts]
         """The nominal distribution and the shifts."""
@@ -81,7 +92,9 @@ class ShiftErrors:
         """The names of the networks."""
         self.trained = frozenset(trained)
         """The names of the corruptions that the job trains on."""
-        self.sizes = {name: len(flags) for name, flags in wrong[CONTROL].items()}
+        self.references = dict.fromkeys(wrong, CONTROL) if references is None else references
+        """The name of the dense network that each checkpoint is compared with, by checkpoint."""
+        self.sizes = {name: len(flags) for name, flags in wrong[self.networks[0]].items()}
         """The number of images by distribution."""
         self.shifted = [shift.name for shift in shifts if shift.corruption not in self.trained]
         """The distributions that count as shifted: all shifts where the job trains on all."""
@@ -104,16 +117,21 @@ class ShiftErrors:
         *,
         seed_names: Sequence[str],
         validation: bool = False,
+        against: Reference = "control",
     ) -> ShiftErrors:
         """The errors of all networks of a job on at most `images` test (or validation) images of
-        each distribution, see `pruning.analysis.shifts.errors_under_shifts`.
+        each distribution, see `pruning.analysis.shifts.errors_under_shifts`; checkpoints are
+        compared with the control of their training, or `against` the network as given.
         """
         return ShiftErrors(
-            errors_under_shifts(record, [Shift(), *shifts], images, validation=validation),
+            errors_under_shifts(
+                record, [Shift(), *shifts], images, validation=validation, against=against
+            ),
             shifts,
             seed=record.seed,
             seed_names=seed_names,
             trained=find_trained_corruptions(record),
+            references=find_references(record, against),
         )
 
     def _resample(self, dataset: str | None, rng: torch.Generator) -> None:
@@ -149,8 +167,9 @@ class ShiftErrors:
         return self._estimate(self._subtract_own(network), self.sizes, "points")
 
     def delta_excess(self, network: str) -> Estimate:
-        """The excess error of a network less that of the dense control."""
-        difference = _subtract(self._subtract_own(network), self._subtract_own(CONTROL))
+        """The excess error of a checkpoint less that of its reference."""
+        reference = self.references[network]
+        difference = _subtract(self._subtract_own(network), self._subtract_own(reference))
         return self._estimate(difference, self.sizes, "points")
 
     def excess_under(self, network: str, name: str) -> float:
@@ -158,8 +177,8 @@ class ShiftErrors:
         return self._errors[network, name] - self._errors[network, NOMINAL]
 
     def increase(self, network: str, name: str) -> float:
-        """e(network, D) - e(control, D)."""
-        return self._errors[network, name] - self._errors[CONTROL, name]
+        """e(f, D) - e(r(f), D) of a checkpoint f."""
+        return self._errors[network, name] - self._errors[self.references[network], name]
 
     def potential(
         self,
@@ -169,8 +188,8 @@ class ShiftErrors:
         *,
         summary: Summary = "mean",
     ) -> Estimate:
-        """The mean or the minimum over distributions of P(D) = max PR with e(f, D) <= e(control, D)
-        + margin, 0 without one.
+        """The mean or the minimum over distributions of P(D) = max PR with e(f, D) <= e(r(f), D) +
+        margin, 0 without one.
 
         `ratios` are the prune ratios PR of the networks f to choose among.
         """
@@ -212,15 +231,19 @@ class ShiftErrors:
 
     def _find_potential(self, ratios: Mapping[str, float], name: str, margin: float) -> Resampled:
         """The potential on a distribution."""
-        networks = [CONTROL, *ratios]
-        errors = torch.tensor(
-            [self._errors[network, name] for network in networks], dtype=torch.float64
+        references = [self.references[network] for network in ratios]
+        errors, reference_errors = (
+            torch.tensor([self._errors[network, name] for network in group], dtype=torch.float64)
+            for group in (list(ratios), references)
         )
-        draws = torch.stack([self._draws[network, name] for network in networks])
+        draws, reference_draws = (
+            torch.stack([self._draws[network, name] for network in group])
+            for group in (list(ratios), references)
+        )
         prune_ratios = torch.tensor(list(ratios.values()), dtype=torch.float64)
         return (
-            float(find_prune_potential(prune_ratios, errors[1:], errors[0], margin)),
-            find_prune_potential(prune_ratios, draws[1:], draws[0], margin),
+            float(find_prune_potential(prune_ratios, errors, reference_errors, margin)),
+            find_prune_potential(prune_ratios, draws, reference_draws, margin),
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import Shift, draw_sample
+from pruning.analysis.shifts import Reference, Shift, draw_sample
 from pruning.data.corruptions import corruptions
 from pruning.measurement.costs import count_flops
 
@@ -47,10 +47,24 @@ class ShiftParameters:
         int | None,
         Field(ge=1, description="test images; by default 1,000, fewer for a large network"),
     ] = None
+    against: Annotated[
+        Reference,
+        Field(
+            description=(
+                "the dense network that checkpoints are compared with: the control that was "
+                "retrained as each was, or the network as given, as in the paper"
+            )
+        ),
+    ] = "control"
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
             corruptions.get(name)
+
+    @property
+    def reference(self) -> str:
+        """The dense network that checkpoints are compared with, in words."""
+        return "the dense control" if self.against == "control" else "the network as given"
 
     def applies(self, record: JobRecord) -> bool:
         """Whether the job has a checkpoint, and images that can be corrupted."""
@@ -84,7 +98,8 @@ class ShiftParameters:
         other_sets = sum(min(count, test) for _, test in size.shifted.values())
         images = own * (1 + corrupted + len(self.noise)) + other_sets
         making = corrupted * own * CORRUPTING * size.values // size.macs
-        return images * size.networks + making
+        controls = size.controls if self.against == "control" else 0
+        return images * (1 + controls + size.checkpoints) + making
 
     def describe(self, record: JobRecord, shifts: list[Shift]) -> str:
         """The shifts and the numbers of images, in words."""
@@ -109,6 +124,17 @@ class ShiftParameters:
             f"{wording.count_of(own_images, 'test image')}: "
             f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}"
         )
+
+    def describe_references(self, record: JobRecord) -> list[str]:
+        """The dense networks that checkpoints are compared with, where there is not one control."""
+        if self.against == "given":
+            return ["Checkpoints are compared with the network as given, as in the paper."]
+        if len(record.controls) == 1:
+            return []
+        return [
+            "Each checkpoint is compared with the dense control that was retrained as often as it: "
+            f"{', '.join(control.name for control in record.controls)}."
+        ]
 
 
 def _choose_image_count(macs: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,6 +28,12 @@ AT_ONCE = 256
 """The number of images that are corrupted between two reports of progress."""
 CORRUPTIONS_VERSION = 1
 """The version of the corruptions, raised when one changes: cached images are then made again."""
+
+
+Reference = Literal["control", "given"]
+"""The dense network that checkpoints are compared with: the control that was retrained as each was,
+or the network as given.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,45 @@ class NamedNetwork:
 
 
 def name_networks(record: JobRecord) -> list[NamedNetwork]:
-    """The dense network as given, the dense control, and every checkpoint."""
+    """The dense network as given, the dense control with the fewest retrainings, and every
+    checkpoint.
+    """
     return [
         NamedNetwork("given", record.dense),
-        NamedNetwork("control", record.control),
-        *(
-            NamedNetwork(checkpoint.id, checkpoint.network)
-            for checkpoint in record.rounds
-            if checkpoint.target is not None
-        ),
+        NamedNetwork(record.control.name, record.control.network),
+        *_name_checkpoints(record),
+    ]
+
+
+def name_compared_networks(record: JobRecord, against: Reference) -> list[NamedNetwork]:
+    """The dense network as given, the dense controls where checkpoints are compared with these, and
+    every checkpoint.
+    """
+    controls = record.controls if against == "control" else ()
+    return [
+        NamedNetwork("given", record.dense),
+        *(NamedNetwork(control.name, control.network) for control in controls),
+        *_name_checkpoints(record),
+    ]
+
+
+def find_references(record: JobRecord, against: Reference) -> dict[str, str]:
+    """The name of the dense network that each checkpoint is compared with, by checkpoint: the
+    control that was retrained as it was, or the network as given.
+    """
+    references = {}
+    for row in record.rounds:
+        control = record.find_control(row)
+        if row.target is not None and control is not None:
+            references[row.id] = control.name if against == "control" else "given"
+    return references
+
+
+def _name_checkpoints(record: JobRecord) -> list[NamedNetwork]:
+    return [
+        NamedNetwork(checkpoint.id, checkpoint.network)
+        for checkpoint in record.rounds
+        if checkpoint.target is not None
     ]
 
 
@@ -185,18 +222,24 @@ def iterate_noisy(data: Data, split: Split, level: float, rng: Generator) -> Ite
 
 
 def errors_under_shifts(
-    record: JobRecord, shifts: Sequence[Shift], images: int, *, validation: bool = False
+    record: JobRecord,
+    shifts: Sequence[Shift],
+    images: int,
+    *,
+    validation: bool = False,
+    against: Reference = "control",
 ) -> Mapping[str, Mapping[str, Tensor]]:
     """Whether each sampled image is wrong, bool (n,) on the CPU, by name of the network and of the
     shift.
 
-    For segmentation, 1 - mean IoU of each image, float64. Shifts with the same `dataset` have the
+    The networks are those of `name_compared_networks`. For segmentation, 1 - mean IoU of each
+    image, float64. Shifts with the same `dataset` have the
     same images.
 
     Errors that were computed before in the job, by this or another evaluation, are not computed
     again; the images of a shift are made once for all networks.
     """
-    networks = name_networks(record)
+    networks = name_compared_networks(record, against)
     for shift in shifts:
         split = draw_sample(record, images, shift.dataset, validation=validation)
         missing = [

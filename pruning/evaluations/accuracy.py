@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,7 +44,7 @@ class Accuracy:
     classes of the whole test set stands beside it.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     supports_segmentation: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
@@ -59,12 +59,16 @@ class Accuracy:
             curves |= _draw_error_curves(label, rounds, record)
         scalars = {
             "error/given": record.given_measured.document().error,
-            "error/control": record.control_measured.document().error,
+            **{
+                f"error/{control.name}": control.measured.document().error
+                for control in record.controls
+            },
         }
         targets = [row for row in record.rounds if row.target is not None]
         if record.data.segmentation:
             return _summarise_pixels(record, targets, curves, scalars, version=self.version)
-        networks = {"given": record.given_measured.wrong, "control": record.control_measured.wrong}
+        networks = {"given": record.given_measured.wrong}
+        networks |= {control.name: control.measured.wrong for control in record.controls}
         networks |= {row.id: row.measured.wrong for row in targets}
         labels = record.data.test.labels.cpu()
         by_class = {
@@ -76,7 +80,7 @@ class Accuracy:
             version=self.version,
             curves=curves,
             scalars=scalars,
-            notes=(NOTE, *_name_worst_classes(by_class)),
+            notes=(NOTE, *_name_worst_classes(by_class, _name_controls(record, targets))),
             details={
                 "error_by_class": {
                     name: {label: estimate.model_dump() for label, estimate in row.items()}
@@ -102,10 +106,11 @@ def _draw_error_curves(
             "test error right after pruning",
             "fraction",
         )
-    control = record.control_measured.wrong
+    pairs = [(row, record.find_control(row)) for row in shipped]
+    compared = [(row, control.measured) for row, control in pairs if control is not None]
     curves[f"increase/{label}"] = _draw_curve(
-        shipped,
-        [estimate_increase(row.measured.wrong, control) for row in shipped],
+        [row for row, _ in compared],
+        [estimate_increase(row.measured.wrong, control.wrong) for row, control in compared],
         "test error above the dense control's",
         "points",
     )
@@ -121,14 +126,16 @@ def _summarise_pixels(
     version: int,
 ) -> Section:
     """The section for segmentation: IoU where classification has errors by class."""
-    networks = {"given": record.given_measured, "control": record.control_measured}
+    networks = {"given": record.given_measured}
+    networks |= {control.name: control.measured for control in record.controls}
     networks |= {row.id: row.measured for row in targets}
     ious = {
         name: compute_whole_ious(measured.overlaps, generator(record.seed, "accuracy"))
         for name, measured in networks.items()
         if measured.overlaps is not None
     }
-    scalars = scalars | {f"mean_iou/{name}": ious[name][0] for name in ("given", "control")}
+    scalar_names = ["given", *(control.name for control in record.controls)]
+    scalars = scalars | {f"mean_iou/{name}": ious[name][0] for name in scalar_names}
     for label in dict.fromkeys(row.label for row in targets):
         rounds = [row for row in targets if row.label == label]
         curves[f"mean_iou/{label}"] = _draw_curve(
@@ -168,18 +175,27 @@ def _estimate_by_class(
     }
 
 
-def _name_worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
-    """The class that each checkpoint loses most in, for the checkpoints that lose most."""
+def _name_controls(record: JobRecord, targets: Sequence[RoundRecord]) -> dict[str, str]:
+    """The name of the control that each checkpoint is compared with."""
+    controls = {row.id: record.find_control(row) for row in targets}
+    return {id: control.name for id, control in controls.items() if control is not None}
+
+
+def _name_worst_classes(
+    by_class: dict[str, dict[str, Any]], controls: Mapping[str, str]
+) -> list[str]:
+    """The class that each checkpoint loses most in, for the checkpoints that lose most; `controls`
+    names the control that each checkpoint is compared with.
+    """
     losses: list[tuple[float, str, str]] = []
-    for name, row in by_class.items():
-        if name not in ("given", "control"):
-            gaps = {
-                label: estimate.value - by_class["control"][label].value
-                for label, estimate in row.items()
-            }
-            worst = max(gaps, key=gaps.__getitem__)
-            if gaps[worst] > 0:
-                losses.append((gaps[worst], name, worst))
+    for name, control in controls.items():
+        gaps = {
+            label: estimate.value - by_class[control][label].value
+            for label, estimate in by_class[name].items()
+        }
+        worst = max(gaps, key=gaps.__getitem__)
+        if gaps[worst] > 0:
+            losses.append((gaps[worst], name, worst))
     largest = sorted(losses, key=lambda item: -item[0])[:WORST]
     notes = [
         f"{name}: the class that loses most against the dense control is {worst!r} "

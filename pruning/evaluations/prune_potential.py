@@ -33,7 +33,7 @@ BY_DISTRIBUTION = "prune potential by distribution"
 UNDER_NOISE = "prune potential under noise"
 NOTES = (
     "The prune potential is the largest prune ratio (fraction of all parameters) whose error is "
-    "at most that of the dense control on the same distribution plus the margin; 0 where none is. "
+    "at most that of {reference} on the same distribution plus the margin; 0 where none is. "
     "Curves need not be monotone: any later success counts, as in the paper.",
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all "
     "networks. A potential is one of the prune ratios of the job: between these nothing is known.",
@@ -44,17 +44,18 @@ NOTES = (
 @evaluations.register("prune_potential")
 @dataclass(frozen=True, kw_only=True)
 class PrunePotential(ShiftParameters):
-    """P(margin) = max PR with error(pruned) <= error(dense control) + margin, by distribution.
+    """P(margin) = max PR with error(pruned) <= error(dense) + margin, by distribution.
 
-    On the nominal images, under each corruption and each level of noise; mean and minimum over each
-    group, with bootstrap intervals over the images.
+    The dense network is the control that was retrained as the pruned one was, or with `against` the
+    network as given. On the nominal images, under each corruption and each level of noise; mean and
+    minimum over each group, with bootstrap intervals over the images.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[
-        float, Field(ge=-1, le=1, description="tolerated error above the dense control's")
+        float, Field(ge=-1, le=1, description="tolerated error above the dense network's")
     ] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = (
         MARGINS
@@ -106,7 +107,12 @@ class PrunePotential(ShiftParameters):
             scalars=scalars,
             details=details,
             units={"potential": "fraction"},
-            notes=(*notes, self.describe(record, shifts), *NOTES),
+            notes=(
+                *notes,
+                self.describe(record, shifts),
+                *self.describe_references(record),
+                *(note.replace("{reference}", self.reference) for note in NOTES),
+            ),
         )
 
     def _measure(
@@ -119,6 +125,7 @@ class PrunePotential(ShiftParameters):
             self.count(record),
             seed_names=("prune_potential",),
             validation=validation,
+            against=self.against,
         )
 
     def _tabulate(
@@ -146,6 +153,7 @@ class PrunePotential(ShiftParameters):
                 "distribution": shift.name,
                 "potential": errors.potential(ratios, [shift.name], self.margin).value,
                 "held_out": shift != Shift() and shift.corruption not in errors.trained,
+                "against": self.against,
             }
             for label, ratios in compute_prune_ratios(record).items()
             for shift in errors.distributions
@@ -155,7 +163,7 @@ class PrunePotential(ShiftParameters):
         """The potential of a group of distributions over the margin."""
         return Curve(
             x=self.margins,
-            x_label="margin: error tolerated above the dense control's",
+            x_label=f"margin: error tolerated above that of {self.reference}",
             x_unit="points",
             y_label=f"{POTENTIAL}, {title}",
             y_unit="fraction",

@@ -87,7 +87,7 @@ def _limit_by_worst_shift(
         reason = (
             "Ship the dense network: shifts are partly modelled, the guideline is to "
             f"{advice.guideline}, and under {row['distribution']} no checkpoint stays within the "
-            "margin of the dense control on validation images."
+            f"margin of {_name_reference(row)} on validation images."
         )
         return _recommend_dense(recommendation, _add_potentials(advice, rows, method, row), reason)
     best = max(
@@ -100,9 +100,17 @@ def _limit_by_worst_shift(
             "checkpoint": best.id,
             "sparsity": best.sparsity,
             "shifts": filled,
-            "reason": _explain_choice(best, method, filled),
+            "reason": _explain_choice(best, method, filled, _name_reference(worst[method])),
         }
     )
+
+
+def _name_reference(row: dict[str, Any]) -> str:
+    """Return the dense network that a potential is measured against; reports of earlier versions
+    say nothing, and mean the control.
+    """
+    is_given = row.get("against", "control") == "given"
+    return "the network as given" if is_given else "the dense control"
 
 
 def _recommend_dense(
@@ -114,16 +122,16 @@ def _recommend_dense(
     )
 
 
-def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice) -> str:
+def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, reference: str) -> str:
     nominal = wording.percent(advice.nominal_potential or 0.0)
     shifted = wording.percent(advice.shifted_potential or 0.0)
     increase = wording.points_with_interval(best.error_increase.control, 2)
     return (
         f"Ship {best.id}: shifts are partly modelled, and the guideline is to {advice.guideline}. "
-        f"On the validation images the nominal prune potential of {method} is {nominal} of all "
-        f"parameters, the smallest over the shifts that are not trained on {shifted} (under "
-        f"{advice.worst_shift}); this checkpoint has {wording.percent(best.prune_ratio)} of the "
-        f"parameters pruned, and its test error is {increase} against the dense control."
+        f"On the validation images the nominal prune potential of {method} against {reference} is "
+        f"{nominal} of all parameters, the smallest over the shifts that are not trained on "
+        f"{shifted} (under {advice.worst_shift}); this checkpoint has "
+        f"{wording.percent(best.prune_ratio)} of the parameters pruned, and its test error is {increase} against the dense control."
     )
 
 

@@ -41,7 +41,7 @@ def test_similarity_by_hand(cascade: Results) -> None:
                 for extra in noise:
                     a, b = (
                         net(inputs + extra).double().softmax(1)
-                        for net in (round_record.network(), record.control())
+                        for net in (round_record.network(), record.control.network())
                     )
                     same.append(float((a.argmax(1) == b.argmax(1)).double().mean()))
                     far.append(float((a - b).square().sum(1).sqrt().mean()))

@@ -62,7 +62,7 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
     assert set(image_counts) == {2000 // 114}, (
         "how many images does not depend on how many shifts are asked for"
     )
-    assert len({key[0] for key in record.memo}) == 8
+    assert len({key[0] for key in record.memo}) == 10
 
 
 def test_noise_is_the_same_for_all_networks_and_batch_sizes(

@@ -106,7 +106,7 @@ def test_a_dense_stage_has_these_names(tmp_path: Path) -> None:
 
 
 def test_a_control_stage_has_these_names(tmp_path: Path) -> None:
-    stage = ControlStage.restore(write_stage(tmp_path, "control", CONTROL))
+    stage = ControlStage.restore(write_stage(tmp_path, "control", CONTROL), measured=True)
     check_measured(stage.measured)
     check_tensors(dict(stage.model), {"fc.weight": WEIGHTS})
     check_tensors(stage.tensors(), CONTROL)
@@ -150,7 +150,7 @@ def test_what_a_job_does_not_need_is_none(tmp_path: Path) -> None:
 
 def test_measurements_of_segmentation_keep_their_overlaps(tmp_path: Path) -> None:
     content = CONTROL | {"control.overlaps": torch.ones(3, 2, 4, dtype=torch.int64)}
-    stage = ControlStage.restore(write_stage(tmp_path, "control", content))
+    stage = ControlStage.restore(write_stage(tmp_path, "control", content), measured=True)
     check_tensors(stage.tensors(), content)
 
 
