@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from api.schemas.times import to_iso
+from api.schemas.times import Time, to_iso
 from tasks.store.tables import ApiKey, Dataset, Model
 
 
@@ -67,7 +67,7 @@ class ModelView(BaseModel):
     """The number of parameters that pruning may remove."""
     normalize: Normalize | None
     classes: list[str] | None
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: Model) -> ModelView:
@@ -106,7 +106,7 @@ class DatasetView(BaseModel):
     notes: list[str]
     """Remarks on how the dataset was read."""
     normalize: Normalize | None
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: Dataset) -> DatasetView:
@@ -161,7 +161,7 @@ class KeyView(BaseModel):
     name: str
     project: str
     scopes: list[Scope]
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: ApiKey) -> KeyView:

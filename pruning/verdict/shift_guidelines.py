@@ -131,7 +131,8 @@ def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, referenc
         f"On the validation images the nominal prune potential of {method} against {reference} is "
         f"{nominal} of all parameters, the smallest over the shifts that are not trained on "
         f"{shifted} (under {advice.worst_shift}); this checkpoint has "
-        f"{wording.percent(best.prune_ratio)} of the parameters pruned, and its test error is {increase} against the dense control."
+        f"{wording.percent(best.prune_ratio)} of the parameters pruned, and its test error is "
+        f"{increase} against the dense control."
     )
 
 

@@ -62,8 +62,8 @@ def test_the_controls_are_those_of_a_loop_in_plain_torch(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", ["fine_tune", "lr_rewind", "trained weight_rewind", "distilled"])
 def test_a_job_with_one_target_has_the_control_of_one_round(tmp_path: Path, mode: str) -> None:
     matched = run(cases.recipe(0.8, **MODES[mode]), tmp_path / "matched")
-    one = run(cases.recipe(0.8, **MODES[mode], **ONE_ROUND), tmp_path / "one")
-    check_same(tensors(matched)["control"], tensors(one)["control"])
+    single = run(cases.recipe(0.8, **MODES[mode], **ONE_ROUND), tmp_path / "one")
+    check_same(tensors(matched)["control"], tensors(single)["control"])
     assert [name for name in tensors(matched) if name.startswith("control")] == ["control"]
 
 
@@ -73,9 +73,9 @@ def test_gradual_controls_restart_the_optimiser_as_the_rounds_do(tmp_path: Path)
     stages = tensors(run(recipe, tmp_path / "matched"))
     assert [name for name in stages if name.startswith("control")] == ["control-001", "control-002"]
     one_round = cases.recipe(0.8, **MODES["gradual"], **LINEAR, **ONE_ROUND)
-    one = tensors(run(one_round, tmp_path / "one"))
+    single = tensors(run(one_round, tmp_path / "one"))
     assert not torch.equal(
-        one["control"]["model.1.weight"], stages["control-002"]["model.1.weight"]
+        single["control"]["model.1.weight"], stages["control-002"]["model.1.weight"]
     )
 
 
@@ -156,8 +156,8 @@ def test_a_round_between_targets_has_no_point_on_the_curve_over_the_control(
     sections = evaluate_job(finish_job(recipe, tmp_path / "matched"))
     assert len(sections["accuracy"].curves["error/magnitude"].x) == 4
     assert len(sections["accuracy"].curves["increase/magnitude"].x) == 2
-    one = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR, **ONE_ROUND)
-    sections = evaluate_job(finish_job(one, tmp_path / "one"))
+    single = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR, **ONE_ROUND)
+    sections = evaluate_job(finish_job(single, tmp_path / "one"))
     assert len(sections["accuracy"].curves["increase/magnitude"].x) == 4
 
 

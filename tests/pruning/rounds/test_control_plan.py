@@ -131,18 +131,18 @@ def test_controls_between_targets_cost_their_training_alone() -> None:
     recipe = cases.recipe(0.5, 0.8, retrain=FINE_TUNE, **LINEAR)
     training, measuring = 3 * 2 * 40, 40
     assert Costs(recipe, IMAGES, 3).control == 4 * training + 2 * measuring
-    one = cases.recipe(0.5, 0.8, retrain=FINE_TUNE, **LINEAR, **ONE_ROUND)
-    assert Costs(one, IMAGES, 3).control == training + measuring
+    single = cases.recipe(0.5, 0.8, retrain=FINE_TUNE, **LINEAR, **ONE_ROUND)
+    assert Costs(single, IMAGES, 3).control == training + measuring
 
 
 def test_the_estimate_counts_the_steps_of_all_controls() -> None:
-    matched, one = (
+    matched, single = (
         estimate_costs(cases.recipe(0.5, 0.8, retrain=FINE_TUNE, **fields), COUNTS, **MANY)
         for fields in ({}, ONE_ROUND)
     )
     assert matched["steps"] == 6 * 2 * 4  # 45 images in batches of 8; two rounds and two controls
-    assert one["steps"] == 6 * 2 * 3
-    assert matched["units"] - one["units"] == 3 * 2 * 45 + 5 + 30
+    assert single["steps"] == 6 * 2 * 3
+    assert matched["units"] - single["units"] == 3 * 2 * 45 + 5 + 30
 
 
 def test_the_digest_is_that_of_earlier_versions_where_the_budget_is_matched() -> None:
