@@ -167,6 +167,12 @@ def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Resul
     assert {key.rpartition("/")[0] for key in section.curves} == {"margin/nominal", "distribution"}
 
 
+@pytest.mark.parametrize("name", ["prune_potential", "robustness"])
+def test_another_reference_than_the_two_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="against"):
+        evaluations.create(name, {"against": "parent"})
+
+
 def test_more_images_than_there_are(cascade: Results) -> None:
     record = make_record(cascade)
     assert (
