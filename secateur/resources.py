@@ -118,3 +118,4 @@ class Jobs(Resource[C]):
     report = Operation(jobs.report)
     predict = Operation(jobs.predict)
     download = Operation(checkpoints.download)
+    checkpoints = Operation(jobs.checkpoints)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
+from secateur import display
 
 Outcome = Literal["passed", "failed", "undecided"]
 
@@ -16,6 +17,21 @@ class Answer(BaseModel):
     """A document of the service: frozen, open to new fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    shown: ClassVar[tuple[str, ...]] = ()
+    """The names of the fields in the short texts of an answer; all of them where none is named."""
+
+    def __repr__(self) -> str:
+        return display.format_repr(type(self).__name__, self._list_shown())
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        return display.format_html([self._list_shown()])
+
+    def _list_shown(self) -> dict[str, Any]:
+        names = self.shown or type(self).model_fields
+        return {name: getattr(self, name) for name in names}
 
     def document(self) -> dict[str, Any]:
         """Return the fields as they came, JSON-ready."""
@@ -69,6 +85,7 @@ class JobError(Answer):
 class Job(Answer):
     """A job as the service records it."""
 
+    shown: ClassVar[tuple[str, ...]] = ("id", "type", "status", "stage")
     id: str
     type: str | None = None
     status: str
@@ -90,6 +107,7 @@ class Job(Answer):
 class Event(Answer):
     """A row of a job's history."""
 
+    shown: ClassVar[tuple[str, ...]] = ("seq", "type", "at")
     seq: int
     type: str
     at: str | None = None
@@ -104,6 +122,7 @@ class Event(Answer):
 class Model(Answer):
     """An uploaded network."""
 
+    shown: ClassVar[tuple[str, ...]] = ("id", "name", "architecture", "state")
     id: str
     state: str | None = None
     sha256: str | None = None
@@ -117,6 +136,7 @@ class Model(Answer):
 class Dataset(Answer):
     """An uploaded dataset."""
 
+    shown: ClassVar[tuple[str, ...]] = ("id", "name", "task", "state")
     id: str
     state: str | None = None
     sha256: str | None = None
@@ -143,6 +163,7 @@ class Measured(Answer):
 class CheckpointResult(Answer):
     """A pruned network of a job: its error, its size and its files."""
 
+    shown: ClassVar[tuple[str, ...]] = ("id", "sparsity", "error")
     id: str
     job: str | None = None
     """The job whose checkpoint it is: for a family, that of a member."""
@@ -155,6 +176,25 @@ class CheckpointResult(Answer):
     sha256: dict[str, str] = {}
     formats: tuple[str, ...] = ()
     links: dict[str, Any] = {}
+
+    def row(self) -> dict[str, Any]:
+        """Return the numbers of the checkpoint as a row of a table."""
+        criterion = self.criterion.get("name") if isinstance(self.criterion, dict) else None
+        row: dict[str, Any] = {
+            "checkpoint": self.id,
+            "criterion": criterion,
+            "requested_sparsity": self.requested_sparsity,
+            "sparsity": self.sparsity,
+            "error": None,
+            "error_low": None,
+            "error_high": None,
+            "images": None,
+            "sparse_bytes": self.size_bytes.get("sparse"),
+        }
+        if self.error is not None:
+            row["error"], row["images"] = self.error.value, self.error.n
+            row["error_low"], row["error_high"] = self.error.low, self.error.high
+        return row
 
 
 class Results(Answer):
@@ -169,6 +209,50 @@ class Results(Answer):
     gates: tuple[dict[str, Any], ...] = ()
     joint: dict[str, Any] | None = None
     """What holds of the recommended checkpoint together: `sentence`, `claims`."""
+
+    def __repr__(self) -> str:
+        fields = {
+            "job": self.job.id,
+            "status": self.job.status,
+            "checkpoints": len(self.checkpoints),
+            "recommended": self.recommended,
+        }
+        return display.format_repr("Results", fields)
+
+    def _repr_html_(self) -> str:
+        return display.format_html(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the checkpoints as rows of a table, with what each loses where the report says.
+
+        `over_control` and `over_given` are the increases of the test error over the dense control
+        of equal training and the network as given.
+        """
+        reported = {
+            checkpoint["id"]: checkpoint
+            for checkpoint in (self.report or {}).get("checkpoints", ())
+            if "error_increase" in checkpoint
+        }
+        rows = []
+        for checkpoint in self.checkpoints:
+            increase = reported.get(checkpoint.id, {}).get("error_increase", {})
+            losses = {
+                f"over_{name}": (increase.get(name) or {}).get("value")
+                for name in ("control", "given")
+            }
+            rows.append(checkpoint.row() | losses)
+        return rows
+
+    def to_dataframe(self) -> Any:
+        """Return `rows` as a `pandas.DataFrame`; raises `ImportError` where pandas is missing."""
+        return display.build_dataframe(self.rows())
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the error of each criterion against sparsity and return the matplotlib axes.
+
+        Raises `ImportError` where matplotlib is missing.
+        """
+        return display.plot_errors(self.rows(), axes)
 
     def parsed_report(self) -> Report:
         """Return the report as `pruning.schemas.report.Report`; raises

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from api.access import Id, Reader
-from api.errors import Problem
+from api.errors import Fault, Problem, build_problem
 from api.http.files import read_file, send_file
 from api.http.junit import fail_undecided
 from api.schemas.problem import describe_problems
-from api.schemas.results import CheckpointView, Results
+from api.schemas.results import CheckpointList, CheckpointView, Results
 from api.services import Services, ServicesDep
 from api.views import build_view
 from pruning.schemas.job import TERMINAL
@@ -43,6 +45,17 @@ SAFETENSORS = "application/octet-stream"
 ARCH = "application/json"
 CheckpointId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["magnitude-0.9"])
+]
+Fields = Annotated[
+    str | None,
+    Query(
+        description=(
+            "fields to answer with, separated by commas; a dot leads into an object; the others "
+            "are left out"
+        ),
+        max_length=1000,
+        examples=["recommendation,gates,report.checkpoints"],
+    ),
 ]
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PARTS: dict[int | str, dict[str, Any]] = {
@@ -78,19 +91,83 @@ def require_ended(row: Job) -> None:
     "/results",
     operation_id="get_results",
     summary="The results of a finished job",
-    responses=describe_problems(404, 409, 410),
+    response_model=Results,
+    responses=describe_problems(404, 409, 410, 422),
 )
-def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
+def get_results(
+    id: Id, services: ServicesDep, caller: Reader, fields: Fields = None
+) -> Results | Response:
     """Show the report, the checkpoints with their links, the recommendation and the gates.
 
     A failed job shows what it finished. The checkpoints of a family are those of the networks that
-    its law chose and that were then trained.
+    its law chose and that were then trained. With `fields` the answer holds these alone.
     """
     job, files = read_files(services, caller.project, id)
     require_ended(job)
     report = _read_report(services, files)
     with services.store.read() as session:
         job_view = build_view(session, job)
+    results = Results(
+        job=job_view,
+        report=report,
+        checkpoints=_collect_checkpoints(services, id, report, files),
+        recommendation=(report or {}).get("recommendation"),
+        gates=(report or {}).get("gates", []),
+    )
+    if fields is None:
+        return results
+    return JSONResponse(select_fields(results.model_dump(mode="json"), fields))
+
+
+def select_fields(document: Mapping[str, Any], fields: str) -> dict[str, Any]:
+    """Return the fields of a document, listed with commas; dots lead into objects.
+
+    Raises a 422 for a field that the document does not have.
+
+    >>> select_fields({"a": {"b": 1, "c": 2}, "d": 3}, "a.b,d")
+    {'a': {'b': 1}, 'd': 3}
+    """
+    selected: dict[str, Any] = {}
+    for path in fields.split(","):
+        *parents, last = path.split(".")
+        source, target = document, selected
+        for name in parents:
+            source = _read_field(source, name, path)
+            inside = target.setdefault(name, {})
+            # A path into an object that is selected as a whole adds nothing to it.
+            target = {} if inside is source else inside
+        target[last] = _read_field(source, last, path)
+    return selected
+
+
+def _read_field(source: Any, name: str, path: str) -> Any:
+    if isinstance(source, Mapping) and name in source:
+        return source[name]
+    message = f"fields: the results have no field {path!r}"
+    raise build_problem([Fault("", "unknown_field", message, "fields")])
+
+
+@router.get(
+    "/checkpoints",
+    operation_id="list_checkpoints",
+    summary="The checkpoints that a job has finished",
+    responses=describe_problems(404),
+)
+def list_checkpoints(id: Id, services: ServicesDep, caller: Reader) -> CheckpointList:
+    """List the checkpoints with their links, also while the job is still running.
+
+    The checkpoints of a family are those of the networks that its law chose.
+    """
+    _, files = read_files(services, caller.project, id)
+    report = _read_report(services, files)
+    return CheckpointList(data=_collect_checkpoints(services, id, report, files))
+
+
+def _collect_checkpoints(
+    services: Services, id: str, report: dict[str, Any] | None, files: list[ResultFile]
+) -> list[CheckpointView]:
+    """Return the checkpoints of a job; of a family, those of its answers."""
+    with services.store.read() as session:
         answers = [
             (row.job_id, jobs.list_result_files(session, row.job_id))
             for row, _ in families.list_members(session, id)
@@ -100,14 +177,7 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     for answer_id, answer_files in answers:
         answer_report = _read_report(services, answer_files)
         checkpoints += _list_checkpoints(answer_id, answer_report, answer_files)
-    return Results(
-        job=job_view,
-        report=report,
-        checkpoints=checkpoints,
-        recommendation=(report or {}).get("recommendation"),
-        gates=(report or {}).get("gates", []),
-        joint=(report or {}).get("joint"),
-    )
+    return checkpoints
 
 
 def _read_report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:

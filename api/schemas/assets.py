@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from api.schemas.times import to_iso
+from api.schemas.times import Time, to_iso
 from pruning.schemas.preprocessing import (
     Preprocessing,
     describe_guess,
@@ -79,7 +79,7 @@ class ModelView(BaseModel):
     classes: list[str] | None
     warnings: list[str] = []
     """Guesses that an upload with more fields would not need."""
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: Model) -> ModelView:
@@ -130,7 +130,7 @@ class DatasetView(BaseModel):
     groups: dict[str, dict[str, int]]
     """Test images by column of groups and by group; empty where the dataset has no such column."""
     normalize: Normalize | None
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: Dataset) -> DatasetView:
@@ -186,7 +186,7 @@ class KeyView(BaseModel):
     name: str
     project: str
     scopes: list[Scope]
-    created_at: str
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: ApiKey) -> KeyView:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas.predictions import Foreseen
-from api.schemas.times import to_iso, to_iso_or_none
+from api.schemas.times import Time, to_iso, to_iso_or_none
 from pruning.schemas.job import TERMINAL, Status
 from tasks.store.families import MemberProgress
 from tasks.store.tables import Event, FamilyMember, Job
@@ -66,9 +66,9 @@ class JobView(BaseModel):
     """Whether the status is final; clients that poll decide by it."""
     progress: Progress
     attempt: int
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
     parent: str | None = None
     """The family that the job is a member of."""
     member: dict[str, Any] | None = None
@@ -192,7 +192,7 @@ class EventView(BaseModel):
     """One row of a job's history."""
 
     seq: int
-    at: str
+    at: Time
     type: str
     data: dict[str, Any]
 

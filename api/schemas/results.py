@@ -15,7 +15,7 @@ from pruning.schemas.verdicts import GateResult, JointStatement
 class CheckpointView(BaseModel):
     """A pruned network to download.
 
-    Its measurements are `null` when the job ended before its report.
+    Its measurements are `null` until the job has reported them.
     """
 
     id: str
@@ -32,7 +32,15 @@ class CheckpointView(BaseModel):
     sha256: dict[str, str]
     links: dict[str, str]
     partial: bool
-    """The job ended before all its targets; the checkpoint itself is whole."""
+    """The job has not reached all its targets, or ended before them; the checkpoint itself is
+    whole.
+    """
+
+
+class CheckpointList(BaseModel):
+    """The checkpoints that a job has finished, those of a criterion from the densest on."""
+
+    data: list[CheckpointView]
 
 
 class Results(BaseModel):

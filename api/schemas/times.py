@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A time as text, declared as a date with a time (RFC 3339) in the OpenAPI document."""
 
 
 def to_iso(seconds: float) -> str:

@@ -61,7 +61,9 @@ class ComparedGroup:
 
 def find_control(record: JobRecord, row: RoundRecord) -> Measured:
     """The measurements of the dense control that a checkpoint is compared with."""
-    return record.control_measured
+    control = record.find_control(row)
+    assert control is not None  # the controls of checkpoints are measured
+    return control.measured
 
 
 def list_columns(record: JobRecord) -> list[Column]:

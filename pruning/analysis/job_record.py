@@ -104,6 +104,37 @@ class RoundRecord:
         return self.stored.losses()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlRecord:
+    """A dense control of a job with its measurements: the dense network after the retrainings that
+    some rounds have had, or the dense network itself where nothing is retrained.
+    """
+
+    name: str
+    """The name in reports: `control` for the one with the fewest retrainings, `control-5` for one
+    with five.
+    """
+    rounds: tuple[int, ...]
+    """The numbers of the rounds that are compared with it."""
+    retrainings: int
+    """The number of retrainings it has had."""
+    retrain_epochs: int
+    """The epochs of all its retrainings."""
+    measured: Measured
+    network: Callable[[], nn.Module]
+    """Loads the network."""
+
+
+def find_control(
+    controls: Sequence[ControlRecord], round_record: RoundRecord
+) -> ControlRecord | None:
+    """The control that a round is compared with; None where it was not measured."""
+    for control in controls:
+        if round_record.round in control.rounds:
+            return control
+    return None
+
+
 NO_SEPARATE = (
     "No independently trained network: the job does not train its network itself (model.train)."
 )
@@ -117,12 +148,10 @@ class JobRecord:
     data: Data
     dense: Callable[[], nn.Module]
     """Loads the dense network as given, or as the job trained it."""
-    control: Callable[[], nn.Module]
-    """Loads the dense control: the dense network, retrained as the pruned networks are."""
     given_measured: Measured
     """The measurements of the network that `dense` loads."""
-    control_measured: Measured
-    """The measurements of the dense control."""
+    controls: Sequence[ControlRecord]
+    """The dense controls, those with fewer retrainings first; at least one."""
     rounds: Sequence[RoundRecord]
     recipe: Recipe
     sections: Mapping[str, Section] = field(default_factory=dict)
@@ -144,6 +173,17 @@ class JobRecord:
     def seed(self) -> int:
         """The job's seed, for the random draws of an evaluation."""
         return self.recipe.seed
+
+    @property
+    def control(self) -> ControlRecord:
+        """The dense control with the fewest retrainings."""
+        return self.controls[0]
+
+    def find_control(self, round_record: RoundRecord) -> ControlRecord | None:
+        """The dense control that has been retrained as the round has; None for a round between
+        targets whose control was not measured.
+        """
+        return find_control(self.controls, round_record)
 
     @property
     def pruned_untrained(self) -> bool:

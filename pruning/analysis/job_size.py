@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from pruning.rounds.control_plan import plan_controls
 from pruning.schemas.recipe import Recipe
 from pruning.types import Shape
 
@@ -32,8 +33,13 @@ class JobSize:
         return len(self.recipe.targets.sparsity) * len(self.recipe.criteria)
 
     @property
+    def controls(self) -> int:
+        """The number of dense controls that checkpoints are compared with."""
+        return sum(control.measured for control in plan_controls(self.recipe))
+
+    @property
     def networks(self) -> int:
-        """The number of networks: the one given, the dense control, and the checkpoints."""
+        """The number of networks: the one given, a dense control, and the checkpoints."""
         return 2 + self.checkpoints
 
     @property

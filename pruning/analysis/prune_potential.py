@@ -42,8 +42,8 @@ def find_prune_potential(
 ) -> Tensor:
     """The largest PR with error <= reference + margin, 0 without one; any later success counts.
 
-    `ratios` (K,) and `errors` (K, ...) are of the checkpoints, `reference` (...) are errors of the
-    dense control, on one distribution.
+    `ratios` (K,) and `errors` (K, ...) are of the checkpoints, `reference` (K, ...) or (...) are
+    errors of the dense networks that each or all are compared with, on one distribution.
 
     >>> ratios = torch.tensor([0.2, 0.5, 0.8])
     >>> float(
@@ -102,9 +102,9 @@ def limit_increases(
     """The lower and the upper limits of e(network) - e(reference) by distribution, each one-sided
     at `confidence`: float64 (K,) both.
 
-    A pair is the errors of K networks (K, n) and of the reference (n,) on the same images. Where
-    they are bool, limits are those of `pruning.measurement.paired`; errors of images in [0, 1] have
-    Student's, which are [-1, 1] for a single image.
+    A pair is the errors of K networks (K, n) and of their references, (K, n) or one (n,), on the
+    same images. Where they are bool, limits are those of `pruning.measurement.paired`; errors of
+    images in [0, 1] have Student's, which are [-1, 1] for a single image.
 
     >>> wrong = torch.tensor([[True] + [False] * 999])
     >>> pairs = {"nominal": (wrong, torch.zeros(1000, dtype=torch.bool))}
@@ -117,7 +117,7 @@ def limit_increases(
     if counted:  # in one search for all of them, which takes no longer than that for one
         only_first = [(pairs[name][0] & ~pairs[name][1]).sum(1) for name in counted]
         only_second = [(pairs[name][1] & ~pairs[name][0]).sum(1) for name in counted]
-        images = torch.tensor([[len(pairs[name][1])] for name in counted])
+        images = torch.tensor([[pairs[name][0].shape[1]] for name in counted])
         low, high = find_limits(
             torch.stack(only_first), torch.stack(only_second), images, confidence
         )

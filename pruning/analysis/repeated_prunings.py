@@ -13,8 +13,9 @@ from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
 from pruning.errors import PRUNING_ERRORS
 from pruning.evidence.calibration import count_loss_images, measure_training_losses
-from pruning.masks import build_full_masks, find_prunable
+from pruning.masks import find_prunable
 from pruning.rounds.costs import Costs
+from pruning.rounds.given_zeros import GivenZeros
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.rounds.pruning import prune_
@@ -65,12 +66,15 @@ class RepeatedPrunings:
         recipe, data = record.recipe, record.data
         method = PruningMethod.of(recipe, criterion)
         model = record.dense()
+        weights = find_prunable(model, recipe.exclude)
+        given = GivenZeros({name: weight != 0 for name, weight in weights.items()})
+        zeros = given.kept_by(recipe)
         draw = "draw", number, planned.number
         costs = Costs(recipe, data.sizes, len(data.classes))
         stages, stage_cost = costs.pruning(criterion, planned)
         prune_(
             model,
-            build_full_masks(find_prunable(model, recipe.exclude)),
+            zeros.build_masks(weights),
             planned.density,
             method,
             collect_evidence(model, recipe, data, method, *draw),

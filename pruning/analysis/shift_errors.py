@@ -21,9 +21,11 @@ from pruning.analysis.prune_potential import (
     limit_increases,
 )
 from pruning.analysis.shifts import (
+    Reference,
     Shift,
     draw_positions,
     errors_under_shifts,
+    find_references,
     find_trained_corruptions,
     list_nominal_errors,
 )
@@ -34,7 +36,9 @@ from pruning.schemas.report import Estimate, Unit
 from pruning.seeding import generator
 
 CONTROL = "control"
-"""The name of the dense control among the networks."""
+"""The name of a dense control among the networks, which checkpoints are compared with by
+default.
+"""
 PAIRED = "nominal, the images under shift"
 """The nominal images of which there are shifted ones, among the distributions of draws."""
 CONFIDENCE = 0.95
@@ -56,8 +60,9 @@ class ShiftErrors:
     There may be more nominal images than images under shift. Excess errors compare the latter with
     the nominal ones of the same images; `error` and `potential` take all.
 
-    Networks and distributions go by their names in reports: `control` is the dense control,
-    `nominal` the images as they are. A name that is not among them raises `KeyError`.
+    Networks and distributions go by their names in reports: `control` is a dense control, `nominal`
+    the images as they are. A name that is not among them raises `KeyError`. Each checkpoint is
+    compared with its reference r(f), a dense network of its own.
 
     >>> wrong = {
     ...     "control": {
@@ -87,6 +92,7 @@ class ShiftErrors:
         seed_names: Sequence[str],
         trained: Collection[str] = (),
         sample: Tensor | None = None,
+        references: Mapping[str, str] | None = None,
     ) -> None:
         """Take the errors of each image by network and distribution, as `list_nominal_errors` and
         `errors_under_shifts` return them for the nominal images and `shifts`.
@@ -94,7 +100,8 @@ class ShiftErrors:
         `sample` are the places of the images under shift among the nominal ones, int64 (n,); None
         where they are the same, or all shifts have other images. `seed` and `seed_names`, with the
         name of a shifted set, name the generators of the resamples; `trained` are the names of the
-        corruptions that the job trains on.
+        corruptions that the job trains on. `references` names the dense network that each
+        checkpoint is compared with, `control` by default.
         """
         self.distributions = [Shift(), *shifts]
         """The nominal distribution and the shifts."""
@@ -102,7 +109,9 @@ class ShiftErrors:
         """The names of the networks."""
         self.trained = frozenset(trained)
         """The names of the corruptions that the job trains on."""
-        self.sizes = {name: len(flags) for name, flags in wrong[CONTROL].items()}
+        self.references = dict.fromkeys(wrong, CONTROL) if references is None else references
+        """The name of the dense network that each checkpoint is compared with, by checkpoint."""
+        self.sizes = {name: len(flags) for name, flags in wrong[self.networks[0]].items()}
         """The number of images by distribution."""
         self.shifted = [shift.name for shift in shifts if shift.corruption not in self.trained]
         """The distributions that count as shifted: all shifts where the job trains on all."""
@@ -128,14 +137,19 @@ class ShiftErrors:
         *,
         seed_names: Sequence[str],
         validation: bool = False,
+        against: Reference = "control",
     ) -> ShiftErrors:
         """The errors of all networks of a job on all nominal test (or validation) images and at
-        most `images` under each shift, see `pruning.analysis.shifts.errors_under_shifts`.
+        most `images` under each shift, see `pruning.analysis.shifts.errors_under_shifts`;
+        checkpoints are compared with the control of their training, or `against` the network as
+        given.
         """
         nominal = list_nominal_errors(record, validation=validation)
-        shifted = errors_under_shifts(record, shifts, images, validation=validation)
+        shifted = errors_under_shifts(
+            record, shifts, images, validation=validation, against=against
+        )
         positions = draw_positions(record, images, validation=validation)
-        fewer = len(positions) < len(nominal[CONTROL])
+        fewer = len(positions) < len(nominal["given"])
         same_images = any(shift.dataset is None for shift in shifts)
         return ShiftErrors(
             {name: {NOMINAL: nominal[name], **shifted[name]} for name in shifted},
@@ -144,6 +158,7 @@ class ShiftErrors:
             seed_names=seed_names,
             trained=find_trained_corruptions(record),
             sample=positions if fewer and same_images else None,
+            references=find_references(record, against),
         )
 
     def _resample(self, dataset: str | None, rng: torch.Generator) -> None:
@@ -191,7 +206,7 @@ class ShiftErrors:
         return self._estimate(self._subtract_own(network), self.sizes, "points")
 
     def delta_excess(self, network: str) -> Estimate:
-        """The excess error of a network less that of the dense control."""
+        """The excess error of a network less that of its reference."""
         return self._estimate(self.resample_delta_excess(network), self.sizes, "points")
 
     def mean_delta_excess(self, networks: Sequence[str]) -> Estimate:
@@ -201,15 +216,15 @@ class ShiftErrors:
 
     def resample_delta_excess(self, network: str) -> Resampled:
         """The delta excess error of a network, and its draws."""
-        return _subtract(self._subtract_own(network), self._subtract_own(CONTROL))
+        return _subtract(self._subtract_own(network), self._subtract_own(self.references[network]))
 
     def excess_under(self, network: str, name: str) -> float:
         """e(network, D) - e(network, nominal)."""
         return self._errors[network, name] - self._errors[network, self._nominal]
 
     def increase(self, network: str, name: str) -> float:
-        """e(network, D) - e(control, D)."""
-        return self._errors[network, name] - self._errors[CONTROL, name]
+        """e(f, D) - e(r(f), D) of a checkpoint f."""
+        return self._errors[network, name] - self._errors[self.references[network], name]
 
     def potential(
         self,
@@ -219,8 +234,8 @@ class ShiftErrors:
         *,
         summary: Summary = "mean",
     ) -> Estimate:
-        """The mean or the minimum over distributions of P(D) = max PR with e(f, D) <= e(control, D)
-        + margin, 0 without one.
+        """The mean or the minimum over distributions of P(D) = max PR with e(f, D) <= e(r(f), D) +
+        margin, 0 without one.
 
         `ratios` are the prune ratios PR of the networks f to choose among. The interval covers with
         at least 95 %: its ends are `find_safe_limit` and `find_largest_potential` of limits that
@@ -312,11 +327,12 @@ class ShiftErrors:
     def _find_potential(self, ratios: Mapping[str, float], name: str, margin: float) -> float:
         """The potential on a distribution."""
         errors = [self._errors[network, name] for network in ratios]
+        references = [self._errors[self.references[network], name] for network in ratios]
         return float(
             find_prune_potential(
                 torch.tensor(list(ratios.values()), dtype=torch.float64),
                 torch.tensor(errors, dtype=torch.float64),
-                torch.tensor(self._errors[CONTROL, name], dtype=torch.float64),
+                torch.tensor(references, dtype=torch.float64),
                 margin,
             )
         )
@@ -337,13 +353,15 @@ class ShiftErrors:
     def _limit_increases(
         self, networks: Sequence[str], name: str, tail: float
     ) -> tuple[Tensor, Tensor]:
-        """The limits of the increases of networks over the control on a distribution."""
+        """The limits of the increases of networks over their references on a distribution."""
         key = (tuple(networks), tail)
         if key not in self._limits:
             pairs = {
                 shift.name: (
                     torch.stack([self._wrong[network][shift.name] for network in networks]),
-                    self._wrong[CONTROL][shift.name],
+                    torch.stack(
+                        [self._wrong[self.references[network]][shift.name] for network in networks]
+                    ),
                 )
                 for shift in self.distributions
             }

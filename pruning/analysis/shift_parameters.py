@@ -12,7 +12,7 @@ from pydantic import Field
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import NoiseUnit, Shift, draw_positions, scale_noise
+from pruning.analysis.shifts import NoiseUnit, Reference, Shift, draw_positions, scale_noise
 from pruning.data.corruptions import corruptions, list_standard_corruptions
 from pruning.data.tensors import Data
 
@@ -53,10 +53,24 @@ class ShiftParameters:
     noise_draws: Annotated[
         int, Field(ge=1, le=1000, description="draws of the noise; the paper has 100")
     ] = 1
+    against: Annotated[
+        Reference,
+        Field(
+            description=(
+                "the dense network that checkpoints are compared with: the control that was "
+                "retrained as each was, or the network as given, as in the paper"
+            )
+        ),
+    ] = "control"
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
             corruptions.get(name)
+
+    @property
+    def reference(self) -> str:
+        """The dense network that checkpoints are compared with, in words."""
+        return "the dense control" if self.against == "control" else "the network as given"
 
     def applies(self, record: JobRecord) -> bool:
         """Whether the job has a checkpoint, and images that can be corrupted."""
@@ -92,7 +106,8 @@ class ShiftParameters:
         other_sets = sum(min(self.count, test) for _, test in size.shifted.values())
         images = own * (corrupted + len(self.noise) * self.noise_draws) + other_sets
         making = corrupted * own * CORRUPTING * size.values // size.macs
-        return images * size.networks + making
+        controls = size.controls if self.against == "control" else 0
+        return images * (1 + controls + size.checkpoints) + making
 
     def describe(self, record: JobRecord, shifts: Sequence[Shift]) -> str:
         """The shifts and the numbers of images, in words."""
@@ -128,6 +143,17 @@ class ShiftParameters:
         if self.noise_draws == 1:
             return f"{text} Each image has one draw of it."
         return f"{text} Errors under it are means over {self.noise_draws:,} draws."
+
+    def describe_references(self, record: JobRecord) -> list[str]:
+        """The dense networks that checkpoints are compared with, where there is not one control."""
+        if self.against == "given":
+            return ["Checkpoints are compared with the network as given, as in the paper."]
+        if len(record.controls) == 1:
+            return []
+        return [
+            "Each checkpoint is compared with the dense control that was retrained as often as it: "
+            f"{', '.join(control.name for control in record.controls)}."
+        ]
 
 
 def describe_noise_unit(data: Data, unit: NoiseUnit) -> str:

@@ -40,6 +40,12 @@ PAPER_STD_LARGE = (0.229, 0.224, 0.225)
 """The standard deviations of the paper's code for ImageNet and VOC."""
 
 
+Reference = Literal["control", "given"]
+"""The dense network that checkpoints are compared with: the control that was retrained as each was,
+or the network as given.
+"""
+
+
 @dataclass(frozen=True)
 class Shift:
     """A distribution of test images.
@@ -98,15 +104,45 @@ class NamedNetwork:
 
 
 def name_networks(record: JobRecord) -> list[NamedNetwork]:
-    """The dense network as given, the dense control, and every checkpoint."""
+    """The dense network as given, the dense control with the fewest retrainings, and every
+    checkpoint.
+    """
     return [
         NamedNetwork("given", record.dense),
-        NamedNetwork("control", record.control),
-        *(
-            NamedNetwork(checkpoint.id, checkpoint.network)
-            for checkpoint in record.rounds
-            if checkpoint.target is not None
-        ),
+        NamedNetwork(record.control.name, record.control.network),
+        *_name_checkpoints(record),
+    ]
+
+
+def name_compared_networks(record: JobRecord, against: Reference) -> list[NamedNetwork]:
+    """The dense network as given, the dense controls where checkpoints are compared with these, and
+    every checkpoint.
+    """
+    controls = record.controls if against == "control" else ()
+    return [
+        NamedNetwork("given", record.dense),
+        *(NamedNetwork(control.name, control.network) for control in controls),
+        *_name_checkpoints(record),
+    ]
+
+
+def find_references(record: JobRecord, against: Reference) -> dict[str, str]:
+    """The name of the dense network that each checkpoint is compared with, by checkpoint: the
+    control that was retrained as it was, or the network as given.
+    """
+    references = {}
+    for row in record.rounds:
+        control = record.find_control(row)
+        if row.target is not None and control is not None:
+            references[row.id] = control.name if against == "control" else "given"
+    return references
+
+
+def _name_checkpoints(record: JobRecord) -> list[NamedNetwork]:
+    return [
+        NamedNetwork(checkpoint.id, checkpoint.network)
+        for checkpoint in record.rounds
+        if checkpoint.target is not None
     ]
 
 
@@ -246,7 +282,8 @@ def iterate_noisy(data: Data, split: Split, level: float, draws: Draws) -> Itera
 
 def list_nominal_errors(record: JobRecord, *, validation: bool = False) -> dict[str, Tensor]:
     """The errors of all networks on all test (or validation) images, as the job measured them."""
-    measured = {"given": record.given_measured, "control": record.control_measured}
+    measured = {"given": record.given_measured}
+    measured |= {control.name: control.measured for control in record.controls}
     measured |= {row.id: row.measured for row in record.rounds if row.target is not None}
     return {
         name: errors.val_wrong if validation else errors.wrong for name, errors in measured.items()
@@ -254,18 +291,24 @@ def list_nominal_errors(record: JobRecord, *, validation: bool = False) -> dict[
 
 
 def errors_under_shifts(
-    record: JobRecord, shifts: Sequence[Shift], images: int, *, validation: bool = False
+    record: JobRecord,
+    shifts: Sequence[Shift],
+    images: int,
+    *,
+    validation: bool = False,
+    against: Reference = "control",
 ) -> Mapping[str, Mapping[str, Tensor]]:
     """Whether each sampled image is wrong, bool (n,) on the CPU, by name of the network and of the
     shift.
 
-    For segmentation, 1 - mean IoU of each image, and with several draws of noise the mean over
-    these, float64. Shifts with the same `dataset` have the same images.
+    The networks are those of `name_compared_networks`. For segmentation, 1 - mean IoU of each
+    image, and with several draws of noise the mean over these, float64. Shifts with the same
+    `dataset` have the same images.
 
     Errors that were computed before in the job, by this or another evaluation, are not computed
     again; the images of a shift are made once for all networks.
     """
-    networks = name_networks(record)
+    networks = name_compared_networks(record, against)
     for shift in shifts:
         missing = [
             network

@@ -234,7 +234,8 @@ def _multiply_errors(first: Any, second: Any) -> Tensor:
         error: Tensor = first.error * abs(second)
         return error
     a, b = first, second
-    return a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
+    product: Tensor = a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
+    return product
 
 
 def _apply_to_errors(

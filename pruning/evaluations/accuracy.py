@@ -41,7 +41,7 @@ class Accuracy:
     classes of the whole test set stands beside it.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     supports_segmentation: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
@@ -56,12 +56,16 @@ class Accuracy:
             curves |= _draw_error_curves(label, rounds, record)
         scalars = {
             "error/given": record.given_measured.document().error,
-            "error/control": record.control_measured.document().error,
+            **{
+                f"error/{control.name}": control.measured.document().error
+                for control in record.controls
+            },
         }
         targets = [row for row in record.rounds if row.target is not None]
         if record.data.segmentation:
             return _summarise_pixels(record, targets, curves, scalars, version=self.version)
-        networks = {"given": record.given_measured.wrong, "control": record.control_measured.wrong}
+        networks = {"given": record.given_measured.wrong}
+        networks |= {control.name: control.measured.wrong for control in record.controls}
         networks |= {row.id: row.measured.wrong for row in targets}
         labels = record.data.test.labels.cpu()
         by_class = {
@@ -99,10 +103,11 @@ def _draw_error_curves(
             "test error right after pruning",
             "fraction",
         )
-    control = record.control_measured.wrong
+    pairs = [(row, record.find_control(row)) for row in shipped]
+    compared = [(row, control.measured) for row, control in pairs if control is not None]
     curves[f"increase/{label}"] = _draw_curve(
-        shipped,
-        [estimate_increase(row.measured.wrong, control) for row in shipped],
+        [row for row, _ in compared],
+        [estimate_increase(row.measured.wrong, control.wrong) for row, control in compared],
         "test error above the dense control's",
         "points",
     )
@@ -118,14 +123,16 @@ def _summarise_pixels(
     version: int,
 ) -> Section:
     """The section for segmentation: IoU where classification has errors by class."""
-    networks = {"given": record.given_measured, "control": record.control_measured}
+    networks = {"given": record.given_measured}
+    networks |= {control.name: control.measured for control in record.controls}
     networks |= {row.id: row.measured for row in targets}
     ious = {
         name: compute_whole_ious(measured.overlaps, generator(record.seed, "accuracy"))
         for name, measured in networks.items()
         if measured.overlaps is not None
     }
-    scalars = scalars | {f"mean_iou/{name}": ious[name][0] for name in ("given", "control")}
+    scalar_names = ["given", *(control.name for control in record.controls)]
+    scalars = scalars | {f"mean_iou/{name}": ious[name][0] for name in scalar_names}
     for label in dict.fromkeys(row.label for row in targets):
         rounds = [row for row in targets if row.label == label]
         curves[f"mean_iou/{label}"] = _draw_curve(

@@ -106,7 +106,7 @@ class Approximation:
         scalars = _list_rhos(correlations)
         findings: list[str] = []
         if len(by_phase) == 2:
-            control = compare(record.control())
+            control = compare(record.control.network())
             scalars |= _measure_control(control)
             changes = [row.change() for row in checkpoints if row.in_both_phases]
             findings += check_recovery_claim(changes)

@@ -144,7 +144,7 @@ class Certificate:
         retraining, where there is one: fractions of the images that it looked at.
         """
         targets = [row for row in record.rounds if row.target is not None]
-        load_dense, measured = record.control, record.control_measured
+        load_dense, measured = record.control.network, record.control.measured
         if self.against == "given":
             load_dense, measured = record.dense, record.given_measured
         networks = [load_dense, *(row.network for row in targets)]
@@ -180,7 +180,7 @@ class Certificate:
             details=details,
             units=UNITS,
             notes=(
-                self._describe_promise(len(targets), wrong.shape[1]),
+                self._describe_promise(record, len(targets), wrong.shape[1]),
                 *_describe_best(targets, limits),
                 *_describe_bounds(promised),
                 *NOTES,
@@ -223,8 +223,10 @@ class Certificate:
             for row, classes, limit in zip(targets, pruned, limits, strict=True)
         ]
 
-    def _describe_promise(self, checkpoints: int, images: int) -> str:
+    def _describe_promise(self, record: JobRecord, checkpoints: int, images: int) -> str:
         dense = "network as given" if self.against == "given" else "dense control"
+        if self.against == "control" and len(record.controls) > 1:
+            dense += f" after {wording.count_of(record.control.retrainings, 'retraining')}"
         return (
             f"With probability {wording.percent(1 - self.delta, 0)} over the draw of "
             f"{wording.count_of(images, 'test image')}, the limits of one kind hold for "

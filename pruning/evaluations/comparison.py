@@ -41,7 +41,7 @@ class Comparison:
     (Bonferroni: each at 1 - 0.05 / m).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     supports_segmentation: ClassVar[bool] = True
 
     def applies(self, record: JobRecord) -> bool:
@@ -96,9 +96,11 @@ def _rank_criteria(group: Sequence[RoundRecord], record: JobRecord) -> list[dict
         if retrained:
             row["rank_right_after_pruning"] = before[index]
             row["error_after_retraining"] = competitor.measured.document().error.model_dump()
-        row["error_increase_over_control"] = estimate_increase(
-            competitor.measured.wrong, record.control_measured.wrong
-        ).model_dump()
+        control = record.find_control(competitor)
+        if control is not None:
+            row["error_increase_over_control"] = estimate_increase(
+                competitor.measured.wrong, control.measured.wrong
+            ).model_dump()
         row["rank_after_retraining" if retrained else "rank_right_after_pruning"] = after[index]
         rows.append((after[index], index, row))
     # Of equal ranks, the criterion that the recipe lists first comes first.

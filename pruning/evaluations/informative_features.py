@@ -165,10 +165,8 @@ class InformativeFeatures:
         """The dense networks, and as many evenly spaced checkpoints as `most` leaves room for."""
         networks = name_networks(record)
         dense, checkpoints = networks[:2], networks[2:]
-        if record.control_measured is record.given_measured or bool(
-            (record.control_measured.losses == record.given_measured.losses).all()
-        ):
-            dense = dense[:1]  # the control was not retrained: the two are one network
+        if not record.control.retrainings:
+            dense = dense[:1]  # the two are one network
         count = min(self.most - len(dense), len(checkpoints))
         chosen = [
             checkpoints[round(place * (len(checkpoints) - 1) / max(1, count - 1))]

@@ -18,7 +18,7 @@ from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.prune_potential import compute_prune_ratios
-from pruning.analysis.shift_errors import CONFIDENCE, CONTROL, ShiftErrors, Summary
+from pruning.analysis.shift_errors import CONFIDENCE, ShiftErrors, Summary
 from pruning.analysis.shift_parameters import ShiftParameters, label_noise
 from pruning.analysis.shifts import Shift
 from pruning.evaluations import evaluations
@@ -34,7 +34,7 @@ BY_DISTRIBUTION = "prune potential by distribution"
 UNDER_NOISE = "prune potential under noise"
 NOTES = (
     "The prune potential is the largest prune ratio (fraction of all parameters) whose error is "
-    "at most that of the dense control on the same distribution plus the margin; 0 where none is. "
+    "at most that of {reference} on the same distribution plus the margin; 0 where none is. "
     "Curves need not be monotone: any later success counts, as in the paper. The estimate takes "
     "the best of many measured errors, and lies too high more often than too low.",
     "The safe limit is a lower limit of it at 95 %: from the densest checkpoint on, one-sided "
@@ -51,17 +51,19 @@ NOTES = (
 @evaluations.register("prune_potential")
 @dataclass(frozen=True, kw_only=True)
 class PrunePotential(ShiftParameters):
-    """P(margin) = max PR with error(pruned) <= error(dense control) + margin, by distribution.
+    """P(margin) = max PR with error(pruned) <= error(dense) + margin, by distribution.
 
-    On the nominal images, under each corruption and each level of noise; mean and minimum over each
-    group, with intervals by paired tests, and the safe limit: what can be pruned at 95 %.
+    The dense network is the control that was retrained as the pruned one was, or with `against` the
+    network as given. On the nominal images, under each corruption and each level of noise; mean and
+    minimum over each group, with intervals by paired tests, and the safe limit: what can be pruned
+    at 95 %.
     """
 
     version: ClassVar[int] = 2
     supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[
-        float, Field(ge=-1, le=1, description="tolerated error above the dense control's")
+        float, Field(ge=-1, le=1, description="tolerated error above the dense network's")
     ] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = (
         MARGINS
@@ -120,7 +122,8 @@ class PrunePotential(ShiftParameters):
                 *notes,
                 *self._describe_resolution(errors),
                 self.describe(record, shifts),
-                *NOTES,
+                *self.describe_references(record),
+                *(note.replace("{reference}", self.reference) for note in NOTES),
             ),
         )
 
@@ -134,6 +137,7 @@ class PrunePotential(ShiftParameters):
             self.count,
             seed_names=("prune_potential",),
             validation=validation,
+            against=self.against,
         )
 
     def _tabulate(
@@ -174,6 +178,7 @@ class PrunePotential(ShiftParameters):
                             ratios, names, self.margin, confidence=confidence
                         ),
                         "images": errors.sizes[shift.name],
+                        "against": self.against,
                         "held_out": shift != Shift() and shift.corruption not in errors.trained,
                     }
                 )
@@ -183,7 +188,7 @@ class PrunePotential(ShiftParameters):
         """The potential of a group of distributions over the margin."""
         return Curve(
             x=self.margins,
-            x_label="margin: error tolerated above the dense control's",
+            x_label=f"margin: error tolerated above that of {self.reference}",
             x_unit="points",
             y_label=f"{POTENTIAL}, {title}",
             y_unit="fraction",
@@ -245,7 +250,7 @@ class PrunePotential(ShiftParameters):
 
     def _describe_resolution(self, errors: ShiftErrors) -> list[str]:
         """A warning where the images are too few to tell an increase of the margin from none."""
-        checkpoints = [name for name in errors.networks if name not in ("given", CONTROL)]
+        checkpoints = list(errors.references)
         if self.margin <= 0 or not checkpoints:
             return []
         resolutions = {

@@ -17,7 +17,7 @@ from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.prune_potential import compute_prune_ratios
-from pruning.analysis.shift_errors import CONTROL, ShiftErrors
+from pruning.analysis.shift_errors import ShiftErrors
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.analysis.shifts import Shift, draw_sample
 from pruning.data.corrupted import corrupt
@@ -38,7 +38,7 @@ DELTA = "delta excess error"
 JPEG = "jpeg_compression"
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta "
-    "excess error is that of a pruned network less that of the dense control: what pruning costs "
+    "excess error is that of a pruned network less that of {reference}: what pruning costs "
     "beyond test accuracy. Corruptions that the job trains on count with the nominal images, as "
     "in the paper's robust runs, where others are looked at too.",
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all "
@@ -61,9 +61,10 @@ OF_PIXELS = (
 class Robustness(ShiftParameters):
     """Error of every checkpoint under every shift, and excess error against the prune ratio.
 
-    e = mean over shifts of the error, less the nominal error; delta e = e(pruned) - e(dense
-    control), with its least-squares line through the origin over PR, and its growth with PR where
-    there are at least 4 ratios.
+    e = mean over shifts of the error, less the nominal error; delta e = e(pruned) - e(dense), with
+    its least-squares line through the origin over PR, and its growth with PR where there are at
+    least 4 ratios. The dense network is the control that was retrained as the pruned one was, or
+    with `against` the network as given.
     """
 
     version: ClassVar[int] = 2
@@ -85,13 +86,16 @@ class Robustness(ShiftParameters):
         if not shifts:
             raise ParameterError(NONE)
         errors = ShiftErrors.measure(
-            record, shifts, self.count, seed_names=("robustness", "images")
+            record,
+            shifts,
+            self.count,
+            seed_names=("robustness", "images"),
+            against=self.against,
         )
         curves: dict[str, Curve] = {}
-        scalars = {
-            "excess_error/control": errors.excess(CONTROL),
-            "excess_error/given": errors.excess("given"),
-        }
+        targets = [row for row in record.rounds if row.target is not None]
+        dense = [name for name in errors.networks if name not in {row.id for row in targets}]
+        scalars = {f"excess_error/{name}": errors.excess(name) for name in dense}
         notes: list[str] = []
         prune_ratios = compute_prune_ratios(record)
         for label, ratios in prune_ratios.items():
@@ -100,7 +104,6 @@ class Robustness(ShiftParameters):
             curves |= lines
             scalars |= values
             notes.append(note + _describe_broken(errors, ratios))
-        targets = [row for row in record.rounds if row.target is not None]
         return Section(
             title="Error under shift",
             version=self.version,
@@ -117,10 +120,11 @@ class Robustness(ShiftParameters):
             pictures=_draw_examples(record, shifts),
             notes=(
                 *notes,
-                *_describe_extremes(errors, [row.id for row in targets]),
+                *_describe_extremes(errors, [row.id for row in targets], self.reference),
                 *_describe_compression(errors, record.data.stored_as),
                 self.describe(record, shifts),
-                NOTES[0],
+                *self.describe_references(record),
+                NOTES[0].replace("{reference}", self.reference),
                 OF_PIXELS if record.data.segmentation else NOTES[1],
                 *NOTES[2:],
             ),
@@ -295,7 +299,7 @@ def _describe_compression(errors: ShiftErrors, stored_as: str | None) -> list[st
     text = (
         f"The images of this dataset are JPEG files: {JPEG} compresses again what networks have "
         "learned in that form, and is closer to the dataset's own distribution than in the paper. "
-        "The dense control has an excess error of "
+        "The network as given has an excess error of "
         f"{wording.percentage_points(_average_excess(errors, jpeg))} under it"
     )
     if others:
@@ -305,12 +309,16 @@ def _describe_compression(errors: ShiftErrors, stored_as: str | None) -> list[st
 
 
 def _average_excess(errors: ShiftErrors, names: Sequence[str]) -> float:
-    """The mean over shifts of the dense control's excess error."""
-    return sum(errors.excess_under(CONTROL, name) for name in names) / len(names)
+    """The mean over shifts of the excess error of the network as given."""
+    return sum(errors.excess_under("given", name) for name in names) / len(names)
 
 
-def _describe_extremes(errors: ShiftErrors, checkpoints: Sequence[str]) -> list[str]:
-    """The shifts under which the checkpoints lose most and least against the control, in words."""
+def _describe_extremes(
+    errors: ShiftErrors, checkpoints: Sequence[str], reference: str
+) -> list[str]:
+    """The shifts under which the checkpoints lose most and least against the dense network that
+    they are compared with, in words.
+    """
     if not checkpoints:
         return []
     nominal, *losses = (
@@ -323,6 +331,6 @@ def _describe_extremes(errors: ShiftErrors, checkpoints: Sequence[str]) -> list[
     if len(ordered) > 1:
         text = f"most {text}, least under {least} ({wording.percentage_points(smallest)})"
     return [
-        f"Lost against the dense control, over all checkpoints: {text}; nominally "
+        f"Lost against {reference}, over all checkpoints: {text}; nominally "
         f"{wording.percentage_points(nominal)}."
     ]

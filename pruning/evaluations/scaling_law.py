@@ -296,7 +296,7 @@ def _mean_error(round_record: RoundRecord) -> float:
 
 def _fit(record: JobRecord, rounds: Sequence[RoundRecord]) -> DensityLaw:
     """Fit the law to the rounds of one criterion; raises one of `REFUSALS`."""
-    unpruned = float(record.control_measured.wrong.double().mean())
+    unpruned = float(record.control.measured.wrong.double().mean())
     return fit_density_law(
         [row.density for row in rounds],
         [_mean_error(row) for row in rounds],

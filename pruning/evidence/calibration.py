@@ -51,10 +51,13 @@ def draw_batches(data: Data, calibration: Calibration, seed: int, *names: str | 
     """
     rng = generator(seed, "calibration", *names)
     count = min(calibration.images, len(data.fit))
-    mix: ClassMix = "balanced" if calibration.balanced else "plain"
-    chosen, _ = draw_subset(data.fit.labels.cpu(), count, mix, rng)
+    chosen, _ = draw_subset(data.fit.labels.cpu(), count, _choose_mix(calibration), rng)
     shuffled = chosen[torch.randperm(len(chosen), generator=rng)]
     return list(data.batches(_take(data.fit, shuffled), BATCH))
+
+
+def _choose_mix(calibration: Calibration) -> ClassMix:
+    return "balanced" if calibration.balanced else "plain"
 
 
 def draw_from_batches(batches: Batches, calibration: Calibration, rng: Generator) -> Batches:
@@ -70,7 +73,7 @@ def draw_from_batches(batches: Batches, calibration: Calibration, rng: Generator
     labels = torch.cat([batch_labels for _, batch_labels in batches])
     if len(labels) <= calibration.images:
         return batches
-    chosen, _ = draw_subset(labels.cpu(), calibration.images, calibration.balanced, rng)
+    chosen, _ = draw_subset(labels.cpu(), calibration.images, _choose_mix(calibration), rng)
     # Only what is chosen is put together: the batches may be large.
     starts = torch.tensor([0, *(len(batch_labels) for _, batch_labels in batches)]).cumsum(0)
     parts = []

@@ -36,10 +36,10 @@ def run_evaluations(
     for method in sorted(methods, key=_reads_sections):
         pipeline.watcher.stage("evaluate", method.name)
         stage = f"evaluation-{method.name}"
-        stored = pipeline.stages.open(stage)
+        stored = _load_section(pipeline, method)
         if stored is not None:
             with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
-                sections[method.name] = Section.model_validate(stored.note["section"])
+                sections[method.name] = stored
             continue
         begin = time.monotonic()
         with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
@@ -58,6 +58,17 @@ def run_evaluations(
     return {name: sections[name] for name in listed}, failures
 
 
+def _load_section(pipeline: Pipeline, method: Method) -> Section | None:
+    """The section of an evaluation that is finished; None where another version of it was."""
+    stored = pipeline.stages.open(f"evaluation-{method.name}")
+    if stored is None:
+        return None
+    section = Section.model_validate(stored.note["section"])
+    if section.version != evaluations.get(method.name).version:
+        return None
+    return section
+
+
 def _record_job(
     pipeline: Pipeline, sections: dict[str, Section], cache: TensorCache | None
 ) -> JobRecord:
@@ -65,9 +76,8 @@ def _record_job(
     return JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
-        control=pipeline.control,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=pipeline.controls,
         rounds=pipeline.done,
         recipe=pipeline.recipe,
         sections=sections,

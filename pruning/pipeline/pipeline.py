@@ -4,14 +4,14 @@ finished is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import nn
 
-from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_record import ControlRecord, RoundRecord
 from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
@@ -19,16 +19,17 @@ from pruning.evidence.calibration import measure_training_losses
 from pruning.masks import density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
 from pruning.networks.loading import load_weights_
+from pruning.pipeline.control_trainer import ControlTrainer
 from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
 from pruning.pipeline.pruner import CriterionRound, Pruner
 from pruning.pipeline.round_loader import RoundLoader
-from pruning.pipeline.stage_files import ControlStage, DenseStage, RoundStage, Weights
+from pruning.pipeline.stage_files import DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
 from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.method import PruningMethod, refuse_repeated
-from pruning.rounds.plan import find_training_epochs, keeps_unretrained, plan_rounds
+from pruning.rounds.plan import keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
@@ -95,6 +96,15 @@ class Pipeline:
             zeros=self.zeros,
         )
         self._warn_of_zeros(given.describe(self.recipe))
+        self.control_trainer = ControlTrainer(
+            recipe=self.recipe,
+            costs=self.costs,
+            ledger=self.ledger,
+            trainer=self.trainer,
+            load_dense=self._load_dense,
+            build=self.network,
+            measure=self._measure,
+        )
         self.pruner = Pruner(
             recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
         )
@@ -102,7 +112,6 @@ class Pipeline:
     def run(self) -> None:
         """Run every stage up to the last round."""
         self._make_dense()
-        self._make_control()
         labels = label_criteria(self.recipe)
         errors: list[SecateurError] = []
         for index, criterion in enumerate(self.recipe.criteria):
@@ -127,24 +136,15 @@ class Pipeline:
         """The network as given, or as trained by the job."""
         return self.network(self._load_dense().model)
 
-    def control(self) -> nn.Module:
-        """The dense control."""
-        return self.network(self._load_control().model)
+    @property
+    def controls(self) -> Sequence[ControlRecord]:
+        """The dense controls that are finished and measured, those with fewer retrainings first."""
+        return self.control_trainer.records
 
     @property
     def given_measured(self) -> Measured:
         """The dense network's measurements."""
         return self._load_dense().measured
-
-    @property
-    def control_measured(self) -> Measured:
-        """The dense control's measurements."""
-        return self._load_control().measured
-
-    @property
-    def control_retrained(self) -> bool:
-        """Whether the dense control is another network than the one given."""
-        return self.recipe.when == "after_training" and self.recipe.retrain.mode != "none"
 
     @property
     def _prunes_untrained(self) -> bool:
@@ -176,9 +176,6 @@ class Pipeline:
         weights = self._load_dense().rewind
         assert weights is not None
         return weights
-
-    def _load_control(self) -> ControlStage:
-        return self.ledger.restore("control", ControlStage.restore)
 
     def _make_dense(self) -> None:
         """Train the dense network where the recipe does, measure it, and check that it is fit for
@@ -216,25 +213,11 @@ class Pipeline:
                 f"{measured.val_error.value:.2%}, test {measured.error.value:.2%})"
             )
 
-    def _make_control(self) -> None:
-        """Retrain the dense network as the pruned ones are retrained, and measure it."""
-        cost = self.costs.control
-        with self.ledger.enter("retrain", "control", cost, ControlStage.restore) as unfinished:
-            if not unfinished:
-                return
-            model = self.dense()
-            measured = self.given_measured
-            epochs = find_training_epochs(self.recipe) if self.control_retrained else None
-            if epochs is not None:
-                self.trainer.retrain_(model, "control", epochs=epochs, number=1)
-                measured = self._measure(model)
-            stage = ControlStage(model=model.state_dict(), measured=measured)
-            self.ledger.finish("control", stage.tensors())
-
     def _run_rounds(self, index: int, criterion: Method, label: str) -> None:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""
         before: RoundStage | None = None
         for planned in plan_rounds(self.recipe, self.costs.given):
+            self.control_trainer.prepare(planned.number)
             current = CriterionRound(
                 name=f"round-{index}-{planned.number:03d}",
                 planned=planned,

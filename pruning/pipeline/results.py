@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_record import ControlRecord, RoundRecord, find_control
 from pruning.masks import count_parameters, find_collapsed, find_prunable
 from pruning.measurement.guessing import is_guessing
 from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase
@@ -28,7 +28,15 @@ from pruning.pipeline.exports import Exports, Origin
 from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
 from pruning.schemas.gates import EVALUATION_OF_GATE, Gates
-from pruning.schemas.report import Checkpoint, Failure, Increase, Network, Report, Section
+from pruning.schemas.report import (
+    Checkpoint,
+    ControlNetwork,
+    Failure,
+    Increase,
+    Network,
+    Report,
+    Section,
+)
 from pruning.schemas.verdicts import PairedCounts
 from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
@@ -84,7 +92,9 @@ class Results:
             for record in pipeline.done
             if record.target is not None
         )
-        references = self._describe_references(dense)
+        given = self._describe_dense("given", dense, pipeline.given_measured)
+        controls = tuple(self._describe_control(control) for control in pipeline.controls)
+        references = self._describe_references(given, controls)
         recommendation = apply_guideline(
             recommend(checkpoints, recipe.gates, references),
             checkpoints,
@@ -104,8 +114,9 @@ class Results:
             model=describe_model(dense, self.origin, data, recipe.exclude),
             data=describe_data(data, self.origin),
             environment=describe_environment(pipeline.device, data.at_once(EVAL_BATCH)),
-            baseline=references.given,
-            control=references.control,
+            baseline=given,
+            control=_drop_name(controls[0]),
+            controls=controls,
             checkpoints=checkpoints,
             rounds=tuple(describe_round(record) for record in pipeline.done),
             sections=sections,
@@ -118,31 +129,35 @@ class Results:
             usage=pipeline.ledger.seconds,
         )
 
-    def _describe_references(self, dense: nn.Module) -> References:
-        """The dense networks that checkpoints are compared with."""
+    def _describe_references(
+        self, given: Network, controls: Sequence[ControlNetwork]
+    ) -> References:
+        """The dense networks that checkpoints are compared with; of
+        several controls the one with the most retrainings, which shows what retraining does.
+        """
         pipeline = self.pipeline
         return References(
-            given=self._describe_given(dense),
-            control=self._describe_control(),
+            given=given,
+            control=controls[-1],
             control_over_given=estimate_increase(
-                pipeline.control_measured.wrong, pipeline.given_measured.wrong
+                pipeline.controls[-1].measured.wrong, pipeline.given_measured.wrong
             ),
         )
 
-    def _describe_given(self, model: nn.Module) -> Network:
-        return self._describe_dense("given", model, self.pipeline.given_measured, retrain_epochs=0)
-
-    def _describe_control(self) -> Network:
-        pipeline = self.pipeline
-        epochs = pipeline.costs.retrain_epochs if pipeline.control_retrained else 0
-        return self._describe_dense(
-            "control", pipeline.control(), pipeline.control_measured, retrain_epochs=epochs
+    def _describe_control(self, control: ControlRecord) -> ControlNetwork:
+        """A dense control as the report has it."""
+        network = self._describe_dense(
+            "control", control.network(), control.measured, retrain_epochs=control.retrain_epochs
         )
+        return ControlNetwork(**dict(network), name=control.name, retrainings=control.retrainings)
 
     def _describe_dense(
-        self, name: str, model: nn.Module, measured: Measured, *, retrain_epochs: int
+        self, name: str, model: nn.Module, measured: Measured, *, retrain_epochs: int = 0
     ) -> Network:
-        """The dense network `given` or the dense `control` as the report has it."""
+        """The dense network `given` or a dense `control` as the report has it.
+
+        What a control costs is measured of the first alone: the others differ in their values.
+        """
         costs = self._exports.measure_dense(name, model)
         zeros = measure_zeros(find_prunable(model, self.pipeline.recipe.exclude).values())
         removed = self.pipeline.zeros.count
@@ -169,7 +184,8 @@ class Results:
         total = count_parameters(dense)
         measured = record.measured
         given_measured = self.pipeline.given_measured
-        control_measured = self.pipeline.control_measured
+        control = find_control(self.pipeline.controls, record)
+        assert control is not None
         return Checkpoint(
             **measured.document().model_dump(),
             id=record.id,
@@ -185,15 +201,16 @@ class Results:
             pruned=record.pruned.document(),
             retrained=record.retrained.document() if record.retrained is not None else None,
             batchnorm=describe_batchnorm(record),
+            control=control.name,
             error_increase=Increase(
                 given=estimate_increase(measured.wrong, given_measured.wrong),
-                control=estimate_increase(measured.wrong, control_measured.wrong),
+                control=estimate_increase(measured.wrong, control.measured.wrong),
                 given_counts=_count(measured.wrong, given_measured.wrong),
-                control_counts=_count(measured.wrong, control_measured.wrong),
+                control_counts=_count(measured.wrong, control.measured.wrong),
             ),
-            val_error_increase=estimate_increase(measured.val_wrong, control_measured.val_wrong),
+            val_error_increase=estimate_increase(measured.val_wrong, control.measured.val_wrong),
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
-            val_counts=_count(measured.val_wrong, control_measured.val_wrong),
+            val_counts=_count(measured.val_wrong, control.measured.val_wrong),
             layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=record.retrain_epochs,
             load_snippet=write_load_snippet(
@@ -213,6 +230,11 @@ def _list_checkpoint_warnings(measured: Measured, masks: Masks) -> tuple[str, ..
             f"outputs are NaN or infinite for {broken} of {images} test images, counted as wrong"
         )
     return tuple(warnings)
+
+
+def _drop_name(control: ControlNetwork) -> Network:
+    """The control as a network among others."""
+    return Network(**{name: getattr(control, name) for name in Network.model_fields})
 
 
 def _select_early(gates: Gates) -> Gates:

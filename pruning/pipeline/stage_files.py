@@ -67,20 +67,26 @@ class DenseStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlStage:
-    """The dense control: the dense network, retrained as the pruned ones are."""
+    """A dense control: the dense network, retrained as the pruned ones are."""
 
     model: Weights
-    measured: Measured
+    measured: Measured | None
+    """None where no target is compared with it, and the next control alone goes on from it."""
 
     def tensors(self) -> State:
         """The tensors of the stage file by name."""
-        return _name_parts({"model": self.model}) | self.measured.tensors("control")
+        tensors = _name_parts({"model": self.model})
+        return tensors | (self.measured.tensors("control") if self.measured is not None else {})
 
     @staticmethod
-    def restore(stored: StoredStage) -> ControlStage:
-        """The stage from its file; raises `KeyError` where the file lacks something."""
+    def restore(stored: StoredStage, *, measured: bool) -> ControlStage:
+        """The stage from its file, with what was `measured` where the job needs it.
+
+        Raises `KeyError` where the file lacks something.
+        """
         return ControlStage(
-            model=stored.part("model"), measured=_restore_measured(stored, "control")
+            model=stored.part("model"),
+            measured=_restore_measured(stored, "control") if measured else None,
         )
 
 

@@ -28,8 +28,8 @@ from pruning.reporting.series_styles import (
     Look,
     choose_style,
 )
-from pruning.reporting.summary import find_label, list_labels
-from pruning.schemas.report import Estimate, Evaluated, Report
+from pruning.reporting.summary import find_label, list_controls, list_labels
+from pruning.schemas.report import Estimate, Evaluated, Network, Report
 
 
 @dataclass(frozen=True)
@@ -131,24 +131,42 @@ def _plot_accuracies(report: Report, series: dict[str, list[_Point]], title: str
 
 
 def _draw_references(axes: Axes, report: Report) -> list[Entry]:
-    """Draw the two dense networks as lines in their intervals; returns their legend."""
-    references = (
-        ("given (95 % interval)", report.baseline, GIVEN, ":", "dotted"),
-        ("dense control", report.control, CONTROL, "-.", "dashdot"),
+    """Draw the dense networks as lines in their intervals; returns their legend."""
+    _draw_reference(axes, report.baseline, GIVEN, ":")
+    if len(report.controls) > 1:
+        _draw_controls(axes, report)
+    else:
+        _draw_reference(axes, report.control, CONTROL, "-.")
+    return [
+        Entry("given (95 % interval)", VARIABLES[GIVEN], "", "dotted"),
+        Entry("dense control", VARIABLES[CONTROL], "", "dashdot"),
+    ]
+
+
+def _draw_reference(axes: Axes, network: Network, colour: str, style: str) -> None:
+    """Draw one dense network as a line across the plot."""
+    accuracy = _to_accuracy(network.error)
+    low, high = lower_bound(accuracy), upper_bound(accuracy)
+    axes.axhspan(low, high, facecolor=colour, alpha=0.16, linewidth=0)
+    axes.axhline(accuracy.value, color=colour, linestyle=style, linewidth=1.4)
+
+
+def _draw_controls(axes: Axes, report: Report) -> None:
+    """Draw the control of each checkpoint at the checkpoint's sparsity, and a line through them."""
+    controls = list_controls(report)
+    pairs = sorted((checkpoint.sparsity, checkpoint.control) for checkpoint in report.checkpoints)
+    xs = [stretch_sparsity(sparsity) for sparsity, _ in pairs]
+    accuracies = [_to_accuracy(controls[name].error) for _, name in pairs]
+    axes.fill_between(
+        xs,
+        [lower_bound(accuracy) for accuracy in accuracies],
+        [upper_bound(accuracy) for accuracy in accuracies],
+        facecolor=CONTROL,
+        alpha=0.16,
+        linewidth=0,
     )
-    legend = []
-    for label, network, colour, style, line in references:
-        accuracy = _to_accuracy(network.error)
-        axes.axhspan(
-            lower_bound(accuracy),
-            upper_bound(accuracy),
-            facecolor=colour,
-            alpha=0.16,
-            linewidth=0,
-        )
-        axes.axhline(accuracy.value, color=colour, linestyle=style, linewidth=1.4)
-        legend.append(Entry(label, VARIABLES[colour], "", line))
-    return legend
+    values = [accuracy.value for accuracy in accuracies]
+    axes.plot(xs, values, color=CONTROL, linestyle="-.", linewidth=1.4)
 
 
 def _draw_accuracies(axes: Axes, points: Sequence[_Point], shift: float, look: Look) -> None:
@@ -178,9 +196,13 @@ def _describe_accuracies(report: Report, series: dict[str, list[_Point]], title:
             if point.is_target
         ]
         described.append(f"{label}: " + ", ".join(values))
+    controls = [
+        f"dense {name} {wording.percent(1 - control.error.value)}"
+        for name, control in list_controls(report).items()
+    ]
     return (
-        f"{title}. Given {wording.percent(1 - report.baseline.error.value)}, dense control "
-        f"{wording.percent(1 - report.control.error.value)}. {'; '.join(described)}."
+        f"{title}. Given {wording.percent(1 - report.baseline.error.value)}, "
+        f"{', '.join(controls)}. {'; '.join(described)}."
     )
 
 

@@ -126,13 +126,19 @@ def choose_tag(report: Report) -> str:
 
 
 def list_rows(report: Report) -> tuple[Row, ...]:
-    """Return the two dense references and every checkpoint."""
-    rows = [Row("given", report.baseline, None), Row("control", report.control, None)]
+    """Return the dense references and every checkpoint."""
+    rows = [Row("given", report.baseline, None)]
+    rows += [Row(name, control, None) for name, control in list_controls(report).items()]
     for checkpoint in order_checkpoints(report):
         label = find_label(report, checkpoint.criterion)
         is_recommended = checkpoint.id == report.recommendation.checkpoint
         rows.append(Row(label, checkpoint, checkpoint, is_recommended))
     return tuple(rows)
+
+
+def list_controls(report: Report) -> dict[str, Network]:
+    """Return the dense controls by name; reports of earlier versions have one."""
+    return {control.name: control for control in report.controls} or {"control": report.control}
 
 
 def list_file_formats(report: Report) -> tuple[str, ...]:
@@ -305,10 +311,10 @@ def _list_reference_facts(report: Report) -> list[Fact]:
     """Return the facts of a report that recommends no checkpoint: its dense networks."""
     digits = choose_digits(report)
     facts = []
-    for label, network in (
-        ("Test error as given", report.baseline),
-        ("Dense control", report.control),
-    ):
+    networks = {"Test error as given": report.baseline}
+    for name, control in list_controls(report).items():
+        networks[f"Dense {name}"] = control
+    for label, network in networks.items():
         error = wording.percent(network.error.value, digits)
         facts.append(Fact(label, error, _describe_interval(network, digits)))
     labels = ", ".join(list_labels(report))

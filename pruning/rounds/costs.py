@@ -13,8 +13,9 @@ from pruning.evidence.calibration import BATCH, choose_calibration, count_loss_i
 from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
 from pruning.measurement.measure import EVAL_BATCH
+from pruning.rounds.control_plan import PlannedControl, plan_controls
 from pruning.rounds.method import PruningMethod, refuse_repeated
-from pruning.rounds.plan import PlannedRound, find_training_epochs, plan_rounds
+from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.training.loop import count_steps_per_epoch
@@ -57,17 +58,16 @@ class Costs:
         return image_cost * epochs * self.images["fit"] + self.measuring
 
     @property
-    def retrain_epochs(self) -> int:
-        """The epochs of one whole retraining."""
-        start, stop = find_training_epochs(self.recipe) or (0, 0)
-        return stop - start
-
-    @property
     def control(self) -> int:
-        """The work of the dense control."""
-        if self.recipe.when == "before_training" or self.recipe.retrain.mode == "none":
+        """The work of all dense controls."""
+        return sum(self.one_control(planned) for planned in plan_controls(self.recipe, self.given))
+
+    def one_control(self, planned: PlannedControl) -> int:
+        """The work of training a dense control, and of measuring it where it is measured."""
+        if planned.epochs is None:
             return 0
-        return self.retraining(self.retrain_epochs)
+        work = self.retraining(planned.epochs[1] - planned.epochs[0])
+        return work if planned.measured else work - self.measuring
 
     def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
         """The number of stages of one round's pruning, and the work of each."""
@@ -185,8 +185,9 @@ def _count_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[
     training = recipe.train if recipe.train is not None and replayed else recipe.retrain
     epochs_by_round = [planned.epochs for planned in planned_rounds if planned.epochs]
     epochs = sum(stop - start for start, stop in epochs_by_round) * len(recipe.criteria)
-    if costs.control:
-        epochs += costs.retrain_epochs
+    planned_controls = plan_controls(recipe, costs.given)
+    controls = [control.epochs for control in planned_controls if control.epochs]
+    epochs += sum(stop - start for start, stop in controls)
     steps = count_steps_per_epoch(fit, training.batch_size) * epochs
     largest_batch = training.batch_size if epochs else EVAL_BATCH
     if recipe.train is not None:

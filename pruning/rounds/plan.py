@@ -24,15 +24,20 @@ class PlannedRound:
     """The round starts from the dense network."""
     epochs: tuple[int, int] | None
     """First epoch and end of its retraining within the schedule; None where it is not retrained."""
-    trained_epochs: int
-    """The epochs of retraining that its weights have had since they were given or rewound, with
-    this round's.
+    trainings: tuple[tuple[int, int], ...]
+    """The epochs of each retraining that its weights have had since they were given or rewound,
+    with this round's.
     """
 
     @property
     def retrained(self) -> bool:
         """Whether retraining follows the pruning."""
         return self.epochs is not None
+
+    @property
+    def trained_epochs(self) -> int:
+        """The epochs of all its trainings."""
+        return sum(stop - start for start, stop in self.trainings)
 
 
 def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
@@ -55,10 +60,10 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
             final = index == len(densities) - 1
             restart = not planned or (recipe.independent and index == 0)
             epochs = _find_round_epochs(recipe, index, len(densities))
-            trained_epochs = epochs[1] - epochs[0] if epochs else 0
+            trainings = (epochs,) if epochs else ()
             rewound = recipe.when == "before_training" or recipe.retrain.mode == "weight_rewind"
             if not restart and not rewound:
-                trained_epochs += planned[-1].trained_epochs
+                trainings = (*planned[-1].trainings, *trainings)
             planned.append(
                 PlannedRound(
                     number=len(planned) + 1,
@@ -68,7 +73,7 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
                     target=sparsity if final else None,
                     restart=restart,
                     epochs=epochs,
-                    trained_epochs=trained_epochs,
+                    trainings=trainings,
                 )
             )
             start = density
@@ -89,7 +94,7 @@ def keeps_unretrained(recipe: Recipe, planned: PlannedRound, *, read: bool) -> b
 def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:
     """First epoch and end of one whole retraining; None where there is none.
 
-    The dense control has these epochs, and every round unless the mode is `gradual`.
+    Every round has these epochs unless the mode is `gradual`.
     """
     train, retrain = recipe.train, recipe.retrain
     if recipe.when == "before_training":

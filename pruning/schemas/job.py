@@ -8,7 +8,17 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.presets import PRESETS, expand_preset
-from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
+from pruning.schemas.recipe import (
+    Control,
+    Gates,
+    Limit,
+    Method,
+    Name,
+    Recipe,
+    Retrain,
+    Shifts,
+    Targets,
+)
 from pruning.schemas.training import Train
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$")]
@@ -171,6 +181,7 @@ class JobSpec(JobFields):
     exclude: tuple[str, ...] = ()
     retrain: RetrainSpec | None = None
     """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
+    control: Control = Control()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
     evaluations: tuple[Method, ...] | None = None
     gates: Gates = Gates()

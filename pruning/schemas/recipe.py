@@ -102,6 +102,18 @@ class Retrain(Training):
         return self
 
 
+class Control(Document):
+    """The training of the dense control, which retrained checkpoints are compared with.
+
+    `matched`: the dense network is retrained round by round as the checkpoints are, with the same
+    data, schedules and restarts of the optimiser, and each checkpoint is compared with the control
+    that was retrained as often as it. `one_round`: it is retrained once, and all checkpoints are
+    compared with it. Where weights are rewound before each retraining the two are the same.
+    """
+
+    budget: Literal["matched", "one_round"] = "matched"
+
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -186,6 +198,7 @@ class Recipe(Document):
     train: Train | None = None
     """Train the network first; without it the weights are taken as they come."""
     retrain: Retrain = Retrain()
+    control: Control = Control()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
     """After pruning, before retraining: `reestimate` takes BatchNorm's statistics again from
     training images and keeps them where they lower the loss on other training images; `keep` leaves
@@ -210,16 +223,7 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        names = [method.name for method in self.evaluations or ()]
-        if len(set(names)) != len(names):
-            raise ValueError("evaluations: an evaluation is listed twice")
-        for gate in self.gates.list_set():
-            evaluation = EVALUATION_OF_GATE.get(gate)
-            if self.evaluations is not None and evaluation and evaluation not in names:
-                raise ValueError(
-                    f"gates.{gate}: it is read from the evaluation {evaluation!r}, which is not "
-                    "listed"
-                )
+        self._check_evaluations()
         if self.when == "before_training":
             if self.train is None:
                 raise ValueError(
@@ -252,6 +256,31 @@ class Recipe(Document):
             )
         return self
 
+    def _check_evaluations(self) -> None:
+        """Raise `ValueError` for evaluations listed twice, or that do not measure what the gates
+        read.
+        """
+        names = [method.name for method in self.evaluations or ()]
+        if len(set(names)) != len(names):
+            raise ValueError("evaluations: an evaluation is listed twice")
+        for gate in self.gates.list_set():
+            evaluation = EVALUATION_OF_GATE.get(gate)
+            if self.evaluations is not None and evaluation and evaluation not in names:
+                raise ValueError(
+                    f"gates.{gate}: it is read from the evaluation {evaluation!r}, which is not "
+                    "listed"
+                )
+        for method in self.evaluations or ():
+            if method.name == "robustness" and method.params.get("against") == "given":
+                self._refuse_gate_on_given()
+
+    def _refuse_gate_on_given(self) -> None:
+        if self.gates.max_delta_excess_error is not None:
+            raise ValueError(
+                "gates: max_delta_excess_error is a limit on the excess error above that of the "
+                "dense control, and the evaluation 'robustness' is told to compare with 'given'"
+            )
+
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the recipe with every default written in, as canonical JSON.
 
@@ -265,6 +294,8 @@ class Recipe(Document):
             del document["retrain"], document["batchnorm"]
         elif self.retrain.mode == "gradual":
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
+        if self.control.budget == "matched":
+            del document["control"]
         if self.shifts is None:
             del document["shifts"]
         if self.keep_zeros:

@@ -161,6 +161,15 @@ class Network(Evaluated):
     """
 
 
+class ControlNetwork(Network):
+    """A dense control: the dense network, retrained as checkpoints of the job are."""
+
+    name: str = "control"
+    """`control` for the one with the fewest retrainings, `control-5` for one with five."""
+    retrainings: int
+    """Retrainings received in all; 0 where nothing is retrained, and it is the network as given."""
+
+
 class Layer(Document):
     """A parameter tensor: how many weights remain, or why it was left dense."""
 
@@ -217,6 +226,10 @@ class Checkpoint(Network):
     """`null` where nothing was re-estimated: there is no BatchNorm, or the recipe keeps it or
     prunes before training.
     """
+    control: str = "control"
+    """The name of the dense control that was retrained as often as the checkpoint, and that it is
+    compared with.
+    """
     error_increase: Increase
     val_error_increase: Estimate
     """Error on the validation split minus that of the dense control, paired: what the
@@ -260,7 +273,9 @@ class ShiftAdvice(Document):
     knowledge: Literal["unexpected", "partly_modelled", "modelled"]
     guideline: str
     nominal_potential: float | None = None
-    """Largest prune ratio, of all parameters, within the margin of the dense control."""
+    """Largest prune ratio, of all parameters, within the margin of the dense network that the
+    evaluation `prune_potential` compares with.
+    """
     shifted_potential: float | None = None
     """The smallest over the shifts that are not trained on."""
     worst_shift: str | None = None
@@ -346,8 +361,12 @@ class Report(Document):
     baseline: Network
     """The network as given (or as trained by the job), before any pruning."""
     control: Network
-    """The dense network retrained with the same data and budget as one round: the reference of
-    retrained checkpoints.
+    """The dense control with the fewest retrainings: the dense network, retrained with the same
+    data and schedule as the checkpoints that are compared with it.
+    """
+    controls: tuple[ControlNetwork, ...] = ()
+    """Every dense control, those with fewer retrainings first; empty in reports of earlier
+    versions, which have one.
     """
     checkpoints: tuple[Checkpoint, ...]
     rounds: tuple[Round, ...]

@@ -12,7 +12,7 @@ from pruning.schemas.job import JobSpec
 from secateur.errors import InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
 from secateur.flow import Flow, Request, Sleep, Stream, call, route
 from secateur.operations.paging import pages
-from secateur.wire import Job, Results
+from secateur.wire import CheckpointResult, Job, Page, Results
 
 Spec = JobSpec | FamilySpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
@@ -123,6 +123,13 @@ def results(job_id: str) -> Flow[Results]:
     """
     request = Request(method="GET", path=route("v1", "jobs", job_id, "results"))
     return (yield from call(request)).parse(Results)
+
+
+def checkpoints(job_id: str) -> Flow[tuple[CheckpointResult, ...]]:
+    """Return the checkpoints that a job has finished, also while it runs."""
+    request = Request(method="GET", path=route("v1", "jobs", job_id, "checkpoints"))
+    rows = (yield from call(request)).parse(Page).data
+    return tuple(CheckpointResult.model_validate(row) for row in rows)
 
 
 def report(

@@ -115,6 +115,53 @@ def test_before_the_end_there_are_checkpoints_only(world: World) -> None:
         fault(response, 409, "job_not_finished")
         assert response.headers["retry-after"]
     assert world.client.get(f"/v1/jobs/{id}/checkpoints/magnitude-0.5").content == CONTENT
+    (listed,) = world.client.get(f"/v1/jobs/{id}/checkpoints").json()["data"]
+    assert (listed["id"], listed["job"], listed["formats"]) == ("magnitude-0.5", id, ["sparse"])
+    assert listed["error"] == ERROR
+    assert world.client.get(listed["links"]["sparse"]).content == CONTENT
+
+
+def test_a_finished_job_lists_the_checkpoints_of_its_results(world: World, job: str) -> None:
+    listed = world.client.get(f"/v1/jobs/{job}/checkpoints").json()
+    results = world.client.get(f"/v1/jobs/{job}/results").json()
+    assert listed == {"data": results["checkpoints"]}
+    assert world.client.get(f"/v1/jobs/{world.job('queued')}/checkpoints").json() == {"data": []}
+    fault(world.client.get("/v1/jobs/job_00000000/checkpoints"), 404, "not_found")
+
+
+def test_fields_of_results(world: World, job: str) -> None:
+    url = f"/v1/jobs/{job}/results"
+    whole = world.client.get(url).json()
+    body = world.client.get(f"{url}?fields=recommendation,gates").json()
+    assert body == {name: whole[name] for name in ("recommendation", "gates")}
+    body = world.client.get(f"{url}?fields=job.status,report.checkpoints,job.id").json()
+    assert body == {
+        "job": {"status": "succeeded", "id": job},
+        "report": {"checkpoints": REPORT["checkpoints"]},
+    }
+    for fields in ("job,job.id", "job.id,job"):
+        assert world.client.get(f"{url}?fields={fields}").json() == {"job": whole["job"]}
+
+
+@pytest.mark.parametrize("fields", ["", "reports", "report.", "gates.name", "job.id.x", "a,gates"])
+def test_fields_that_results_do_not_have(world: World, job: str, fields: str) -> None:
+    response = world.client.get(f"/v1/jobs/{job}/results", params={"fields": fields})
+    fault(response, 422, "unknown_field")
+    assert response.json()["errors"][0]["parameter"] == "fields"
+
+
+def test_times_are_declared_as_times(world: World) -> None:
+    schemas = world.client.get("/openapi.json").json()["components"]["schemas"]
+    times = {
+        (schema, name): field
+        for schema, content in schemas.items()
+        for name, field in content.get("properties", {}).items()
+        if name == "at" or name.endswith("_at")
+    }
+    assert len(times) >= 7
+    for field in times.values():
+        declared = field.get("anyOf", [field])[0]
+        assert declared["format"] == "date-time", times
 
 
 def test_a_job_that_failed_shows_what_it_finished(world: World) -> None:

@@ -44,9 +44,8 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
-        control=pipeline.control,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=pipeline.controls,
         rounds=pipeline.done,
         recipe=pipeline.recipe,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_record import ControlRecord, JobRecord, RoundRecord
 from pruning.data.groups import GroupColumn
 from pruning.data.tensors import Data, Split
 from pruning.measurement.measure import Answers, Measured
@@ -79,9 +79,17 @@ def make_class_record(
     return JobRecord(
         data=data,
         dense=cases.mlp,
-        control=cases.mlp,
         given_measured=control,
-        control_measured=control,
+        controls=[
+            ControlRecord(
+                name="control",
+                rounds=tuple(row.round for row in rounds),
+                retrainings=1,
+                retrain_epochs=1,
+                measured=control,
+                network=cases.mlp,
+            )
+        ],
         rounds=rounds,
         recipe=cases.recipe(0.8),
     )

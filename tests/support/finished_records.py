@@ -57,9 +57,8 @@ def make_record(results: Results, **fields: Any) -> JobRecord:
     return JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
-        control=pipeline.control,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=pipeline.controls,
         rounds=pipeline.done,
         recipe=pipeline.recipe,
         **fields,

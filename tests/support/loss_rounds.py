@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_record import ControlRecord, JobRecord, RoundRecord
 from pruning.measurement.measure import Measured
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.recipe import Method
@@ -77,9 +77,17 @@ def make_record(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRe
     return JobRecord(
         data=cases.make_data(),
         dense=cases.mlp,
-        control=cases.mlp,
         given_measured=make_measured(control),
-        control_measured=make_measured(control),
+        controls=[
+            ControlRecord(
+                name="control",
+                rounds=tuple(round_record.round for round_record in rounds),
+                retrainings=1,
+                retrain_epochs=1,
+                measured=make_measured(control),
+                network=cases.mlp,
+            )
+        ],
         rounds=rounds,
         recipe=cases.recipe(seed=seed),
     )

@@ -101,6 +101,21 @@ def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, shifted: Re
     assert sum(advanced) == units - making
 
 
+def test_controls_are_looked_at_under_shift_where_they_are_the_reference(shifted: Results) -> None:
+    size, units = measure_size(shifted), {}
+    assert size.controls == 2
+    for against in ("control", "given"):
+        fields = {"corruptions": [], "noise": [0.1], "against": against}
+        evaluation = evaluations.create("prune_potential", fields)
+        advanced: list[int] = []
+        evaluation.evaluate(trial_of(shifted, advance=advanced.append))
+        assert isinstance(evaluation, EstimatesUnits)
+        units[against] = evaluation.units(size)
+        assert sum(advanced) == units[against]
+    images = 2 * size.images["test"] + size.shifted["night"][1]
+    assert units["control"] - units["given"] == 2 * images
+
+
 def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
     tmp_path: Path,
 ) -> None:

@@ -271,9 +271,8 @@ def test_a_whole_job_with_approximation_and_bounds(
     record = JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
-        control=pipeline.control,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=pipeline.controls,
         rounds=pipeline.done,
         recipe=pipeline.recipe,
     )

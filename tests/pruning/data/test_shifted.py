@@ -123,7 +123,7 @@ def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> Non
     for name, images in (("night", 9), ("dusk", 1)):
         split = data.shifted[name].test
         for network, load in (
-            ("control", trial.control),
+            ("control", trial.control.network),
             (trial.rounds[0].id, trial.rounds[0].network),
         ):
             missed = int(
@@ -155,7 +155,7 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
         update={"shifts": Shifts(knowledge="partly_modelled")}
     )
     trial = trial_of(finished(recipe, tmp_path))
-    named = compute_logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(
+    named = compute_logits(trial.control.network(), trial.data.normalize(sets.val.images)).argmax(
         1
     )  # the control makes no mistake on val
     shuffled = replace(sets, val=replace(sets.val, labels=named))
@@ -172,7 +172,7 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
                 .double()
                 .mean()
             )
-            for load in (trial.control, *(stage.network for stage in trial.rounds))
+            for load in (trial.control.network, *(stage.network for stage in trial.rounds))
         ]
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
         within = [

@@ -58,9 +58,8 @@ def make_record(pipeline: Pipeline, *rounds: RoundRecord) -> JobRecord:
     return JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
-        control=pipeline.control,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=pipeline.controls,
         rounds=rounds or pipeline.done,
         recipe=pipeline.recipe,
     )
@@ -276,9 +275,8 @@ def compare(
     record = JobRecord(
         data=pipeline.data,
         dense=lambda: dense,
-        control=lambda: dense,
         given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
+        controls=[replace(pipeline.controls[0], network=lambda: dense)],
         rounds=(replace(round_record, stored=stored),),
         recipe=pipeline.recipe,
     )

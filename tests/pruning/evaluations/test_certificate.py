@@ -105,9 +105,9 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
     sections, failures = results.evaluate()
     assert failures == []
     section, pipeline = sections["certificate"], results.pipeline
-    dense = pipeline.dense() if against == "given" else pipeline.control()
+    dense = pipeline.dense() if against == "given" else pipeline.controls[0].network()
     images = pipeline.data.normalize(pipeline.data.test.images)
-    wrong = (pipeline.given_measured if against == "given" else pipeline.control_measured).wrong
+    wrong = (pipeline.given_measured if against == "given" else pipeline.controls[0].measured).wrong
     for row, round_record in zip(section.details["limits"], pipeline.done, strict=True):
         with torch.no_grad():
             differs = int(

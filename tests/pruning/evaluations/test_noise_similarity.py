@@ -45,7 +45,7 @@ def test_similarity_by_hand(cascade: Results) -> None:
                 for extra in noise:
                     a, b = (
                         net(inputs + extra).double().softmax(1)
-                        for net in (round_record.network(), record.control())
+                        for net in (round_record.network(), record.control.network())
                     )
                     agrees.append((a.argmax(1) == b.argmax(1)).double())
                     same.append(float(agrees[-1].mean()))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from pruning.analysis.prune_potential import compute_prune_ratio, compute_prune_ratios
 from pruning.analysis.shifts import (
@@ -17,36 +18,42 @@ from tests.support.finished_records import make_record
 from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
 
 
+@pytest.mark.parametrize("against", ["control", "given"])
 def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
-    cascade: Results,
+    cascade: Results, against: Any
 ) -> None:
     record, margins = make_record(cascade), (-0.1, -0.04, 0.0, 0.04, 0.2)
-    section = PrunePotential(**{**FEW_SHIFTS, "images": 25}, margin=0.04, margins=margins).evaluate(
-        record
-    )
+    section = PrunePotential(
+        **{**FEW_SHIFTS, "images": 25}, margin=0.04, margins=margins, against=against
+    ).evaluate(record)
     groups = {
         "nominal": [Shift()],
         "corruption": [Shift(name, 2) for name in FEW_SHIFTS["corruptions"]],
         "noise": [Shift(noise=0.5), Shift(noise=2.0)],
     }
-    control = {
-        s: sum(find_slow_errors(record, record.control(), s, 25))
-        for group in groups.values()
-        for s in group
-    }
+    shifts = [s for group in groups.values() for s in group]
+
+    def count_wrong(network: nn.Module) -> dict[Shift, float]:
+        return {s: sum(find_slow_errors(record, network, s, 25)) for s in shifts}
+
+    dense = {row.id: count_wrong(record.dense()) for row in record.rounds}
+    if against == "control":
+        assert [control.rounds for control in record.controls] == [(1,), (2,), (3,)]
+        controls = [count_wrong(control.network()) for control in record.controls]
+        dense = {row.id: controls[row.round - 1] for row in record.rounds}
     for label in ("magnitude", "random"):
         rounds = [row for row in record.rounds if row.label == label]
         wrongs = {
             (row.id, s): sum(find_slow_errors(record, row.network(), s, 25))
             for row in rounds
-            for s in control
+            for s in shifts
         }
 
         def slow(shift: Shift, margin: float, rounds: Any = rounds, wrongs: Any = wrongs) -> float:
             best = 0.0
             for row in rounds:
                 n = 30 if shift == Shift() else 25
-                if wrongs[row.id, shift] <= control[shift] + round(n * margin, 6):
+                if wrongs[row.id, shift] <= dense[row.id][shift] + round(n * margin, 6):
                     best = max(best, compute_prune_ratio(row, 123))
             return best
 
@@ -62,10 +69,13 @@ def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
                 ].value == pytest.approx(expected[3])
                 assert expected == sorted(expected)
         bars = section.curves[f"distribution/{label}"]
-        assert bars.x_names == tuple(s.name for s in control)
-        assert [y.value for y in bars.y] == pytest.approx([slow(s, 0.04) for s in control])
+        assert bars.x_names == tuple(s.name for s in shifts)
+        assert [y.value for y in bars.y] == pytest.approx([slow(s, 0.04) for s in shifts])
         assert section.curves[f"noise/{label}"].x == (0.0, 0.5, 2.0)
-    assert len(section.details["potential_by_distribution"]) == 2 * len(control)
+    assert len(section.details["potential_by_distribution"]) == 2 * len(shifts)
+    reference = {"control": "the dense control", "given": "the network as given"}[against]
+    assert section.curves["margin/nominal/random"].x_label.endswith(f"above that of {reference}")
+    assert any(f"at most that of {reference} on the same" in note for note in section.notes)
 
 
 def test_prune_ratios_go_by_criterion_the_smallest_first(cascade: Results) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from torch import nn
 
 from pruning.analysis.applicability import applies_to
 from pruning.analysis.shifts import (
+    NamedNetwork,
     Shift,
     compute_confidence,
     draw_sample,
-    name_networks,
 )
 from pruning.evaluations import evaluations
 from pruning.evaluations.noise_similarity import NoiseSimilarity
@@ -35,15 +36,21 @@ from tests.support.stored_rounds import RoundInMemory
 # whole sections against slow loops
 
 
-def test_errors_and_excess_by_hand(cascade: Results) -> None:
+@pytest.mark.parametrize("against", ["control", "given"])
+def test_errors_and_excess_by_hand(cascade: Results, against: Any) -> None:
     record = make_record(cascade)
-    section = Robustness(**{**FEW_SHIFTS, "images": 25}).evaluate(record)
+    section = Robustness(**{**FEW_SHIFTS, "images": 25}, against=against).evaluate(record)
+    controls = [control for control in record.controls if against == "control"]
     shifts = [Shift(name, 2) for name in FEW_SHIFTS["corruptions"]] + [
         Shift(noise=level) for level in (0.5, 2.0)
     ]
     error = {
         (network.name, shift.name): find_slow_errors(record, network.load(), shift, 25)
-        for network in name_networks(record)
+        for network in (
+            NamedNetwork("given", record.dense),
+            *(NamedNetwork(control.name, control.network) for control in controls),
+            *(NamedNetwork(row.id, row.network) for row in record.rounds),
+        )
         for shift in [Shift(), *shifts]
     }
     rows = {
@@ -62,6 +69,17 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         )
 
     parameters = 123
+    names = ["control", "control-2", "control-3"]
+    references = dict.fromkeys((1, 2, 3), "given")
+    if against == "control":
+        references = dict(zip((1, 2, 3), names, strict=True))
+    wanted = {"given", *references.values()}
+    assert {key for key in section.scalars if "slope" not in key} == {
+        f"excess_error/{name}" for name in wanted
+    }
+    words = {"control": "the dense control", "given": "the network as given"}[against]
+    assert any(note.startswith(f"Lost against {words}") for note in section.notes)
+    assert any(f"of a pruned network less that of {words}:" in note for note in section.notes)
     for label in ("magnitude", "random"):
         rounds = [row for row in record.rounds if row.label == label]
         ratios = [
@@ -71,7 +89,7 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         assert ratios == sorted(ratios)
         for kind, expected in (
             ("excess", [excess(row.id) for row in rounds]),
-            ("delta_excess", [excess(row.id) - excess("control") for row in rounds]),
+            ("delta_excess", [excess(row.id) - excess(references[row.round]) for row in rounds]),
             ("nominal", [rows[row.id, "nominal"]["value"] for row in rounds]),
         ):
             assert [y.value for y in section.curves[f"{kind}/{label}"].y] == pytest.approx(expected)

@@ -73,7 +73,7 @@ def make_law_record(
         template,
         data=data,
         rounds=rounds,
-        control_measured=measured(unpruned),
+        controls=[replace(template.control, measured=measured(unpruned))],
         recipe=template.recipe.model_copy(update=recipe),
     )
 

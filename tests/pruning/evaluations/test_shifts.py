@@ -66,7 +66,7 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
     assert len(made) == len(set(made)) == 3 + 3
     assert Shift() not in made, "the job has measured all networks on the nominal images"
     assert set(image_counts) == {17}
-    assert len({key[0] for key in record.memo}) == 8
+    assert len({key[0] for key in record.memo}) == 10
 
 
 def test_noise_is_the_same_for_all_networks_and_batch_sizes(
@@ -224,6 +224,12 @@ def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Resul
         Robustness(corruptions=()).evaluate(make_record(cascade))
     section = PrunePotential(corruptions=(), noise=()).evaluate(make_record(cascade))
     assert {key.rpartition("/")[0] for key in section.curves} == {"margin/nominal", "distribution"}
+
+
+@pytest.mark.parametrize("name", ["prune_potential", "robustness"])
+def test_another_reference_than_the_two_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="against"):
+        evaluations.create(name, {"against": "parent"})
 
 
 def test_more_images_than_there_are(cascade: Results) -> None:

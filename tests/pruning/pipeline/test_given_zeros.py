@@ -71,7 +71,7 @@ def test_zeros_stay_zero_and_are_counted_in_every_sparsity(mode: str, tmp_path: 
     given = zeros_of(state)
     retrain = {"mode": "none"} if mode == "none" else {**FINE_TUNE, "mode": mode}
     pipeline = run(tmp_path, 0.6, 0.8, state=state, retrain=retrain)
-    control = dict(pipeline.control().state_dict())
+    control = dict(pipeline.controls[0].network().state_dict())
     assert zeros_of(control) == pytest.approx(given)
     for record, target in zip(pipeline.done, (0.6, 0.8), strict=True):
         network = dict(record.network().state_dict())
@@ -96,7 +96,7 @@ def test_zeros_stay_zero_and_are_counted_in_every_sparsity(mode: str, tmp_path: 
 def test_a_job_may_train_zeros_like_other_weights(tmp_path: Path) -> None:
     state = sparse()
     pipeline = run(tmp_path, 0.3, state=state, keep_zeros=False)
-    assert zeros_of(dict(pipeline.control().state_dict())) < 0.05
+    assert zeros_of(dict(pipeline.controls[0].network().state_dict())) < 0.05
     assert pipeline.done[0].sparsity == pytest.approx(0.3, abs=0.01)
     assert any("like other weights" in warning for warning in pipeline.ledger.warnings)
 

@@ -71,13 +71,22 @@ def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> No
             torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
         ), name
     control = pipeline.dense()
-    train_(control, data, recipe.retrain, seed=0, name="retrain-1")
-    wanted = control.state_dict()
-    assert all(
-        torch.equal(value, wanted[key]) for key, value in part(stages["control"], "model.").items()
-    )
+    for number, (start, stop) in enumerate(spans, 1):
+        train_(
+            control,
+            data,
+            recipe.retrain,
+            seed=0,
+            name="retrain-1",
+            start_epoch=start,
+            stop_epoch=stop,
+        )
+        wanted = control.state_dict()
+        assert all(
+            torch.equal(value, wanted[key])
+            for key, value in part(stages[f"control-{number:03d}"], "model.").items()
+        )
     assert [record.retrain_epochs for record in pipeline.done] == [1, 2, 5] * 2
-    assert pipeline.costs.retrain_epochs == 5
 
 
 def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_path: Path) -> None:
@@ -124,7 +133,8 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
     ]
     assert torch.equal(pipeline.done[-1].masks()["1.weight"], masks["1.weight"])
     train_(model, data, recipe.retrain, seed=0, name="retrain-1")
-    control, pruned = pipeline.control().state_dict(), pipeline.done[-1].network().state_dict()
+    control = pipeline.controls[0].network().state_dict()
+    pruned = pipeline.done[-1].network().state_dict()
     for key, value in model.state_dict().items():
         assert torch.equal(control[key], value)
         assert torch.equal(pruned[key], value)

@@ -106,10 +106,10 @@ def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
         done.retrained.wrong, pipeline.given_measured.wrong
     )
     assert checkpoint.error_increase.control == estimate_increase(
-        done.retrained.wrong, pipeline.control_measured.wrong
+        done.retrained.wrong, pipeline.controls[0].measured.wrong
     )
     assert checkpoint.val_error_increase == estimate_increase(
-        done.retrained.val_wrong, pipeline.control_measured.val_wrong
+        done.retrained.val_wrong, pipeline.controls[0].measured.val_wrong
     )
 
 

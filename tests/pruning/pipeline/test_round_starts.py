@@ -172,7 +172,7 @@ def test_the_control_is_the_dense_network_where_nothing_is_retrained(tmp_path: P
         stages = tensors(pipeline)
         dense, control = part(stages["dense"], "model."), part(stages["control"], "model.")
         assert all(torch.equal(value, dense[key]) for key, value in control.items())
-        assert torch.equal(pipeline.control_measured.losses, pipeline.given_measured.losses)
+        assert torch.equal(pipeline.controls[0].measured.losses, pipeline.given_measured.losses)
 
 
 def test_fine_tuning_goes_on_from_the_round_before(tmp_path: Path) -> None:

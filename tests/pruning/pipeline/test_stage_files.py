@@ -108,7 +108,7 @@ def test_a_dense_stage_has_these_names(tmp_path: Path) -> None:
 
 
 def test_a_control_stage_has_these_names(tmp_path: Path) -> None:
-    stage = ControlStage.restore(write_stage(tmp_path, "control", CONTROL))
+    stage = ControlStage.restore(write_stage(tmp_path, "control", CONTROL), measured=True)
     check_measured(stage.measured)
     check_tensors(dict(stage.model), {"fc.weight": WEIGHTS})
     check_tensors(stage.tensors(), CONTROL)
@@ -154,7 +154,7 @@ def test_measurements_of_segmentation_keep_their_overlaps(tmp_path: Path) -> Non
     answers = ("control.answers", "control.confidences")
     content = {name: tensor for name, tensor in CONTROL.items() if name not in answers}
     content["control.overlaps"] = torch.ones(3, 2, 4, dtype=torch.int64)
-    stage = ControlStage.restore(write_stage(tmp_path, "control", content))
+    stage = ControlStage.restore(write_stage(tmp_path, "control", content), measured=True)
     check_tensors(stage.tensors(), content)
 
 

@@ -104,14 +104,14 @@ def test_unknown_schedules_and_parameters() -> None:
     ("fields", "dense", "control", "round_cost"),
     [
         ({"retrain": {"mode": "none"}}, 40, 0, 40),
-        ({"retrain": {"mode": "fine_tune", "epochs": 2}}, 40, 240 + 40, 40 + 240 + 40),
+        ({"retrain": {"mode": "fine_tune", "epochs": 2}}, 40, 2 * (240 + 40), 40 + 240 + 40),
         (
             {"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True}},
             40,
-            320 + 40,
+            2 * (320 + 40),
             40 + 320 + 40,
         ),
-        ({"retrain": {"mode": "lr_rewind", "epochs": 5, "rewind_epoch": 3}}, 40, 280, 320),
+        ({"retrain": {"mode": "lr_rewind", "epochs": 5, "rewind_epoch": 3}}, 40, 560, 320),
         ({"retrain": {"mode": "weight_rewind"}, "train": TRAIN}, 360 + 40, 280, 320),
         (
             {"retrain": {"mode": "weight_rewind", "distill": True}, "train": TRAIN},
@@ -119,7 +119,7 @@ def test_unknown_schedules_and_parameters() -> None:
             360,
             400,
         ),
-        ({"retrain": {"mode": "fine_tune"}, "train": TRAIN}, 400, 160, 200),
+        ({"retrain": {"mode": "fine_tune"}, "train": TRAIN}, 400, 320, 200),
         ({"retrain": {"mode": "gradual", "epochs": 2}, "independent": True}, 40, 280, 320),
         ({"when": "before_training", "train": TRAIN}, 400, 0, 40 + 360 + 40),
     ],
@@ -188,8 +188,8 @@ def test_an_estimate_by_hand() -> None:
     assert costs["images"] == {"fit": 45, "val": 5, "test": 20}
     assert costs["rounds"] == costs["checkpoints"] == 2
     assert (
-        costs["steps"] == 6 * 2 * 3
-    )  # five batches of 8 and one of 5; two epochs; control and two rounds
+        costs["steps"] == 6 * 2 * 4
+    )  # five batches of 8 and one of 5; two epochs; two controls and two rounds
     assert costs["units"] == Costs(recipe, costs["images"], 3).total
     assert costs["flops"] == 7 * costs["units"]
     assert costs["memory_bytes"] >= 4 * (4 * 110 + 13 * 8)
@@ -224,13 +224,13 @@ def test_a_target_that_removes_nothing_is_refused() -> None:
         estimate_costs(cases.recipe(0.001), COUNTS, **MANY | {"prunable": [(100,)]})
 
 
-@pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
-def test_steps_of_rewinding_are_those_of_the_replayed_schedule(mode: str) -> None:
+@pytest.mark.parametrize(("mode", "controls"), [("weight_rewind", 1), ("lr_rewind", 2)])
+def test_steps_of_rewinding_are_those_of_the_replayed_schedule(mode: str, controls: int) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN)
     costs = estimate_costs(recipe, COUNTS, **MANY)
-    assert (
-        costs["steps"] == 6 * 3 + 6 * 2 * 3
-    )  # 45 images in batches of 8; control and two rounds from epoch 1 to 3
+    assert costs["steps"] == 6 * 3 + 6 * 2 * (
+        controls + 2
+    )  # 45 images in batches of 8; controls and two rounds from epoch 1 to 3
 
 
 def test_distillation_holds_a_second_network() -> None:

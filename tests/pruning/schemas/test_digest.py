@@ -53,6 +53,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"retrain": {"mode": "gradual", "epochs": 8}, "independent": True},
         {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True},
     ],
+    "control": [{"control": {"budget": "one_round"}}],
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
     "limit": [
         {"limit": {"train": 10}},

@@ -241,6 +241,14 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
             {"gates": {"max_delta_excess_error": 0.1}, "evaluations": [{"name": "accuracy"}]},
             "'robustness', which is not listed",
         ),
+        (
+            {
+                "gates": {"max_delta_excess_error": 0.1},
+                "evaluations": [{"name": "robustness", "params": {"against": "given"}}],
+            },
+            "above that of the dense control",
+        ),
+        ({"control": {"budget": "two_rounds"}}, "'matched' or 'one_round'"),
         ({"deadline_s": 0}, "greater than 0"),
         ({"deadline_s": float("inf")}, "finite number"),
         ({"priority": 10}, "less than or equal to 9"),

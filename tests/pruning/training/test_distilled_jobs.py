@@ -101,7 +101,7 @@ def test_the_dense_control_learns_nothing_from_itself(tmp_path: Path) -> None:
     }
     pipeline = run(cases.recipe(0.8, retrain=retrain), tmp_path)
     weights, _ = pretrained()
-    for name, value in pipeline.control().state_dict().items():
+    for name, value in pipeline.controls[0].network().state_dict().items():
         torch.testing.assert_close(value, weights[name], atol=1e-5, rtol=1e-5)
     (done,) = pipeline.done
     images = pipeline.data.normalize(pipeline.data.fit.images)

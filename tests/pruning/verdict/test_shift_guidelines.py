@@ -192,6 +192,23 @@ def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> No
     assert plain.shifts is None
 
 
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [({}, "the dense control"), ({"against": "given"}, "the network as given")],
+)
+def test_the_reason_names_what_potentials_are_measured_against(
+    row: dict[str, Any], reference: str
+) -> None:
+    common = {"method": "magnitude", "potential": 0.0, **row}
+    rows = [
+        {**common, "distribution": "nominal", "held_out": False},
+        {**common, "distribution": "fog 3", "held_out": True},
+    ]
+    section = Section(title="", version=1, details={VALIDATION: rows})
+    recommendation = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
+    assert f"within the margin of {reference} on" in recommendation.reason
+
+
 def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
     for section in (None, Section(title="", version=1)):
         recommendation = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
