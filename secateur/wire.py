@@ -208,7 +208,7 @@ class Results(Answer):
     recommendation: dict[str, Any] | None = None
     gates: tuple[dict[str, Any], ...] = ()
     joint: dict[str, Any] | None = None
-    """What holds of the recommended checkpoint together: `sentence`, `claims`."""
+    """The statement of what holds of the recommended checkpoint together: `sentence`, `claims`."""
 
     def __repr__(self) -> str:
         fields = {

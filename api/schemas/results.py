@@ -54,4 +54,6 @@ class Results(BaseModel):
     gates: list[GateResult]
     """The gates with their outcomes: `passed`, `failed` or `undecided`."""
     joint: JointStatement | None = None
-    """What holds of the recommended checkpoint together, and what would decide the rest."""
+    """The statement of what holds of the recommended checkpoint together, and what would decide the
+    rest.
+    """

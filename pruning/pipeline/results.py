@@ -103,7 +103,9 @@ class Results:
         )
         gates = _select_early(recipe.gates) if partial else recipe.gates
         held = check_gates(checkpoints, recommendation, gates, sections)
-        recommendation = decide(recommendation, checkpoints, held, gates.confidence)
+        recommendation = decide(
+            recommendation, checkpoints, held, gates.confidence, partial=partial
+        )
         warnings = list(pipeline.ledger.warnings)
         if references.retraining_harms:
             warnings.append(references.warning())

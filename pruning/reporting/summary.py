@@ -55,7 +55,9 @@ class Verdict:
     sentence: str
     facts: tuple[Fact, ...]
     joint: str = ""
-    """What holds together, first of all that is said; empty where nothing was tested together."""
+    """The statement of what holds together, which is said first; empty where nothing was tested
+    together.
+    """
 
 
 @dataclass(frozen=True)

@@ -374,7 +374,7 @@ class Report(Document):
     recommendation: Recommendation
     gates: tuple[GateResult, ...]
     joint: JointStatement | None = None
-    """What holds together, what does not, and what is undecided; `null` in reports of earlier
+    """The statement of what holds together, and what is undecided; `null` in reports of earlier
     versions.
     """
     failures: tuple[Failure, ...] = ()

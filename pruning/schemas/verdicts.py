@@ -33,7 +33,7 @@ class PairedCounts(Document):
 
 
 class NeededImages(Document):
-    """How many images would decide what is undecided."""
+    """The number of images that would decide what is undecided."""
 
     what: str
     """`margin` for the margin of the recommendation, else the name of a gate."""
@@ -110,8 +110,8 @@ class Claim(Document):
 
 
 class JointStatement(Document):
-    """What holds of the recommended checkpoint at one confidence together, what does not, and what
-    is undecided.
+    """A statement of what holds of the recommended checkpoint at one confidence together, what does
+    not, and what is undecided.
     """
 
     confidence: float

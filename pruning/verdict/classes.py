@@ -1,4 +1,4 @@
-"""What the section `class_damage` says of the recommended checkpoint."""
+"""Readings of the section `class_damage` for the recommended checkpoint."""
 
 from __future__ import annotations
 

@@ -26,13 +26,15 @@ def decide(
     checkpoints: Sequence[Checkpoint],
     gates: Sequence[GateResult],
     confidence: float,
+    *,
+    partial: bool = False,
 ) -> Recommendation:
     """Return the recommendation with its verdict, and the images that would decide.
 
     `ship` needs every gate to pass and the test images to prove that the error increase is below
     the margin, at `confidence`: all must hold, so that each may be tested at that level. A gate
     `max_error_increase` is the test of the margin. `do_not_ship` follows from any that fails; all
-    else is `undecided`.
+    else is `undecided`, and so is what a `partial` report would ship: its job goes on.
     """
     best = next(
         (checkpoint for checkpoint in checkpoints if checkpoint.id == recommendation.checkpoint),
@@ -43,6 +45,9 @@ def decide(
     margin = _test_margin(best, recommendation.margin, gates, confidence)
     others = [gate for gate in gates if gate.name != "max_error_increase"]
     verdict = _combine([margin.outcome, *(gate.outcome for gate in others)])
+    is_early = partial and verdict == "ship"
+    if is_early:
+        verdict = "undecided"
     sentences = [OPENINGS[verdict].format(best.id), margin.describe(best, recommendation.margin)]
     sentences += [
         f"The gate {gate.name} {'failed' if gate.outcome == 'failed' else 'is undecided'}: "
@@ -50,6 +55,11 @@ def decide(
         for gate in others
         if gate.outcome != "passed"
     ]
+    if is_early:
+        sentences.append(
+            "The job is not finished: other checkpoints, and gates that read evaluations, may "
+            "follow."
+        )
     return recommendation.model_copy(
         update={
             "verdict": verdict,

@@ -1,5 +1,5 @@
-"""What each gate reads of the recommended checkpoint: an increase to be tested, a count, or what a
-section promises.
+"""Readings of the recommended checkpoint for each gate: an increase to be tested, a count, or what
+a section promises.
 """
 
 from __future__ import annotations

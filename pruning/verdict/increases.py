@@ -1,4 +1,6 @@
-"""How sure an increase of an error is: paired counts of images, or an estimate with an interval."""
+"""Increases of an error and their tests, from paired counts of images or an estimate with an
+interval.
+"""
 
 from __future__ import annotations
 

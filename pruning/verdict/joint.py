@@ -1,5 +1,5 @@
-"""What holds of the recommended checkpoint at one confidence together, what does not, and what
-would decide what is undecided.
+"""One statement of what holds of the recommended checkpoint at one confidence together, what does
+not, and what would decide the rest.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from secateur.wire import CheckpointResult, Job, Page, Results
 Spec = JobSpec | FamilySpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
 Undecided = Literal["skip", "fail"]
-"""What a gate that is undecided is in JUnit XML."""
+"""The outcome of an undecided gate in JUnit XML."""
 
 
 def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:

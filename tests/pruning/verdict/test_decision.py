@@ -86,6 +86,15 @@ def test_nothing_ships_beside_a_gate_that_is_not_passed() -> None:
     assert both.verdict == "do_not_ship"
 
 
+def test_a_job_that_goes_on_ships_nothing_yet() -> None:
+    made = decide(CHOICE, [checkpoint(20, 20, 10_000)], (), 0.95, partial=True)
+    assert made.verdict == "undecided"
+    assert "The job is not finished" in made.reason
+    bad = decide(CHOICE, [checkpoint(90, 20, 1000)], (), 0.95, partial=True)
+    assert bad.verdict == "do_not_ship"
+    assert "The job is not finished" not in bad.reason
+
+
 def test_the_verdict_needs_a_measured_interval() -> None:
     bare = Estimate(value=0.0)
     best = checkpoint(0, 0, 10).model_copy(
@@ -181,8 +190,8 @@ def test_the_statement_speaks_of_classes() -> None:
         return {"class_damage": Section(title="t", version=1, details={"classes": [row]})}
 
     best = checkpoint(8, 8, 3000)
-    found = state(best, compare("loses more than the others", 0.001)).sentence
-    assert "; the class cat loses more than the others: +7.0 pp [+3.0, +11.0]" in found
+    sure = state(best, compare("loses more than the others", 0.001)).sentence
+    assert "; the class cat loses more than the others: +7.0 pp [+3.0, +11.0]" in sure
     together = state(best, compare("loses more than the others", 0.04)).sentence
     assert "the class cat" in together, "the error increase is far below its level"
     # Beside a claim that is open, a finding at .04 does not hold together with it.
