@@ -77,7 +77,7 @@ def test_what_is_not_installed_is_named(
 
 
 def test_the_checkpoints_of_a_running_job(service: Imitation, client: Client) -> None:
-    listed = results()["checkpoints"]
-    service.on(f"GET {JOB}/checkpoints", {"data": listed})
-    found = client.jobs.checkpoints(JOB.rpartition("/")[2])
-    assert [checkpoint.id for checkpoint in found] == [row["id"] for row in listed]
+    rows = results()["checkpoints"]
+    service.on(f"GET {JOB}/checkpoints", {"data": rows})
+    listed = client.jobs.checkpoints(JOB.rpartition("/")[2])
+    assert [checkpoint.id for checkpoint in listed] == [row["id"] for row in rows]

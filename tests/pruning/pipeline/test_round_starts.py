@@ -117,16 +117,18 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
         assert rates[:15] == pytest.approx(expected)
         rates, steps = rates[15:], steps[15:]
     assert rates == pytest.approx(
-        expected[5:] * 3
-    )  # control and two rounds, each from epoch 1 to 3
+        expected[5:] * 4
+    )  # two rounds, each after its control, each from epoch 1 to 3
     dense = part(stages["dense"], "model.")["1.weight"]
     first = part(stages["round-0-001"], "mask.")["1.weight"]
     second = part(stages["round-0-002"], "mask.")["1.weight"]
     after = part(stages["round-0-001"], "model.")["1.weight"]
-    assert [steps[0][1], steps[10][1], steps[20][1]] == pytest.approx(
+    control = part(stages["control"], "model.")["1.weight"]
+    assert [steps[place][1] for place in (0, 10, 20, 30)] == pytest.approx(
         [
             float(dense.double().sum()),
             float((dense * first).double().sum()),
+            float(control.double().sum()),
             float((after * second).double().sum()),
         ]
     )

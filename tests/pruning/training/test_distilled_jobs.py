@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.masks import apply_masks_
+from pruning.rounds.control_plan import plan_controls
 from pruning.rounds.plan import plan_rounds
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Training
@@ -46,8 +47,11 @@ def test_every_mode_learns_from_the_dense_network_and_the_control_alike(
     network = cases.mlp()
     network.load_state_dict(dense)
     guide = Teacher(network, Distill(alpha=0.8, temperature=2.0))
-    whole = (plan_rounds(recipe)[0].epochs or (0, 0))[0], schedule.epochs
-    trainings = {"control": (dense, whole, 1)}
+    trainings = {}
+    for control in plan_controls(recipe):
+        assert control.epochs is not None
+        start = dense if control.before is None else part(stages[control.before], "model.")
+        trainings[control.stage] = start, control.epochs, control.retrainings
     for planned in plan_rounds(recipe):
         assert planned.epochs is not None
         start = (
@@ -88,7 +92,8 @@ def test_every_mode_learns_from_the_dense_network_and_the_control_alike(
             tmp_path / "plain",
         )
     )
-    assert not torch.equal(plain["control"]["model.1.weight"], stages["control"]["model.1.weight"])
+    first = plan_controls(recipe)[0].stage
+    assert not torch.equal(plain[first]["model.1.weight"], stages[first]["model.1.weight"])
 
 
 def test_the_dense_control_learns_nothing_from_itself(tmp_path: Path) -> None:
