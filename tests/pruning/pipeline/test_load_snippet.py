@@ -114,7 +114,7 @@ def test_the_snippet_loads_networks_of_torchvision_with_torchvision_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = images_of_two_classes(32)
-    kwargs = {"name": "mnasnet0_5", "classes": 2}
+    kwargs: dict[str, Any] = {"name": "mnasnet0_5", "classes": 2}
     torch.manual_seed(0)
     network = load_model("torchvision", **kwargs)
     write_dense(tmp_path / "x.dense.safetensors", network.state_dict())
