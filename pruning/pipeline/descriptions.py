@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pruning.analysis.job_record import RoundRecord
 from pruning.data.tensors import Data
 from pruning.masks import count_parameters, explain_dense, find_prunable
+from pruning.measurement.guessing import guessing_error
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.pipeline.exports import Origin
 from pruning.schemas.report import (
@@ -51,6 +52,7 @@ def describe_data(data: Data, origin: Origin) -> DataInfo:
         val=len(data.val),
         test=len(data.test),
         task="segmentation" if data.segmentation else "classification",
+        guessing_error=guessing_error(data.test.labels, len(data.classes)),
     )
 
 

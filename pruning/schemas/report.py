@@ -346,6 +346,8 @@ class DataInfo(Document):
     test: int
     task: Literal["classification", "segmentation"] = "classification"
     """With `segmentation`, the error of an image is 1 - its mean IoU."""
+    guessing_error: float | None = None
+    """The error of the best constant answer on the test images; `null` in earlier reports."""
 
 
 class Report(Document):

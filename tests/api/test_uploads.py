@@ -50,6 +50,16 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
         "prunable": 90,
         "kwargs": {"hidden": [4], "classes": 2},
         "normalize": {"mean": [0, 0, 0], "std": [1, 1, 0.5]},
+        "preprocessing": {
+            "mean": [0, 0, 0],
+            "std": [1, 1, 0.5],
+            "source": "given",
+            "resize": None,
+            "crop": None,
+            "interpolation": None,
+        },
+        "sparsity": 0.0,
+        "warnings": [],
         "classes": ["cat", "dog"],
         "created_at": body["created_at"],
     }
@@ -98,6 +108,36 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
     assert world.client.get(f"/v1/datasets/{body['id']}").json() == body
     assert world.client.delete(f"/v1/datasets/{body['id']}").status_code == 204
     assert world.files() == []
+
+
+def test_a_normalisation_that_nobody_gave_is_warned_of(world: World) -> None:
+    body = world.client.post("/v1/models", files=FILE, data=MODEL).json()
+    assert (body["normalize"], body["preprocessing"]) == (None, None)
+    (warning,) = body["warnings"]
+    assert "nobody gave the normalisation" in warning
+    assert "mean and standard deviation of the training images" in warning
+    assert world.client.get(f"/v1/models/{body['id']}").json() == body
+
+
+def test_a_file_says_itself_what_it_is_and_the_form_goes_first(world: World) -> None:
+    own = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
+    world.helper.model = {
+        "architecture": "mlp",
+        "normalize": own,
+        "classes": ["dog", "cat"],
+        "zeros": {"fc1.weight": 30, "fc2.weight": 6},
+    }
+    body = world.client.post("/v1/models", files=FILE).json()
+    assert (body["architecture"], body["classes"]) == ("mlp", ["dog", "cat"])
+    assert body["normalize"] == own
+    assert (body["preprocessing"]["source"], body["sparsity"]) == ("model", 36 / 90)
+    assert body["warnings"] == []
+    given = {"classes": '["a", "b"]', "normalize": '{"mean": [0, 0, 0], "std": [1, 1, 1]}'}
+    body = world.client.post("/v1/models", files=FILE, data=given).json()
+    assert body["classes"] == ["a", "b"]
+    assert (body["normalize"]["mean"], body["preprocessing"]["source"]) == ([0, 0, 0], "given")
+    world.helper.model = {"classes": ["a", "a", "a"]}
+    fault(world.client.post("/v1/models", files=FILE, data=MODEL), 422, "wrong_length", "/classes")
 
 
 def test_what_a_live_job_uses_is_not_deleted(world: World) -> None:

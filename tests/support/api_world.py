@@ -64,6 +64,8 @@ class Helper:
 
     questions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     error: Exception | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    """What a file says of itself."""
     gate: threading.Event | None = None
     """Answers wait for it."""
     lock: Any = field(default_factory=threading.Lock)
@@ -83,6 +85,7 @@ class Helper:
                 "kwargs": {**payload["kwargs"], "classes": 2},
                 "outputs": 2,
                 "channels": 3,
+                **self.model,
             }
         if verb == "dataset":
             Path(payload["output"]).write_bytes(b"tensors")

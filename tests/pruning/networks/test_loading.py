@@ -305,3 +305,20 @@ def test_the_resnet_family_runs_at_every_width(depth: int, shortcut: str, width:
     assert sum(
         isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in model.modules()
     ) == depth + (2 if shortcut == "B" else 0)
+
+
+def test_a_network_whose_modules_have_versions_loads_from_a_plain_state_dict() -> None:
+    """MNASNet refuses a state dict without `_metadata`, which safetensors do not hold."""
+    kwargs: dict[str, Any] = {"name": "mnasnet0_5", "classes": 2}
+    network = load_model("torchvision", **kwargs)
+    again = load_model("torchvision", dict(network.state_dict()), **kwargs)
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_a_negative_variance_is_refused_by_name() -> None:
+    network = load_model("cifar_resnet", depth=8, width=0.25, channels=1, classes=2)
+    state = dict(network.state_dict())
+    state["bn1.running_var"] = state["bn1.running_var"] - 1.5
+    with pytest.raises(ModelError, match=r"bn1\.running_var holds -0\.5: a variance"):
+        load_model("cifar_resnet", state, depth=8, width=0.25, channels=1, classes=2)

@@ -104,6 +104,7 @@ def test_a_checkpoint_that_collapsed_to_the_majority_is_not_recommended(tmp_path
     assert not bool(pipeline.given_measured.wrong.any())
     document = report(pipeline, tmp_path)
     (checkpoint,) = document.checkpoints
+    assert document.data.guessing_error == pytest.approx(0.1)
     assert checkpoint.error.value == pytest.approx(0.1)
     assert checkpoint.val_error_increase.value < 0.5
     assert checkpoint.guesses
