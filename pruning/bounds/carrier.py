@@ -231,11 +231,11 @@ def _multiply_errors(first: Any, second: Any) -> Tensor:
     if not isinstance(first, ValueWithError):
         first, second = second, first
     if not isinstance(second, ValueWithError):
-        error: Tensor = first.error * abs(second)
-        return error
+        scaled: Tensor = first.error * abs(second)
+        return scaled
     a, b = first, second
-    product: Tensor = a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
-    return product
+    error: Tensor = a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
+    return error
 
 
 def _apply_to_errors(

@@ -5,8 +5,8 @@ With J_i the Jacobian of the logits of image i in the weights and p_i their soft
 
 - `ggn`: D = (1/n) sum_i diag(J_i^T (diag p_i - p_i p_i^T) J_i), the generalised Gauss-Newton
   matrix, which for softmax cross-entropy is the true Fisher; C - 1 backward passes;
-- `mc_fisher`: the same with one label for each image drawn from p_i instead of all, an unbiased
-  estimate; one pass;
+- `mc_fisher`: the same with k labels for each image drawn from p_i instead of all, an unbiased
+  estimate; k passes;
 - `empirical_fisher`: (1/n) sum_i (d loss_i / d theta)^2, with the true labels; one pass.
 
 Sources: Schraudolph, Fast curvature matrix-vector products, 2002; Kunstner et al., Limitations of
@@ -16,6 +16,7 @@ modelling for unstructured pruning, 2020.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Literal
@@ -52,7 +53,7 @@ def choose_curvature(classes: int) -> Curvature:
     return "ggn" if classes <= EXACT_CLASSES else "mc_fisher"
 
 
-def compute_diagonal(
+def compute_diagonal(  # noqa: PLR0913 (what is computed is by keyword)
     model: nn.Module,
     names: Collection[str],
     *,
@@ -60,11 +61,13 @@ def compute_diagonal(
     kind: Curvature | None,
     generator: Generator,
     loss: Loss = F.cross_entropy,
+    samples: int = 1,
     size_bytes: int | None = None,
 ) -> Scores:
     """Compute D of the weights `names` over all images, in eval mode, shaped as the weights.
 
-    With `kind` None it is the default for the number of classes. The largest intermediate result
+    With `kind` None it is the default for the number of classes; `samples` labels of each image are
+    drawn for `mc_fisher`. The largest intermediate result
     takes `size_bytes` (64 MiB, eight times that on a GPU), or what one vector of one image takes.
     Raises `EvidenceError` where `ggn` or `mc_fisher` is asked of another loss than cross-entropy,
     `ScoreError` for outputs that are not finite.
@@ -88,10 +91,10 @@ def compute_diagonal(
         raise EvidenceError(f"{kind} is known for softmax cross-entropy only; use empirical_fisher")
     count = sum(len(labels) for _, labels in batches)
     drawn = count if kind == "mc_fisher" else 0
-    draws = torch.rand(drawn, generator=generator, dtype=torch.float64)
+    draws = torch.rand(samples, drawn, generator=generator, dtype=torch.float64)
     limit = size_bytes or BYTES * (CUDA_FACTOR if inputs.is_cuda else 1)
     footprint = Footprint.from_forward_pass(model, names, inputs, spare_linear=True)
-    vectors = classes - 1 if kind == "ggn" else 1
+    vectors = {"ggn": classes - 1, "mc_fisher": samples, "empirical_fisher": 1}[kind]
     at_once = min(vectors, footprint.count_vectors(limit)) or 1
     images = footprint.count_images(at_once, limit)
 
@@ -102,7 +105,7 @@ def compute_diagonal(
             make_vectors: dict[Curvature, Vectors] = {
                 "ggn": compute_ggn_vectors,
                 "empirical_fisher": partial(compute_loss_vectors, loss, y),
-                "mc_fisher": partial(compute_fisher_vectors, draws[done : done + len(x)]),
+                "mc_fisher": partial(compute_fisher_vectors, draws[:, done : done + len(x)]),
             }
             for size, deltas in propagate_deltas(model, names, x, make_vectors[kind], at_once):
                 for name in names:
@@ -135,17 +138,17 @@ def compute_ggn_vectors(logits: Tensor) -> Tensor:
 
 
 def compute_fisher_vectors(draws: Tensor, logits: Tensor) -> Tensor:
-    """Compute softmax less the one-hot of a label drawn from it, (1, N, C).
+    """Compute softmax less the one-hot of each label drawn from it, over sqrt(k), (k, N, C).
 
-    `draws` are uniform on [0, 1), one for each image.
+    `draws` are uniform on [0, 1), k for each image, (k, N).
     """
     p = _compute_softmax(logits)
     cumulative = p.cpu().double().cumsum(1)
     # The last sum is not exactly 1: the draws are scaled to it.
-    targets = draws[:, None] * cumulative[:, -1:]
+    targets = draws.T.contiguous() * cumulative[:, -1:]
     labels = torch.searchsorted(cumulative, targets, right=True).clamp_max(p.shape[1] - 1)
-    one_hot = torch.zeros_like(p).scatter_(1, labels.to(p.device), 1.0)
-    return (p - one_hot)[None]
+    one_hot = F.one_hot(labels.T.to(p.device), p.shape[1]).to(p.dtype)
+    return (p - one_hot) / math.sqrt(len(draws))
 
 
 def _compute_softmax(logits: Tensor) -> Tensor:

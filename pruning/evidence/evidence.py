@@ -42,7 +42,7 @@ class Evidence:
         self.generator = generator or torch.Generator().manual_seed(0)
         self._batches = batches
         self._shape = shape
-        self._curvatures: dict[Curvature | None, Scores] = {}
+        self._curvatures: dict[tuple[Curvature | None, int], Scores] = {}
         self.weights = {
             name: weight.detach() for name, weight in find_prunable(model, exclude).items()
         }
@@ -110,22 +110,25 @@ class Evidence:
             }
             yield len(labels), by_name
 
-    def curvature(self, kind: Curvature | None = None) -> Scores:
+    def curvature(self, kind: Curvature | None = None, samples: int = 1) -> Scores:
         """Compute the diagonal of the curvature of the mean loss, shaped as the weights.
 
         At the current point, once for each kind. `kind` is one of `pruning.evidence.curvature`;
-        None is `ggn` up to 20 classes, `mc_fisher` above.
+        None is `ggn` up to 20 classes, `mc_fisher` above, for which `samples` labels of each image
+        are drawn.
         """
-        if kind not in self._curvatures:
-            self._curvatures[kind] = compute_diagonal(
+        key = kind, samples
+        if key not in self._curvatures:
+            self._curvatures[key] = compute_diagonal(
                 self.model,
                 list(self.weights),
                 batches=self.batches,
                 kind=kind,
                 generator=self.generator,
                 loss=self.loss,
+                samples=samples,
             )
-        return self._curvatures[kind]
+        return self._curvatures[key]
 
     def losses(self) -> Tensor:
         """Compute the loss of every image of the batches at the current point; (n,), eval mode."""

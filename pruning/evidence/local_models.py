@@ -88,19 +88,23 @@ class CurvedLocality(Locality):
             "(sampled) above"
         ),
     ] = None
+    samples: Annotated[
+        int, Field(ge=1, le=1000, description="labels drawn for each image by mc_fisher")
+    ] = 1
 
     def units(self, classes: int) -> int:
-        """Count one gradient, and C + 1 more for the exact curvature (`ggn`), else 3.
+        """Count one gradient, and C + 1 more for the exact curvature (`ggn`), else 2 + samples.
 
         Each is a forward and a backward pass over all images.
         """
         kind = self.curvature or choose_curvature(classes)
-        passes = classes + 2 if kind == "ggn" else 4
+        samples = self.samples if kind == "mc_fisher" else 1
+        passes = classes + 2 if kind == "ggn" else 3 + samples
         return FORWARD_AND_BACKWARD * self.images * passes
 
     def quadratic(self, evidence: Evidence) -> Scores:
         """Compute D theta^2 / 2 by name, shape of the weight."""
-        curvature = evidence.curvature(self.curvature)
+        curvature = evidence.curvature(self.curvature, self.samples)
         return {
             name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()
         }

@@ -175,7 +175,7 @@ def test_qm_predicts_a_quadratic_form() -> None:
     layer.weight.data = torch.tensor([[1.0, -2.0, 0.5, 3.0, -1.5, 0.1]], dtype=torch.float64)
     images = torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.5, 3.0, 0.0], dtype=torch.float64))
     point = Evidence(layer, batches=[(images, torch.zeros(6, dtype=torch.long))], loss=half_square)
-    point._curvatures["ggn"] = {"weight": (images.T @ images / 6).diag()[None]}
+    point._curvatures["ggn", 1] = {"weight": (images.T @ images / 6).diag()[None]}
     masks = {"weight": torch.tensor([[True, False, True, False, False, False]])}
     predicted = QM(curvature="ggn").predict(point, masks)
     before = half_square(layer(images), torch.zeros(6)).item()

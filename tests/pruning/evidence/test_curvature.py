@@ -78,6 +78,31 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
     assert float(estimates.std(0).sum()) > 0
 
 
+@pytest.mark.parametrize("samples", [1, 16])
+def test_more_samples_of_the_fisher_have_less_noise(samples: int) -> None:
+    """The oracle is the exact diagonal: the variance falls as one over the samples."""
+    model, images, labels = build_network("conv and linear")
+    names = list(find_prunable(model))
+
+    def estimate(seed: int, samples: int) -> torch.Tensor:
+        diagonal = compute_diagonal(
+            model,
+            names,
+            batches=[(images[:3], labels[:3]), (images[3:], labels[3:])],
+            kind="mc_fisher",
+            generator=torch.Generator().manual_seed(seed),
+            samples=samples,
+        )
+        return torch.cat([value.flatten() for value in diagonal.values()])
+
+    truth = torch.cat([compute_exact(model, images, key).flatten() for key in names])
+    one = torch.stack([estimate(seed, 1) for seed in range(60)])
+    many = torch.stack([estimate(seed, samples) for seed in range(60)])
+    assert float((many.mean(0) - truth).abs().sum() / truth.sum()) < 0.3 / samples**0.5
+    ratio = float(one.var(0).sum() / many.var(0).sum())
+    assert samples / 1.8 < ratio < samples * 1.8
+
+
 def test_labels_are_drawn_as_the_softmax_says() -> None:
     logits = (
         torch.tensor([[0.0, -torch.inf, 1.0, 2.0]], dtype=torch.float64)
@@ -86,14 +111,15 @@ def test_labels_are_drawn_as_the_softmax_says() -> None:
     )
     p = logits[0].softmax(0)
     vectors = compute_fisher_vectors(
-        torch.rand(40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), logits
+        torch.rand(1, 40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)),
+        logits,
     )[0]
     shares = ((p - vectors) > 0.5).double().mean(0)
     assert float(shares[1]) == 0.0
     assert torch.allclose(shares, p, atol=4 * 0.5 / 40_000**0.5)
     first_and_last = torch.tensor([[-1e4, 0.0, 1.0, 2.0, -1e4]] * 2, dtype=torch.float64)
     edges = compute_fisher_vectors(
-        torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), first_and_last
+        torch.tensor([[0.0, 1 - 2**-53]], dtype=torch.float64), first_and_last
     )[0]
     assert (first_and_last.softmax(1) - edges).argmax(1).tolist() == [1, 3], (
         "a class of probability zero was drawn"
