@@ -17,6 +17,7 @@ from pruning.laws.documents import Forecast
 from pruning.laws.fitting import ENOUGH_NETWORKS
 from pruning.laws.forms import Floats, broadcast_floats, evaluate_pruned_error
 from pruning.laws.pruning_law import PruningLaw
+from pruning.laws.reach import refuse_unsupported
 from pruning.schemas.report import Estimate
 
 REFITS = 200
@@ -67,7 +68,7 @@ class JointLaw(PruningLaw):
 
         The first is above 1 where pruning raises the error from the first weight on.
         """
-        p = float(self._locate_threshold(np.array(depth), np.array(width)))
+        p = float(self.locate_threshold(np.array(depth), np.array(width)))
         return p * float((self.plateau / unpruned_error) ** (1 / self.gamma)), p
 
     def invariant(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike) -> Floats:
@@ -83,7 +84,7 @@ class JointLaw(PruningLaw):
             self.invariant(depth, width, density), unpruned_error, self.gamma, self.p, self.plateau
         )
 
-    def forecasts(
+    def forecasts(  # noqa: PLR0913 - a network, a density, and options by keyword
         self,
         depth: ArrayLike,
         width: ArrayLike,
@@ -91,14 +92,16 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
         unpruned_sd: float | None = None,
+        seed_sd: float | None = None,
     ) -> tuple[Forecast, ...]:
         """Errors with bands, whether they are extrapolations, and notes; the arguments broadcast.
 
         `unpruned_sd` is the relative standard deviation of an unpruned error that was not measured
         in the fit: 0 for an exact one, that of the dense law for a predicted one (None: as in the
-        fit).
+        fit). `seed_sd` is that of one more curve of the network as a whole (None: the effect of a
+        seed, on the curve to come and on those that were fitted).
         """
         density, depth, width, unpruned = broadcast_floats(density, depth, width, unpruned_error)
         return self._forecast_points(
@@ -109,6 +112,7 @@ class JointLaw(PruningLaw):
             confidence=confidence,
             of=of,
             unpruned_sd=unpruned_sd,
+            seed_sd=seed_sd,
         )
 
     def refusals(
@@ -122,13 +126,10 @@ class JointLaw(PruningLaw):
             )
         except SecateurError as refusal:
             return [refusal] * len(densities)
-        beyond, outside = self._measure_beyond(query), self._measure_outside(query)
         refusals: list[SecateurError | None] = []
         for i in range(len(densities)):
-            point = slice(i, i + 1)
-            density = ones[point] * densities[i]
             try:
-                self._refuse(density, query.features[:, point], beyond[point], outside[point])
+                refuse_unsupported(self, query.select(slice(i, i + 1)))
             except SecateurError as refusal:
                 refusals.append(refusal)
             else:
@@ -143,7 +144,7 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
         unpruned_sd: float | None = None,
     ) -> Estimate | tuple[Estimate, ...]:
         """The error of a network at a density, with its band; a tuple if an argument is an array.

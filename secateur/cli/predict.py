@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from secateur.client import Client
 
 app = typer.Typer()
 SHARES = ("density", "sparsity", "unpruned_error")
+BANDS = {"run": "one more run", "curve": "the curve"}
 COLUMNS = (
     "depth",
     "width",
@@ -21,6 +22,7 @@ COLUMNS = (
     "sparsity",
     "parameters",
     "error",
+    "law",
     "remark",
 )
 
@@ -41,6 +43,10 @@ def predict(
     confidence: Annotated[
         float, typer.Option(min=0.5, max=1, help="The confidence of the bands.")
     ] = 0.9,
+    of: Annotated[
+        Literal["run", "curve"],
+        typer.Option(help="What the bands are of: one more run, or the mean of many."),
+    ] = "run",
     depth: Annotated[
         float | None, typer.Option(help="For a family: only networks of this depth.")
     ] = None,
@@ -61,6 +67,7 @@ def predict(
             max_error=max_error,
             criterion=criterion,
             confidence=confidence,
+            of=of,
             depth=depth,
             width=width,
         )
@@ -75,7 +82,9 @@ def predict(
     ]
     print_table(
         [
-            f"error [{100 * confidence:g} % band]" if name == "error" else name.replace("_", " ")
+            f"error [{100 * confidence:g} % band, {BANDS[of]}]"
+            if name == "error"
+            else name.replace("_", " ")
             for name in columns
         ],
         ([_cell(name, row) for name in columns] for row in rows),
