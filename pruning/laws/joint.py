@@ -17,7 +17,6 @@ from pruning.laws.documents import Forecast
 from pruning.laws.fitting import ENOUGH_NETWORKS
 from pruning.laws.forms import Floats, broadcast_floats, evaluate_pruned_error
 from pruning.laws.pruning_law import PruningLaw
-from pruning.laws.reach import refuse_unsupported
 from pruning.schemas.report import Estimate
 
 REFITS = 200
@@ -129,7 +128,7 @@ class JointLaw(PruningLaw):
         refusals: list[SecateurError | None] = []
         for i in range(len(densities)):
             try:
-                refuse_unsupported(self, query.select(slice(i, i + 1)))
+                self.refuse_unsupported(query.select(slice(i, i + 1)))
             except SecateurError as refusal:
                 refusals.append(refusal)
             else:
@@ -190,7 +189,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     *,
     classes: int | None = None,
     plateau: float | None = None,
-    images: int | None = None,
+    images: ArrayLike | None = None,
     network: Sequence[Hashable] | None = None,
     trial: Sequence[Hashable] | None = None,
     unpruned_sd: float | None = None,
@@ -201,7 +200,8 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
 
     `density` and `error` are (n), the other columns (n) or one number for all points. Points of one
     depth, width and unpruned error, or of one label in `network`, are of one network. The exponents
-    phi and psi are fitted where depths and widths differ. `refits` is the number of bootstrap fits,
+    phi and psi are fitted where depths and widths differ. `images` is one number or (n); one more
+    run is measured on the most. `refits` is the number of bootstrap fits,
     0 for the delta method: whole networks (with their trials) are resampled from five networks on,
     else points and trials. None means 200 from five networks on, else 0. Other options and errors
     are those of `fit_density_law`.
@@ -215,7 +215,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     options = Options(
         classes=classes,
         plateau=plateau,
-        images=images,
+        images=None if images is None else int(np.max(np.asarray(images))),
         unpruned_sd=unpruned_sd,
         refits=refits or 0,
         seed=seed,

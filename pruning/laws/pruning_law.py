@@ -14,52 +14,30 @@ from pruning.laws import bands
 from pruning.laws.bands import BandTarget, Query
 from pruning.laws.curves import SEED_SD
 from pruning.laws.documents import (
-    BackTest,
-    Fit,
     Folds,
     Forecast,
-    NetworkCurve,
     Numbers,
-    Point,
     Refits,
     average_held_out,
 )
 from pruning.laws.forms import Floats, PruningForm, invert_pruned_error
-from pruning.laws.reach import measure_beyond, measure_outside, refuse_unsupported
+from pruning.laws.reach import MeasuredLaw
 from pruning.laws.seeds import SeedEffect
-from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
 
-class PruningLaw(Document):
+class PruningLaw(MeasuredLaw):
     """A fitted pruning law: numbers only, so that it is stored as JSON and asked later."""
 
     form: ClassVar[PruningForm] = PruningForm()
-    fit: Fit
     limit: float
     """Chance: no error is above it."""
-    centre: tuple[float, float]
-    """The units of depth and width in the fit: `theta` holds the p of a network of this size."""
-    networks: tuple[NetworkCurve, ...]
-    points: tuple[Point, ...]
     images: int | None
     refits: Refits | None
     folds: Folds | None
     network_folds: Folds | None
-    back_test: BackTest | None
-    warnings: tuple[str, ...]
     seed_effect: SeedEffect = SeedEffect()
     """What another seed does to a whole curve; laws of earlier versions take the paper's."""
-
-    @property
-    def gamma(self) -> float:
-        """The slope of the power law: error ~ m^-gamma between its ends."""
-        return math.exp(self.fit.theta[0])
-
-    @property
-    def plateau(self) -> float:
-        """The error of a network with nothing left."""
-        return math.exp(self.fit.theta[2])
 
     @property
     def sigma(self) -> float:
@@ -80,13 +58,6 @@ class PruningLaw(Document):
     def covariance(self) -> tuple[Numbers, ...]:
         """Covariance of the free parameters ordered as `fit.free`, at fixed unpruned errors."""
         return self.fit.covariance
-
-    def locate_threshold(self, depth: Floats, width: Floats) -> Floats:
-        """The density p at the end of the power law, for networks of these sizes."""
-        _, log_p, _, phi, psi = self.fit.theta
-        log_depth = np.log(depth / self.centre[0])
-        log_width = np.log(width / self.centre[1])
-        return np.asarray(np.exp(log_p - phi * log_depth - psi * log_width))
 
     def _build_query(
         self, density: Floats, depth: Floats, width: Floats, unpruned: Floats
@@ -125,8 +96,8 @@ class PruningLaw(Document):
         """Errors with bands; `InsufficientPointsError` where the points do not support them."""
         bands.check_band(confidence, of)
         query = self._build_query(density, depth, width, unpruned)
-        refuse_unsupported(self, query)
-        beyond, outside = measure_beyond(self, query), measure_outside(self, query)
+        self.refuse_unsupported(query)
+        beyond, outside = self.measure_beyond(query), self.measure_outside(query)
         theta = np.array(self.fit.theta)[None]
         value = self.form.evaluate(theta, query.features, query.log_unpruned)[0][0]
         band = self._build_curve_band(query, confidence, unpruned_sd)
@@ -276,7 +247,7 @@ class PruningLaw(Document):
         # At the plateau and above the density is 0, which has no logarithm and is never refused.
         log_density = np.log(np.where(density > 0, density, 1.0))
         features = query.features + log_density * np.array([[1.0], [0.0], [0.0]])
-        refuse_unsupported(self, Query(features, query.log_unpruned, query.network))
+        self.refuse_unsupported(Query(features, query.log_unpruned, query.network))
         return density
 
     @property

@@ -39,21 +39,23 @@ class SeedEffect(Document):
 def pool_seed_effect(curves: Curves) -> SeedEffect:
     """Pool the effect of a seed over the trials of all networks.
 
-    sd^2 = sum_k sum_t a_kt^2 / sum_k (T_k - 1), where a_kt is the mean, over the densities of
-    network k and its unpruned error, of ln e_kt less the mean of ln e_k over the trials.
+    sd^2 = sum_k sum_t a_kt^2 / sum_k (T_k - 1), where a_kt is the deviation of ln e_kt from its
+    mean over the trials, at the unpruned error or as a mean over it and all densities: the larger
+    of the two, as what moves the unpruned error may move the sparse end less.
     """
-    squares, dof = 0.0, 0
+    squares, dof = np.zeros(2), 0
     for k in range(len(curves.unpruned)):
         cells = np.vstack([curves.unpruned_cells[k], curves.cells[curves.network == k]])
         trials = cells[:, ~np.isnan(cells).all(axis=0)]
         if trials.shape[1] < 2:
             continue
-        shifts = np.nanmean(measure_deviations(trials), axis=0)
-        squares += float((shifts**2).sum())
+        deviations = measure_deviations(trials)
+        shifts = np.nanmean(deviations, axis=0)
+        squares += np.array([np.nansum(deviations[0] ** 2), (shifts**2).sum()])
         dof += trials.shape[1] - 1
-    if dof < ENOUGH_SEEDS or squares <= 0:
+    if dof < ENOUGH_SEEDS or squares.max() <= 0:
         return SeedEffect()
-    return SeedEffect(sd=math.sqrt(squares / dof), degrees_of_freedom=dof)
+    return SeedEffect(sd=math.sqrt(squares.max() / dof), degrees_of_freedom=dof)
 
 
 def measure_deviations(cells: Floats) -> Floats:

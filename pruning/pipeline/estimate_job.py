@@ -24,6 +24,7 @@ from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Recipe
 from pruning.types import Architecture, Shape
+from pruning.verdict.modelled_shifts import list_shift_warnings
 
 
 def estimate_job(
@@ -72,7 +73,7 @@ def estimate_job(
         classes=len(dataset["classes"]),
         evaluations=estimate_evaluation_units(job_size),
     )
-    warnings = list_warnings(recipe)
+    warnings = [*list_warnings(recipe), *list_shift_warnings(recipe)]
     warnings += rehearse(_build_small(architecture, outline), recipe, shape)
     return costs | {"warnings": warnings}
 

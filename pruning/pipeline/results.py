@@ -28,6 +28,7 @@ from pruning.schemas.report import Checkpoint, Failure, Increase, Network, Repor
 from pruning.storage.tensor_cache import TensorCache
 from pruning.verdict.baseline import guessing_error
 from pruning.verdict.gates import check_gates
+from pruning.verdict.modelled_shifts import list_shift_warnings
 from pruning.verdict.recommendation import References, recommend
 from pruning.verdict.shift_guidelines import apply_guideline
 
@@ -85,7 +86,7 @@ class Results:
             sections.get("prune_potential"),
         )
         gates = _select_nominal(recipe.gates) if partial else recipe.gates
-        warnings = list(pipeline.ledger.warnings)
+        warnings = [*pipeline.ledger.warnings, *list_shift_warnings(pipeline.recipe)]
         if references.retraining_harms:
             warnings.append(references.warning())
         return Report(
