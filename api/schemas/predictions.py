@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Of = Literal["run", "curve"]
-"""What a band is of."""
+"""The quantity that a band is of."""
 
 
 class Predicted(BaseModel):
@@ -114,6 +114,6 @@ class Predictions(BaseModel):
     """The criterion whose law answered, by its label; `family` for the joint law of a family."""
     confidence: float
     of: Of = "run"
-    """What the bands are of."""
+    """The quantity that the bands are of."""
     law: FittedLaw
     predictions: list[Prediction]

@@ -118,8 +118,8 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
 
 
 def count_needed_images(error: float, limit: float) -> int | None:
-    """How many test images in all would prove such an error to be at most the limit, with a
-    probability of 80 %; None where none would.
+    """The number of test images in all that would prove such an error to be at most the limit,
+    with a probability of 80 %; None where none would.
 
     n = ((z_0.95 sqrt(limit (1 - limit)) + z_0.8 sqrt(error (1 - error))) / (limit - error))^2.
 

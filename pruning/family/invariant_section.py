@@ -150,7 +150,7 @@ def _note_halves(halves: list[Half]) -> list[str]:
 
 
 def _note_lack_of_fit(lack: LackOfFit | None) -> str:
-    """What the scatter of seeds says of the law, or why it says nothing."""
+    """A note on what the scatter of seeds says of the law, or why it says nothing."""
     if lack is None:
         return (
             f"Whether the law misses more than the seeds scatter was not tested: it takes "

@@ -47,8 +47,8 @@ class PlainLaw(Document):
     back_test: BackTest | None
     warnings: tuple[str, ...]
     seed_effect: SeedEffect | None = None
-    """What another seed does to all points together; `null` where every point is a network of its
-    own, whose seed is in `sigma`.
+    """The effect of another seed on all points together; `null` where every point is a network of
+    its own, whose seed is in `sigma`.
     """
 
     @property

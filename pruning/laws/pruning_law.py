@@ -37,7 +37,7 @@ class PruningLaw(MeasuredLaw):
     folds: Folds | None
     network_folds: Folds | None
     seed_effect: SeedEffect = SeedEffect()
-    """What another seed does to a whole curve; laws of earlier versions take the paper's."""
+    """The effect of another seed on a whole curve; laws of earlier versions take the paper's."""
 
     @property
     def sigma(self) -> float:

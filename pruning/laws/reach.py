@@ -1,4 +1,6 @@
-"""How far a question to a pruning law lies from what was measured, and the refusals that follow."""
+"""The distance of a question to a pruning law from what was measured, and the refusals that
+follow.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What another seed does to a curve: it moves all errors of one prune-and-retrain cascade together,
-which the scatter of the points about their own curve does not show.
+"""The effect of another seed on a curve: it moves all errors of one prune-and-retrain cascade
+together, which the scatter of the points about their own curve does not show.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SeedEffect(Document):
 
     sd: float = SEED_SD
     degrees_of_freedom: int | None = None
-    """Those of the trials it is pooled from; `null` for the paper's 3.4 %."""
+    """The degrees of freedom of the trials it is pooled from; `null` for the paper's 3.4 %."""
 
     def compute_half_width(self, sd: Floats, confidence: float) -> Floats:
         """Half the width of a band of ln error, (n,), for standard deviations sd in units of ln

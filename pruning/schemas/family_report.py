@@ -23,7 +23,7 @@ MemberStatus = Literal[
 
 
 ErrorOutcome = Literal["passed", "failed", "undecided"]
-"""How an error stands to the tolerated one."""
+"""The standing of an error to the tolerated one."""
 
 
 class MemberRow(Document):

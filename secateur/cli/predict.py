@@ -13,7 +13,7 @@ from secateur.client import Client
 
 app = typer.Typer()
 SHARES = ("density", "sparsity", "unpruned_error")
-BANDS = {"run": "one more run", "curve": "the curve"}
+BANDS = {"run": "one more run under another seed", "curve": "the mean of many runs"}
 COLUMNS = (
     "depth",
     "width",
@@ -82,13 +82,12 @@ def predict(
     ]
     print_table(
         [
-            f"error [{100 * confidence:g} % band, {BANDS[of]}]"
-            if name == "error"
-            else name.replace("_", " ")
+            f"error [{100 * confidence:g} % band]" if name == "error" else name.replace("_", " ")
             for name in columns
         ],
         ([_cell(name, row) for name in columns] for row in rows),
     )
+    tell(f"bands are of {BANDS[of]}")
     law = answer.get("law") or {}
     if law.get("sigma") is not None:
         tell(

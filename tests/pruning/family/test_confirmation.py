@@ -1,4 +1,4 @@
-"""What a family may say of its answers: chosen on validation images, confirmed on test images."""
+"""The claims of a family about its answers, chosen on validation and confirmed on test images."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def test_outcome_badge_junit_and_exit_code_agree(
 
 
 def test_several_answers_are_judged_together() -> None:
-    one = limit_error(0.1, 1_000)[1] + 1e-6  # just proven alone
-    alone = judge_answers([measure(0.1, 1_000, one)])
-    both = judge_answers([measure(0.1, 1_000, one), measure(0.119, 1_000)])
+    tolerated = limit_error(0.1, 1_000)[1] + 1e-6  # just proven alone
+    alone = judge_answers([measure(0.1, 1_000, tolerated)])
+    both = judge_answers([measure(0.1, 1_000, tolerated), measure(0.119, 1_000)])
     assert (alone[0].outcome, both[0].outcome) == ("passed", "undecided")
 
 
@@ -170,7 +170,7 @@ def test_the_smallest_run_truly_keeps_to_the_tolerated_error(val_images: int) ->
     family, truth, limit = world.spec(keep=0.85, floor_density=0.03), world.World(), 0.12
     members, sizes = list_members(family), world.sizes(family)
     density = 0.85 ** np.arange(1.0, family.rounds + 1)
-    false, naive, found = 0, 0, 0
+    false, naive, answered = 0, 0, 0
     excess = []
     times = 50
     for seed in range(times):
@@ -216,15 +216,15 @@ def test_the_smallest_run_truly_keeps_to_the_tolerated_error(val_images: int) ->
         smallest = find_smallest_run(family, runs, limit)
         if smallest is None:
             continue
-        found += 1
+        answered += 1
         excess.append(smallest.parameters / left[errors.reshape(left.shape) <= limit].min())
         i = int(smallest.job.removeprefix("job_"))
         false += true[i][int(np.argmin(np.abs(density - smallest.density)))] > limit
     tell(
         f"smallest run, {val_images} validation images: {false / times:.1%} above the tolerated "
-        f"error ({found / times:.0%} found, {np.median(excess):.2f} times the parameters of the "
-        f"truly smallest); by the measured error alone {naive / times:.1%}"
+        f"error ({answered / times:.0%} answered, {np.median(excess):.2f} times the parameters of "
+        f"the truly smallest); by the measured error alone {naive / times:.1%}"
     )
     assert false / times <= 0.05
-    assert found / times >= 0.9
+    assert answered / times >= 0.9
     assert naive / times >= 0.4

@@ -74,7 +74,7 @@ def test_the_law_is_rarely_refused_where_it_holds() -> None:
     exact = Lineage(seed_sd=0, rest_sd=0, noise_sd=0, images=10**9)
     # Deviations are projected off the fitted parameters: the true ones serve every simulation.
     law = fit_family_law(simulate(np.random.default_rng(0), lineage=exact), refits=0)
-    found = {}
+    claimed = {}
     for name, between, lineage in (
         ("the law holds", 0.0, Lineage()),
         ("the law holds, no effect of a whole curve", 0.0, Lineage(seed_sd=0.0, rest_sd=0.034)),
@@ -86,8 +86,8 @@ def test_the_law_is_rarely_refused_where_it_holds() -> None:
             lack = measure_lack_of_fit(law, points)
             assert lack is not None
             p_values.append(lack.p_value)
-        found[name] = float(np.mean(np.array(p_values) <= 0.05))
-        tell(f"lack of fit, {name}: claimed in {found[name]:.1%}")
-    null, uncorrelated, off = found.values()
+        claimed[name] = float(np.mean(np.array(p_values) <= 0.05))
+        tell(f"lack of fit, {name}: claimed in {claimed[name]:.1%}")
+    null, uncorrelated, off = claimed.values()
     assert max(null, uncorrelated) <= 0.05
     assert off >= 0.7

@@ -63,5 +63,5 @@ def test_the_report_and_the_check_before_submission_warn(tmp_path: Path) -> None
         "counts": {"train": 1000, "test": 200},
         "task": "classification",
     }
-    question = {"spec": spec, "model": None, "dataset": dataset, "shifted": []}
+    question: dict[str, Any] = {"spec": spec, "model": None, "dataset": dataset, "shifted": []}
     assert expected in estimate(question)["warnings"]
