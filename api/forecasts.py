@@ -21,7 +21,7 @@ from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
 if TYPE_CHECKING:
-    from pruning.laws.density import DensityLaw
+    from pruning.laws.pair import LawPair
 
 JOBS_SEARCHED = 1000
 """The number of jobs that succeeded last, among which similar ones are looked for."""
@@ -134,17 +134,16 @@ def _list_families(
     return rows
 
 
-def _read_laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
-    """Return label, criterion and law of each law in a report; none if it cannot be read."""
-    from pruning.laws.density import DensityLaw
+def _read_laws(services: Services, file: ResultFile) -> list[tuple[str, Any, LawPair]]:
+    """Return label, criterion and laws of each law in a report; none if it cannot be read."""
+    from pruning.laws.pair import read_law_pair
 
     try:
         report = json.loads(read_file(services.artifacts, file))
         section = report.get("sections", {}).get("scaling_law", {})
         raw_laws = section.get("details", {}).get("raw_laws", {})
         return [
-            (label, entry["criterion"], DensityLaw.model_validate(entry["law"]))
-            for label, entry in raw_laws.items()
+            (label, entry["criterion"], read_law_pair(entry)) for label, entry in raw_laws.items()
         ]
     except (
         MissingArtifactError,

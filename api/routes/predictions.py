@@ -48,9 +48,11 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
     A family answers for each of its networks, or for those of `depth` and `width`; to `max_error`
     the network with the fewest parameters comes first. Its law can be asked while members run.
 
-    The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error`
-    below the error without pruning is answered by 422 `unreachable`, one beyond the range of the
-    job's points by 422 `insufficient_points`.
+    The law is the one that the evaluation `scaling_law` fitted to the job's rounds; between them
+    another one answers where it predicts left-out rounds better, and every answer names its law.
+    Bands are of one more run under another seed, or with `of: curve` of the mean of many runs. A
+    `max_error` below the error without pruning is answered by 422 `unreachable`, one beyond the
+    range of the job's points by 422 `insufficient_points`.
     """
     job, files = await run_in_threadpool(read_files, services, caller.project, id)
     if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
@@ -63,7 +65,7 @@ def _answer(
     id: str, question: Question, files: list[ResultFile], services: Services
 ) -> Predictions:
     from pruning.errors import SecateurError
-    from pruning.laws.density import DensityLaw
+    from pruning.laws.pair import read_law_pair
     from pruning.laws.queries import find_smallest_density, forecast_error
 
     row = find_file(files, REPORT, "json")
@@ -72,20 +74,25 @@ def _answer(
         return _answer_family(id, question, report)
     _refuse_family_fields(question)
     label, document = _find_law(id, report, question.criterion)
-    law = DensityLaw.model_validate(document["law"])
+    laws = read_law_pair(document)
+    law = laws.law
     if question.max_error is None:
         rows = [
-            forecast_error(law, density, question.confidence)
+            forecast_error(laws, density, question.confidence, question.of)
             for density in question.densities or ()
         ]
     else:
         try:
-            rows = [find_smallest_density(law, question.max_error, question.confidence)]
+            answered = find_smallest_density(
+                laws, question.max_error, question.confidence, question.of
+            )
         except SecateurError as error:
             raise build_problem([Fault("/max_error", error.code, error.message)]) from None
+        rows = [answered]
     return Predictions(
         criterion=label,
         confidence=question.confidence,
+        of=question.of,
         predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=law.unpruned_error,
@@ -131,9 +138,11 @@ def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predi
     try:
         networks = list_family_candidates(report, question.depth, question.width)
         if question.max_error is None:
-            rows = forecast_networks(law, networks, question.densities or (), question.confidence)
+            rows = forecast_networks(
+                law, networks, question.densities or (), question.confidence, question.of
+            )
         else:
-            rows = answer_error(law, networks, question.max_error, question.confidence)
+            rows = answer_error(law, networks, question.max_error, question.confidence, question.of)
     except ParameterError as error:
         raise build_problem([Fault(error.pointer or "", error.code, error.message)]) from None
     except SecateurError as error:
@@ -141,6 +150,7 @@ def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predi
     return Predictions(
         criterion="family",
         confidence=question.confidence,
+        of=question.of,
         predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=None,

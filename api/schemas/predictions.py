@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Of = Literal["run", "curve"]
+"""The quantity that a band is of."""
+
 
 class Predicted(BaseModel):
-    """An error with the band of the law's curve, and the number of points behind the law."""
+    """An error with its band, and the number of points behind the law."""
 
     value: float
     low: float | None
@@ -35,7 +38,9 @@ class Question(BaseModel):
     criterion: str | None = None
     """The criterion whose law answers, by its label in the report; needed if there are several."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
-    """The confidence with which the bands cover the law's curve."""
+    """The confidence with which the bands cover."""
+    of: Of = "run"
+    """`run`: bands of one more run under another seed; `curve`: of the mean of many runs."""
 
     @model_validator(mode="after")
     def _check_question(self) -> Question:
@@ -75,9 +80,10 @@ class Prediction(BaseModel):
     density: float
     sparsity: float
     error: Predicted | None
-    """The error with its band; `null` where the law does not tell.
-
-    In a family's answer to `max_error` the band is that of one more run.
+    """The error with its band; `null` where the law does not tell."""
+    law: str | None = None
+    """The law that answers: `pruning`, or between the measured densities `broken` or `power` where
+    that one predicts left-out densities better; `joint` for a family; `null` for a measured error.
     """
     depth: float | None = None
     width: float | None = None
@@ -107,5 +113,7 @@ class Predictions(BaseModel):
     criterion: str
     """The criterion whose law answered, by its label; `family` for the joint law of a family."""
     confidence: float
+    of: Of = "run"
+    """The quantity that the bands are of."""
     law: FittedLaw
     predictions: list[Prediction]

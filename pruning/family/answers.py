@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
 from pruning.family.measurements import FamilyMeasurements, Plane, fit_unpruned_plane
-from pruning.family.members import Member, Run, compute_sparsity, list_densities
+from pruning.family.members import Member, Run
 from pruning.family.sizes import Size
 from pruning.laws.answers import (
     Answer,
@@ -22,7 +22,7 @@ from pruning.laws.answers import (
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
-from pruning.schemas.family_report import FamilyAnswer, MeasuredNetwork
+from pruning.schemas.family_report import FamilyAnswer
 from pruning.schemas.report import Estimate
 
 ABOVE = 1.25
@@ -48,15 +48,17 @@ def list_candidates(
     spec: FamilySpec,
     points: FamilyMeasurements,
     sizes: Sequence[Size],
+    *,
     images: int | None,
     dense: DenseLaw | None,
+    seed_sd: float,
 ) -> tuple[list[Candidate], list[str]]:
     """The networks that may be the answer, at the largest fraction of the training images, and
     remarks.
 
     A measured network has its own unpruned error, the mean over its seeds. That of another is
     predicted by the dense law for `images`, or without a dense law by the plane of ln error over ln
-    depth, ln width and ln fraction, with its deviation.
+    depth, ln width and ln fraction, with its deviation. `seed_sd` is what a seed does to a curve.
     """
     grid = spec.candidates or spec.members
     plane = fit_unpruned_plane(points)
@@ -64,9 +66,10 @@ def list_candidates(
     for size in sizes:
         if size.depth not in grid.depths or size.width not in grid.widths:
             continue
-        candidate = _read_measured(points, size)
+        candidate = _read_measured(points, size, seed_sd)
         if candidate is None:
-            candidate = _predict_candidate(points, size, _predict_dense(dense, size, images), plane)
+            by_law = _predict_dense(dense, size, images)
+            candidate = _predict_candidate(points, size, by_law, plane, seed_sd)
             if candidate is None:
                 without_error += 1
                 continue
@@ -89,7 +92,7 @@ def list_candidates(
     return candidates, remarks
 
 
-def _read_measured(points: FamilyMeasurements, size: Size) -> Candidate | None:
+def _read_measured(points: FamilyMeasurements, size: Size, seed_sd: float) -> Candidate | None:
     """The candidate with its measured unpruned error; None where it was not run."""
     network = (size.depth, size.width, _find_fraction(points))
     if network not in points.networks:
@@ -101,13 +104,17 @@ def _read_measured(points: FamilyMeasurements, size: Size) -> Candidate | None:
         parameters=size.parameters,
         prunable=size.prunable,
         # The deviation of one more training from a mean over trials.
-        seed_sd=points.seed_sd * math.sqrt(1 + 1 / points.count_trials(network)),
+        seed_sd=_deviate_run(points, seed_sd * math.sqrt(1 + 1 / points.count_trials(network))),
         sparsest=float(points.density[points.mask_networks(network.__eq__)].min()),
     )
 
 
 def _predict_candidate(
-    points: FamilyMeasurements, size: Size, by_law: tuple[float, float] | None, plane: Plane
+    points: FamilyMeasurements,
+    size: Size,
+    by_law: tuple[float, float] | None,
+    plane: Plane,
+    seed_sd: float,
 ) -> Candidate | None:
     """The candidate with its predicted unpruned error; None where there is no prediction."""
     if by_law is not None:
@@ -124,8 +131,18 @@ def _predict_candidate(
         parameters=size.parameters,
         prunable=size.prunable,
         unpruned_sd=deviation,
-        seed_sd=points.seed_sd,
+        seed_sd=_deviate_run(points, seed_sd),
     )
+
+
+def _deviate_run(points: FamilyMeasurements, seed_sd: float) -> float:
+    """The relative standard deviation of one more run as a whole: of its seed and, where the law is
+    of validation images and the run is measured on test images, of the validation images.
+    """
+    if points.on == "test":
+        return seed_sd
+    error = float(points.unpruned.min())
+    return math.hypot(seed_sd, math.sqrt((1 - error) / (error * points.images.max())))
 
 
 def _find_fraction(points: FamilyMeasurements) -> float:
@@ -264,39 +281,3 @@ def _compare_measured(run: Run, error: float, predicted: Estimate) -> Mapping[st
         "meets": measured.value <= error,
         "within_band": within_band,
     }
-
-
-def find_smallest_run(
-    spec: FamilySpec, runs: Sequence[Run], error: float
-) -> MeasuredNetwork | None:
-    """Find, in all members and answers, the fewest parameters that measured at most `error`."""
-    networks = []
-    for run in runs:
-        if run.curve is None or run.status != "succeeded":
-            continue
-        for density, measured in zip(run.curve.densities, run.curve.errors, strict=True):
-            if measured > error:
-                continue
-            network = MeasuredNetwork(
-                job=run.job,
-                depth=run.member.depth,
-                width=run.member.width,
-                fraction=run.member.fraction,
-                seed=run.member.seed,
-                density=density,
-                sparsity=_find_target(spec, run.member, density),
-                error=measured,
-                parameters=round(run.curve.parameters - (1 - density) * run.curve.prunable),
-            )
-            networks.append(network)
-    return min(networks, key=lambda network: (network.parameters, network.error), default=None)
-
-
-def _find_target(spec: FamilySpec, member: Member, density: float) -> float:
-    """The target sparsity of the round that ended within a weight of `density`."""
-
-    def distance(target: float) -> float:
-        return abs(math.log(target / density)) if density > 0 else target
-
-    targets = (*list_densities(spec, member.rounds - 1), member.density)
-    return compute_sparsity(min(targets, key=distance))

@@ -22,7 +22,7 @@ def build_answers_section(state: State) -> Section:
             candidates += _list_candidates(row.max_error, law_answer)
         notes.append(sentence + _mention_smallest_run(state, row))
     notes += [f"{remark}." for remark in state.remarks]
-    seed_sd = state.points.seed_sd if state.points is not None else 0.0
+    seed_sd = state.law.seed_effect.sd if state.law is not None else 0.0
     notes.append(
         "Which network, pruned how far, has the fewest parameters at an error of at most k: m* = "
         "p sqrt((r^2 - s^2) / (s^2 - 1)), s = (k / e0)^(1/gamma), density = m* / (depth^phi "
@@ -52,6 +52,7 @@ def _describe_row(row: FamilyAnswer) -> dict[str, Any]:
         "error_predicted": None if row.predicted is None else row.predicted.model_dump(),
         "error_measured": None if row.measured is None else row.measured.model_dump(),
         "within_band": row.within_band,
+        "outcome": row.outcome,
         "job": row.job,
         "remark": "; ".join((*row.notes, row.refused)).strip("; "),
     }
@@ -90,7 +91,7 @@ def _list_candidates(max_error: float, law_answer: Answers) -> list[dict[str, An
 
 
 def _mention_smallest_run(state: State, row: FamilyAnswer) -> str:
-    """A sentence on the smallest network that measured so little; empty where it is the answer."""
+    """A sentence on the smallest network proven to err so little; empty where it is the answer."""
     smallest = row.smallest_run
     if smallest is None:
         return ""
@@ -110,8 +111,8 @@ def describe_smallest_run(network: MeasuredNetwork, method: str) -> str:
             f"The spec of job {network.job}, with {network.sparsity} as target, makes it again."
         )
     return (
-        "Of all that was run, the fewest parameters at no more than that measured "
-        f"{wording.percent(network.error, 2)}: depth {network.depth:g} and width "
+        "Of all that was run, the fewest parameters with an error proven to be at most that "
+        f"measured {wording.percent(network.error, 2)}: depth {network.depth:g} and width "
         f"{network.width:g}{images}, seed {network.seed}, at a density of {network.density:.3g}, "
         f"{wording.count(network.parameters)} parameters. {source}"
     )

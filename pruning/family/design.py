@@ -52,7 +52,8 @@ class Design:
 
     law: JointLaw
     unpruned: UnprunedErrors
-    test_images: int
+    images: int
+    """The number of images that a member is measured on."""
     grid: tuple[Floats, Floats, Floats, Floats]
     """Depth, width, density and unpruned error of the points whose band is to be narrow, (n,)."""
 
@@ -76,7 +77,7 @@ class Design:
         unpruned = np.full(n, self.unpruned[member.network])
         jacobian, h = self.compute_gradient(depth, width, density, unpruned)
         error = self.law.curve(depth, width, density, unpruned)
-        sampling = (1 - error).clip(1e-9) / (self.test_images * error)
+        sampling = (1 - error).clip(1e-9) / (self.images * error)
         weight = SEED_SD**2 / (SEED_SD**2 + sampling)
         fit = self.law.fit
         covariance = np.diag(fit.noise**2 / weight) + fit.unpruned_sd**2 * np.outer(h, h)
@@ -164,7 +165,7 @@ def build_design(
     ]
     depth, width, density, unpruned_error = np.array(rows).T
     grid = (depth, width, density, unpruned_error)
-    return Design(law, unpruned, points.test_images, grid)
+    return Design(law, unpruned, int(points.images.max()), grid)
 
 
 def choose_next_members(

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from pruning import wording
-from pruning.family.measurements import (
-    FamilyMeasurements,
-    Half,
-    fit_density_alone,
-    predict_other_half,
-)
+from pruning.family.halves import Half, fit_density_alone, predict_other_half
+from pruning.family.lack_of_fit import FEWEST_TRIALS, LackOfFit, measure_lack_of_fit
+from pruning.family.measurements import FamilyMeasurements
 from pruning.family.section_parts import STEPS, Axis, draw_curve, name_size
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
@@ -25,9 +22,11 @@ INVARIANT = (
     "If depth and width do enter by m alone, the curves of all networks fall together over m, "
     "though they lie apart over the density.",
 )
+SIGNIFICANT = 0.05
+"""The p-value from which down a lack of fit is claimed."""
 INVARIANT_AXIS = Axis("invariant m / p", scale="log")
 DENSITY_AXIS = Axis("kept density", "share", "log")
-ERROR_AXIS = Axis("test error", "fraction", "log")
+ERROR_AXIS = Axis("error", "fraction", "log")
 PREDICTED_AXIS = Axis("predicted error", "fraction", "log")
 MEASURED_AXIS = Axis("measured error", "fraction", "log")
 
@@ -40,10 +39,12 @@ def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Sectio
     common = _draw_common(law, points, invariant)
     curves["collapsed/law for an unpruned error of 0"] = common
     halves, refusals = predict_other_half(points)
+    lack = measure_lack_of_fit(law, points)
     curves |= _draw_halves(halves)
     notes = [
         *_note_halves(halves),
         *_note_density_alone(law, points),
+        _note_lack_of_fit(lack),
         *INVARIANT,
     ]
     if common.x:
@@ -58,6 +59,8 @@ def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Sectio
         scalars["missed error of the other half"] = Estimate(
             value=float(np.abs(deviation).mean()), n=len(deviation), unit="fraction"
         )
+    if lack is not None:
+        scalars["lack of fit, p-value"] = Estimate(value=lack.p_value, n=lack.trials)
     rows = [_describe_half(half) for half in halves]
     return Section(
         title="The invariant",
@@ -144,6 +147,23 @@ def _note_halves(halves: list[Half]) -> list[str]:
         f"other half's {points} with a mean deviation of {mean} (bias {bias}, standard deviation "
         f"{sd})."
     ]
+
+
+def _note_lack_of_fit(lack: LackOfFit | None) -> str:
+    """A note on what the scatter of seeds says of the law, or why it says nothing."""
+    if lack is None:
+        return (
+            f"Whether the law misses more than the seeds scatter was not tested: it takes "
+            f"{FEWEST_TRIALS} seeds more than networks."
+        )
+    verdict = "no lack of fit is seen"
+    if lack.p_value <= SIGNIFICANT:
+        verdict = "the invariant does not hold to within the scatter of seeds"
+    return (
+        f"Lack of fit against pure error: the law misses the means of the networks by "
+        f"{lack.ratio:.2f} times what the scatter of seeds explains (mean squares, whole curves, "
+        f"{wording.count_of(lack.trials, 'degree')} of freedom), p = {lack.p_value:.2g}: {verdict}."
+    )
 
 
 def _note_density_alone(law: JointLaw, points: FamilyMeasurements) -> list[str]:

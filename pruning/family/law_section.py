@@ -23,11 +23,14 @@ UNITS: dict[str, Unit] = {
     "power_law_from_density": "share",
     "to_density": "share",
 }
+IMAGES = {"val": "validation images", "test": "test images"}
+ERRORS = {"val": "validation error", "test": "test error"}
 LAW = (
     "The law: error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi "
     "density, r = (plateau / e0)^(1/gamma), e0 the unpruned error of each network (observed, not "
     "fitted: the mean over its trainings without pruning); the training images enter by e0 alone. "
     "Five constants for the whole family, fitted to relative deviations.",
+    "Bands are of one more run under another seed.",
     "The paper: relative deviations from the joint law have a mean below 2 % and a standard "
     "deviation below 6 %.",
 )
@@ -80,9 +83,11 @@ def _list_scalars(law: JointLaw) -> dict[str, tuple[float | None, Unit]]:
 def _list_notes(state: State, law: JointLaw) -> list[str]:
     networks = wording.count_of(len(law.networks), "network")
     points = wording.count_of(len(law.points), "point")
+    looked_at = "test images" if state.points is None else IMAGES[state.points.on]
     notes = [
-        f"{networks}, {points}; the law is off by {wording.percent(law.fit.residual_mean)} on "
-        f"average, with a standard deviation of {wording.percent(law.fit.residual_sd)}."
+        f"{networks}, {points}, measured on {looked_at}; the law is off by "
+        f"{wording.percent(law.fit.residual_mean)} on average, with a standard deviation of "
+        f"{wording.percent(law.fit.residual_sd)}."
     ]
     back_test = law.back_test
     if back_test is not None:
@@ -113,7 +118,7 @@ def _draw_network(
     label = f"depth {depth:g}/width {width:g}"
     if fraction < 1:
         label += f", {wording.short_percent(fraction)} of the images"
-    y_label = f"test error, depth {depth:g}"
+    y_label = f"{ERRORS[points.on]}, depth {depth:g}"
     grid = np.geomspace(points.density[rows].min(), 0.999, STEPS)
     unpruned = points.average_unpruned(network)
     forecasts = law.forecasts(depth, width, grid, unpruned, confidence=confidence)

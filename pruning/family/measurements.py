@@ -4,15 +4,13 @@ networks that were left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from pruning.errors import SecateurError
 from pruning.family.members import MemberCurve, Run
-from pruning.laws.curves import SEED_SD
 from pruning.laws.dense import DenseLaw, fit_dense_law
 from pruning.laws.forms import Flags, Floats
 from pruning.laws.joint import JointLaw, fit_joint_law
@@ -25,8 +23,10 @@ UNTRAINED = 0.9
 """A network whose unpruned error is at least this fraction of chance has learned next to nothing,
 and pruning does not raise its error.
 """
-MANY_TRIALS = 10
-"""Degrees of freedom from which on the deviation between seeds is taken from the trials."""
+ENOUGH_VALIDATION = 200
+"""The number of validation images at the largest fraction from which on the law is of validation
+errors; with fewer it is of test errors.
+"""
 TINY = 1e-6
 """A network whose leverage is 1 to within this determines its own fit and cannot be left out."""
 
@@ -46,7 +46,10 @@ class FamilyMeasurements:
     network: tuple[NetworkKey, ...]
     trial: tuple[int, ...]
     classes: int
-    test_images: int
+    images: Floats
+    """The number of images behind each error."""
+    on: Literal["val", "test"] = "test"
+    """The images that were looked at: `val` leaves the test images to confirm what was chosen."""
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -71,23 +74,6 @@ class FamilyMeasurements:
         errors = {trial: error for key, trial, error in rows if key == network}
         return list(errors.values())
 
-    @property
-    def seed_sd(self) -> float:
-        """Relative standard deviation of an unpruned error between seeds.
-
-        sqrt(sum_k sum_t (ln e_kt - mean_k)^2 / sum_k (T_k - 1)) where the trials leave ten degrees
-        of freedom, else the paper's 3.4 %.
-        """
-        log_errors = [
-            [math.log(error) for error in self._collect_unpruned(network)]
-            for network in self.networks
-        ]
-        dof = sum(len(trials) - 1 for trials in log_errors)
-        if dof < MANY_TRIALS:
-            return SEED_SD
-        squares = sum(float(np.var(trials)) * len(trials) for trials in log_errors)
-        return math.sqrt(squares / dof)
-
     def select_rows(self, chosen: Flags) -> FamilyMeasurements:
         """The rows of a mask, (n,)."""
         rows = np.flatnonzero(chosen)
@@ -100,7 +86,8 @@ class FamilyMeasurements:
             network=tuple(self.network[i] for i in rows),
             trial=tuple(self.trial[i] for i in rows),
             classes=self.classes,
-            test_images=self.test_images,
+            images=self.images[rows],
+            on=self.on,
         )
 
     def mask_networks(self, keep: Callable[[NetworkKey], bool]) -> Flags:
@@ -113,26 +100,82 @@ def is_usable(curve: MemberCurve) -> bool:
     return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
 
 
+def choose_images(runs: Sequence[Run]) -> Literal["val", "test"]:
+    """Choose whose errors the law is fitted to: `val`, so that what it chooses is confirmed on
+    images that chose nothing, unless the members have too few validation images.
+    """
+    curves = [(run.member.fraction, run.curve) for run in _list_succeeded(runs)]
+    largest = max((fraction for fraction, _ in curves), default=1.0)
+    enough = bool(curves)
+    for fraction, curve in curves:
+        assert curve is not None
+        enough = enough and len(curve.val_errors) == len(curve.errors)
+        if fraction == largest:
+            enough = enough and curve.val_images >= ENOUGH_VALIDATION
+    return "val" if enough else "test"
+
+
+def _look_at(curve: MemberCurve, on: Literal["val", "test"]) -> MemberCurve:
+    """The curve with the errors on these images as its errors."""
+    if on == "test" or curve.unpruned_val_error is None:
+        return curve
+    update = {
+        "unpruned_error": curve.unpruned_val_error,
+        "errors": curve.val_errors,
+        "test_images": curve.val_images,
+    }
+    return curve.model_copy(update=update)
+
+
+def _list_succeeded(runs: Sequence[Run]) -> list[Run]:
+    """The members, no answers, that have succeeded with a curve."""
+    return [
+        run
+        for run in runs
+        if run.curve is not None and run.status == "succeeded" and run.member.role == "member"
+    ]
+
+
 def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
     """Gather the points of the members that succeeded; None where there are none.
 
     Errors of 0 and far above chance are left out, and members that learned nothing or never err, of
     which one would refuse the law to all. A warning counts both.
     """
-    usable, unusable = _select_usable(runs)
+    on = choose_images(runs)
+    usable, unusable = _select_usable(runs, on)
     if not usable:
         return None
     rows, dropped = [], 0
     for run, curve in usable:
-        member = run.member
         chance = 1 - 1 / curve.classes
         for density, error in zip(curve.densities, curve.errors, strict=True):
             if 0 < error <= TOO_HIGH * chance:
-                rows.append((member, density, error, curve.unpruned_error))
+                rows.append((run.member, density, error, curve))
             else:
                 dropped += 1
     if not rows:
         return None
+    members = [member for member, _, _, _ in rows]
+    _, last = usable[-1]
+    return FamilyMeasurements(
+        depth=np.array([member.depth for member in members], float),
+        width=np.array([member.width for member in members], float),
+        density=np.array([density for _, density, _, _ in rows], float),
+        error=np.array([error for _, _, error, _ in rows], float),
+        unpruned=np.array([curve.unpruned_error for _, _, _, curve in rows], float),
+        network=tuple(member.network for member in members),
+        trial=tuple(member.seed for member in members),
+        classes=last.classes,
+        images=np.array([curve.test_images for _, _, _, curve in rows], float),
+        on=on,
+        warnings=_list_warnings(on, dropped, unusable, usable[-1][0]),
+    )
+
+
+def _list_warnings(
+    on: Literal["val", "test"], dropped: int, unusable: int, last: Run
+) -> tuple[str, ...]:
     warnings = []
     if dropped:
         warnings.append(
@@ -143,30 +186,26 @@ def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
             f"members left out: {unusable}, whose unpruned error is 0, or at least "
             f"{UNTRAINED:.0%} of chance"
         )
-    members = [member for member, _, _, _ in rows]
-    _, last = usable[-1]
-    return FamilyMeasurements(
-        depth=np.array([member.depth for member in members], float),
-        width=np.array([member.width for member in members], float),
-        density=np.array([density for _, density, _, _ in rows], float),
-        error=np.array([error for _, _, error, _ in rows], float),
-        unpruned=np.array([unpruned for _, _, _, unpruned in rows], float),
-        network=tuple(member.network for member in members),
-        trial=tuple(member.seed for member in members),
-        classes=last.classes,
-        test_images=last.test_images,
-        warnings=tuple(warnings),
-    )
+    if on == "test":
+        assert last.curve is not None
+        warnings.append(
+            f"the law is fitted to test errors, as {last.curve.val_images} validation images are "
+            f"fewer than {ENOUGH_VALIDATION}: what it chooses is confirmed on images that had a "
+            "part in the choice"
+        )
+    return tuple(warnings)
 
 
-def _select_usable(runs: Sequence[Run]) -> tuple[list[tuple[Run, MemberCurve]], int]:
+def _select_usable(
+    runs: Sequence[Run], on: Literal["val", "test"]
+) -> tuple[list[tuple[Run, MemberCurve]], int]:
     """The members that succeeded with their usable curves, and the number of unusable ones."""
     usable, unusable = [], 0
-    for run in runs:
-        if run.curve is None or run.status != "succeeded" or run.member.role != "member":
-            continue
-        if is_usable(run.curve):
-            usable.append((run, run.curve))
+    for run in _list_succeeded(runs):
+        assert run.curve is not None
+        curve = _look_at(run.curve, on)
+        if is_usable(curve):
+            usable.append((run, curve))
         else:
             unusable += 1
     return usable, unusable
@@ -181,14 +220,14 @@ def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> 
         error=points.error,
         unpruned_error=points.unpruned,
         classes=points.classes,
-        images=points.test_images,
+        images=points.images,
         network=list(points.network),
-        trial=_label_trials(points),
+        trial=label_trials(points),
         refits=refits,
     )
 
 
-def _label_trials(points: FamilyMeasurements) -> list[int] | None:
+def label_trials(points: FamilyMeasurements) -> list[int] | None:
     """The seed of every point; None where all have the same."""
     return list(points.trial) if len(set(points.trial)) > 1 else None
 
@@ -199,7 +238,7 @@ def fit_unpruned_errors(runs: Sequence[Run]) -> DenseLaw:
     Raises as `fit_dense_law` does.
     """
     trials: dict[NetworkKey, list[tuple[int, int, float]]] = {}
-    usable, _ = _select_usable(runs)
+    usable, _ = _select_usable(runs, choose_images(runs))
     for run, curve in usable:
         trial = (curve.parameters, curve.images, curve.unpruned_error)
         trials.setdefault(run.member.network, []).append(trial)
@@ -252,130 +291,3 @@ def fit_unpruned_plane(points: FamilyMeasurements) -> Plane:
         deviation = float(np.sqrt(np.mean(left_out**2)))
     limits = (0.5 * float(errors.min()), 0.8 * (1 - 1 / points.classes))
     return Plane(axes, centre, slopes, limits, deviation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Half:
-    """The law of one half of the networks, and its predictions of the other's points."""
-
-    fitted: tuple[NetworkKey, ...]
-    phi: float
-    psi: float
-    measured: Floats
-    predicted: Floats
-    networks: tuple[NetworkKey, ...]
-    """The network of every predicted point."""
-
-    @property
-    def deviation(self) -> Floats:
-        """The relative deviation of every predicted point, predicted / measured - 1, (n,)."""
-        return np.asarray(self.predicted / self.measured - 1)
-
-
-def _color_chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
-    """The colour, 0 or 1, of every network, alternating with depth and width.
-
-    The fraction of the images counts as a third axis where one colour of a board of sizes alone
-    would not determine the exponents of depth and width as all networks do.
-    """
-    by_size = _color_along(networks, axes=2)
-    needed = _rank_sizes(networks)
-    for colour in (0, 1):
-        half = [network for network in networks if by_size[network] == colour]
-        if _rank_sizes(half) != needed:
-            return _color_along(networks, axes=3)
-    return by_size
-
-
-def _color_along(networks: Sequence[NetworkKey], axes: int) -> dict[NetworkKey, int]:
-    """The parity of the sum of each network's positions along the first axes."""
-    values = [sorted({network[axis] for network in networks}) for axis in range(axes)]
-    return {
-        network: sum(values[axis].index(network[axis]) for axis in range(axes)) % 2
-        for network in networks
-    }
-
-
-def _rank_sizes(networks: Sequence[NetworkKey]) -> int:
-    """The rank of (1, ln depth, ln width): the number of coefficients that the networks fix."""
-    if not networks:
-        return 0
-    rows = [[1.0, np.log(depth), np.log(width)] for depth, width, _ in networks]
-    return int(np.linalg.matrix_rank(rows, tol=1e-6))
-
-
-def predict_other_half(points: FamilyMeasurements) -> tuple[list[Half], list[str]]:
-    """Fit each half of the networks and predict the other half's points from their unpruned errors.
-
-    The halves are the two colours of a chessboard over depths and widths, so that no size is in
-    both; where such halves do not determine both exponents, over fractions, too. The second list
-    says why a half could not be fitted.
-    """
-    colours = _color_chessboard(points.networks)
-    halves, refusals = [], []
-    for colour in (0, 1):
-        fitted = [network for network in points.networks if colours[network] == colour]
-        if len(fitted) in (0, len(points.networks)):
-            return [], ["one network alone has no other half"]
-        half, refusal = _predict_from_half(points, fitted)
-        if half is not None:
-            halves.append(half)
-        else:
-            refusals.append(refusal)
-    return halves, refusals
-
-
-def _predict_from_half(
-    points: FamilyMeasurements, fitted: Sequence[NetworkKey]
-) -> tuple[Half | None, str]:
-    """The law of some of the networks and its predictions of the others, or why there is none."""
-    constant = [
-        axis
-        for axis, i in (("depth", 0), ("width", 1))
-        if len({network[i] for network in fitted}) == 1
-        and len({network[i] for network in points.networks}) > 1
-    ]
-    if constant:
-        return None, (
-            f"a half of {len(fitted)} networks does not determine the exponent of "
-            f"{' and '.join(constant)}: its own do not differ"
-        )
-    chosen = points.mask_networks(set(fitted).__contains__)
-    try:
-        law = fit_family_law(points.select_rows(chosen), refits=0)
-    except SecateurError as refusal:
-        return None, f"a half of {len(fitted)} networks has no law: {refusal.message}"
-    others = points.select_rows(~chosen)
-    unpruned = np.minimum(others.unpruned, law.plateau)
-    half = Half(
-        fitted=tuple(fitted),
-        phi=law.phi,
-        psi=law.psi,
-        measured=others.error,
-        predicted=law.curve(others.depth, others.width, others.density, unpruned),
-        networks=others.network,
-    )
-    return half, ""
-
-
-def fit_density_alone(points: FamilyMeasurements) -> float | None:
-    """Fit a law of the density alone, phi = psi = 0, with which the invariant is compared.
-
-    Returns the standard deviation of error(law) / error - 1; `None` where there is no such law.
-    """
-    try:
-        law = fit_joint_law(
-            1.0,
-            1.0,
-            points.density,
-            points.error,
-            points.unpruned,
-            classes=points.classes,
-            images=points.test_images,
-            network=list(points.network),
-            refits=0,
-            trial=_label_trials(points),
-        )
-    except SecateurError:
-        return None
-    return law.fit.residual_sd

@@ -67,6 +67,11 @@ class MemberCurve(Document):
     classes: int
     parameters: int
     prunable: int
+    unpruned_val_error: float | None = None
+    """The unpruned error on the validation images; `null` in members of earlier versions."""
+    val_errors: tuple[float, ...] = ()
+    val_images: int = 0
+    """The number of validation images."""
     final: dict[str, Any] | None = None
     """The sparsest checkpoint: `id`, `error` with its interval, `parameters`, `density`."""
 
@@ -83,26 +88,34 @@ def read_member_curve(report: Mapping[str, Any]) -> MemberCurve | None:
     points = []
     for row in rounds:
         network = row["retrained"] or row["pruned"]
-        points.append((row["density"], network["error"]["value"]))
+        points.append((row["density"], network["error"]["value"], network["val_error"]["value"]))
     points.sort(reverse=True)
     sparsest = min(report["checkpoints"], key=lambda row: float(row["density"]), default=None)
     final = None
     if sparsest is not None:
         final = {name: sparsest[name] for name in ("id", "error", "parameters", "density")}
-    unpruned = report["control"]["error"]["value"]
-    if report["control"]["retrain_epochs"]:
-        unpruned = sum([report["baseline"]["error"]["value"], unpruned]) / 2
     return MemberCurve(
-        unpruned_error=unpruned,
-        densities=tuple(density for density, _ in points),
-        errors=tuple(error for _, error in points),
+        unpruned_error=_average_unpruned(report, "error"),
+        densities=tuple(density for density, _, _ in points),
+        errors=tuple(error for _, error, _ in points),
         images=report["data"]["fit"],
         test_images=report["data"]["test"],
         classes=len(report["data"]["classes"]),
         parameters=report["model"]["parameters"],
         prunable=report["model"]["prunable"],
+        unpruned_val_error=_average_unpruned(report, "val_error"),
+        val_errors=tuple(error for _, _, error in points),
+        val_images=report["data"]["val"],
         final=final,
     )
+
+
+def _average_unpruned(report: Mapping[str, Any], name: str) -> float:
+    """The mean over the trainings of the whole network in a job."""
+    unpruned = float(report["control"][name]["value"])
+    if report["control"]["retrain_epochs"]:
+        return (float(report["baseline"][name]["value"]) + unpruned) / 2
+    return unpruned
 
 
 def list_members(spec: FamilySpec) -> tuple[Member, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from pruning import wording
 from pruning.errors import SecateurError
 from pruning.family.answers_section import describe_smallest_run
+from pruning.family.confirmation import build_gates
 from pruning.family.sections import build_sections
 from pruning.family.sizes import Size
 from pruning.family.turn import State
@@ -46,6 +47,8 @@ def build_report(
         warnings.append(f"no joint law yet: {state.refusal}")
     if state.law is not None:
         warnings += [f"joint law: {warning}" for warning in state.law.warnings]
+    if state.points is not None and state.points.on == "test":
+        warnings.append(state.points.warnings[-1])
     classes = next((run.curve.classes for run in state.runs if run.curve is not None), None)
     return FamilyReport(
         job_id=job_id,
@@ -60,6 +63,7 @@ def build_report(
         candidates=tuple(_list_candidate_rows(state)),
         sections=build_sections(state),
         recommendation=_recommend(state.answers, state.spec.method),
+        gates=build_gates(state.answers),
         failures=tuple(failures),
         warnings=tuple(warnings),
         partial=not state.finished,
@@ -112,36 +116,30 @@ def _list_member_rows(state: State) -> list[MemberRow]:
     return rows
 
 
-def _keeps_tolerance(answer: FamilyAnswer) -> bool:
-    """Whether the test images do not prove an error above the tolerated one."""
-    measured = answer.measured
-    if measured is None:
-        return False
-    lowest = measured.value if measured.low is None else measured.low
-    return lowest <= answer.max_error
-
-
 def _recommend(answers: tuple[FamilyAnswer, ...], method: str) -> FamilyRecommendation:
-    """The network with the fewest parameters among those that were trained for real and kept their
-    tolerated error.
+    """The network with the fewest parameters among those that were trained for real and measured at
+    most their tolerated error: one that is proven to keep to it, if there is one.
     """
     trained = [
         (answer, answer.measured)
         for answer in answers
         if answer.checkpoint is not None and answer.measured is not None
     ]
-    kept = [(answer, measured) for answer, measured in trained if _keeps_tolerance(answer)]
-    if kept:
+    for outcome, verdict in (("passed", "ship"), ("undecided", "undecided")):
+        kept = [(answer, measured) for answer, measured in trained if answer.outcome == outcome]
+        if not kept:
+            continue
         best, measured = min(kept, key=lambda pair: pair[0].measured_parameters or 0)
         return FamilyRecommendation(
             job=best.job,
             checkpoint=best.checkpoint,
+            verdict="ship" if verdict == "ship" else "undecided",
             reason=(
                 f"Depth {best.depth:g} and width {best.width:g}, pruned to a density of "
                 f"{best.density:.3g}, keep {wording.count(best.measured_parameters or 0)} "
                 "parameters at a measured test error of "
                 f"{wording.percent_with_interval(measured, 2)}; "
-                f"{wording.percent(best.max_error, 2)} were tolerated."
+                f"{wording.percent(best.max_error, 2)} were tolerated{_say_proof(best)}."
             ),
         )
     if trained:
@@ -154,8 +152,20 @@ def _recommend(answers: tuple[FamilyAnswer, ...], method: str) -> FamilyRecommen
         )
         if closest.smallest_run is not None:
             reason = f"{reason} {describe_smallest_run(closest.smallest_run, method)}"
-        return FamilyRecommendation(job=None, checkpoint=None, reason=reason)
-    return FamilyRecommendation(job=None, checkpoint=None, reason=_explain_no_network(answers))
+        return FamilyRecommendation(job=None, checkpoint=None, verdict="do_not_ship", reason=reason)
+    return FamilyRecommendation(
+        job=None, checkpoint=None, verdict="undecided", reason=_explain_no_network(answers)
+    )
+
+
+def _say_proof(answer: FamilyAnswer) -> str:
+    """The end of the sentence: whether the test images prove the error."""
+    if answer.outcome == "passed":
+        return ", and the test images prove it at 95 %"
+    if answer.needed is None:
+        return ", which the test images do not prove, and no number of them would"
+    needed = wording.count(answer.needed)
+    return f", which the test images do not prove: {needed} of them would decide"
 
 
 def _explain_no_network(answers: tuple[FamilyAnswer, ...]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.family import answers, design
+from pruning.family.confirmation import judge_answers
 from pruning.family.measurements import (
     FamilyMeasurements,
     fit_family_law,
@@ -15,6 +16,7 @@ from pruning.family.measurements import (
 )
 from pruning.family.members import Member, Run, list_members
 from pruning.family.sizes import Size
+from pruning.family.smallest_run import find_smallest_run
 from pruning.laws.answers import Answers, Candidate
 from pruning.laws.dense import DenseLaw
 from pruning.laws.fitting import ENOUGH_NETWORKS
@@ -88,7 +90,12 @@ def _answer(state: State, points: FamilyMeasurements, law: JointLaw, own: Sequen
     spec = state.spec
     images = _count_images(own)
     candidates, remarks = answers.list_candidates(
-        spec, points, state.sizes, images=images, dense=state.dense
+        spec,
+        points,
+        state.sizes,
+        images=images,
+        dense=state.dense,
+        seed_sd=law.seed_effect.sd,
     )
     trained = {run.member.max_error: run for run in state.runs if run.member.role == "answer"}
     # Without errors in the spec the default moves with the law; the first that was trained stays.
@@ -100,7 +107,7 @@ def _answer(state: State, points: FamilyMeasurements, law: JointLaw, own: Sequen
     for error in errors or answers.list_tolerated_errors(spec, points):
         law_answer = answers.answer_tolerated(spec, law, error, candidates)
         row = answers.report_answer(spec, law, error, law_answer, trained.get(error))
-        smallest_run = answers.find_smallest_run(spec, state.runs, error)
+        smallest_run = find_smallest_run(spec, state.runs, error)
         law_answers.append(law_answer)
         rows.append(row.model_copy(update={"smallest_run": smallest_run}))
         if not settled or not spec.confirm or error in trained or isinstance(law_answer, str):
@@ -110,7 +117,7 @@ def _answer(state: State, points: FamilyMeasurements, law: JointLaw, own: Sequen
             start.append(answers.choose_verification(spec, error, law_answer.best, fraction))
     return replace(
         state,
-        answers=tuple(rows),
+        answers=judge_answers(rows),
         law_answers=tuple(law_answers),
         candidates=tuple(candidates),
         remarks=tuple(remarks),

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtri
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.bands import BandTarget
@@ -39,9 +38,9 @@ class Candidate(Document):
     """The number of parameters that pruning may remove; the others remain."""
     unpruned_sd: float | None = None
     """Relative standard deviation of the unpruned error; `null` as in the fit."""
-    seed_sd: float = 0.0
+    seed_sd: float | None = None
     """Relative standard deviation by which the whole curve moves when the network is trained once
-    more under another seed.
+    more under another seed; `null` as in the law.
     """
     sparsest: float | None = None
     """The smallest density at which this network was measured; `null` for one that was not."""
@@ -186,11 +185,10 @@ def forecast_errors(
     confidence: float,
     of: BandTarget = "run",
 ) -> tuple[Forecast, ...]:
-    """The errors of a candidate at densities, with the law's band and what another seed adds to it.
+    """The errors of a candidate at densities, with the law's band.
 
-    The two are added in quadrature, as a seed moves the whole curve. Below the density to which the
-    network itself was pruned, only the curves of other networks support the law: such an error is
-    marked as an extrapolation.
+    Below the density to which the network itself was pruned, only the curves of other networks
+    support the law: such an error is marked as an extrapolation.
     """
     forecasts = law.forecasts(
         candidate.depth,
@@ -200,33 +198,19 @@ def forecast_errors(
         confidence=confidence,
         of=of,
         unpruned_sd=candidate.unpruned_sd,
+        seed_sd=candidate.seed_sd,
     )
-    return tuple(
-        _adapt_forecast(law, candidate, forecast, confidence, of) for forecast in forecasts
-    )
+    return tuple(_mark_sparser(candidate, forecast) for forecast in forecasts)
 
 
-def _adapt_forecast(
-    law: JointLaw, candidate: Candidate, forecast: Forecast, confidence: float, of: BandTarget
-) -> Forecast:
-    """The forecast with the seed's deviation in its band, and marked below the own densities."""
-    estimate = forecast.error
-    seed_width = float(ndtri((1 + confidence) / 2)) * candidate.seed_sd if of == "run" else 0.0
-    if estimate.low is not None and estimate.high is not None and seed_width > 0:
-        below = float(np.hypot(np.log(estimate.value / estimate.low), seed_width))
-        above = float(np.hypot(np.log(estimate.high / estimate.value), seed_width))
-        highest = max(estimate.value, law.limit_band(of))
-        estimate = estimate.model_copy(
-            update={
-                "low": estimate.value * math.exp(-below),
-                "high": min(highest, estimate.value * math.exp(above)),
-            }
-        )
-    update: dict[str, object] = {"error": estimate}
-    if candidate.sparsest is not None and forecast.density < candidate.sparsest * (1 - SAME_POINT):
-        note = (
-            f"this network was pruned to density {candidate.sparsest:.3g}: what lies below is "
-            "predicted from the curves of others"
-        )
-        update |= {"extrapolated": True, "notes": (*forecast.notes, note)}
+def _mark_sparser(candidate: Candidate, forecast: Forecast) -> Forecast:
+    """The forecast, marked as an extrapolation below the network's own densities."""
+    sparsest = candidate.sparsest
+    if sparsest is None or forecast.density >= sparsest * (1 - SAME_POINT):
+        return forecast
+    note = (
+        f"this network was pruned to density {sparsest:.3g}: what lies below is predicted from the "
+        "curves of others"
+    )
+    update = {"extrapolated": True, "notes": (*forecast.notes, note)}
     return forecast.model_copy(update=update)

@@ -16,6 +16,7 @@ from pruning.laws.curves import ILL_CONDITIONED, OVER, RISE, Curves
 from pruning.laws.documents import Fit, NetworkCurve, Point
 from pruning.laws.fitting import Problem, back_test, fit_curves, leave_out, resample_fits
 from pruning.laws.forms import Floats, PruningForm
+from pruning.laws.seeds import pool_seed_effect
 from pruning.laws.solver import Box
 
 # Limits of gamma, of p (of a typical network) and of the exponents phi and psi; and their starts.
@@ -134,6 +135,7 @@ def assemble_fields(
         "networks": tuple(_describe_network(curves, k, responses[k]) for k in range(networks)),
         "points": list_points(curves, np.exp(value)),
         "warnings": tuple(warnings),
+        "seed_effect": pool_seed_effect(curves),
     }
 
 
@@ -245,6 +247,7 @@ def _describe_network(curves: Curves, k: int, response: ArrayLike) -> NetworkCur
         sparsest=float(densities.min()),
         densest=float(densities.max()),
         response=tuple(float(value) for value in np.atleast_1d(response)),
+        trials=int((~np.isnan(curves.unpruned_cells[k])).sum()),
     )
 
 

@@ -31,9 +31,13 @@ class Query:
         """Whether the network was fitted, (n,)."""
         return np.asarray(self.network >= 0)
 
+    def select(self, points: slice) -> Query:
+        """Some of the points."""
+        return Query(self.features[:, points], self.log_unpruned[points], self.network[points])
 
-BandTarget = Literal["mean", "run"]
-"""A band of the law's curve, or of one more run."""
+
+BandTarget = Literal["run", "curve"]
+"""A band of one more run, or of the law's curve, the mean of many runs."""
 Band = tuple[Floats, Floats]
 """The distances of the limits below and above ln error, (n,) each and not negative."""
 
@@ -42,9 +46,9 @@ def check_band(confidence: float, of: str) -> None:
     """Raise `ParameterError` for a confidence or a kind of band that does not exist."""
     if not 0 < confidence < 1:
         raise ParameterError(f"confidence: {confidence:g}; between 0 and 1")
-    if of not in ("mean", "run"):
+    if of not in ("run", "curve"):
         raise ParameterError(
-            f"of: {of!r}; 'mean' (the law's curve) or 'run' (one more measured network)"
+            f"of: {of!r}; 'run' (one more measured network) or 'curve' (the law's mean)"
         )
 
 

@@ -23,6 +23,7 @@ from pruning.laws.documents import Forecast
 from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats, softplus
+from pruning.laws.seeds import SeedEffect
 from pruning.laws.solver import Box
 from pruning.schemas.report import Estimate
 
@@ -78,6 +79,7 @@ class BrokenLaw(PlainLaw):
 
     form: ClassVar[BrokenForm] = BrokenForm()
     kind: Literal["broken"] = "broken"
+    seed_effect: SeedEffect | None = SeedEffect()
 
     @property
     def plateau(self) -> float | None:
@@ -101,7 +103,7 @@ class BrokenLaw(PlainLaw):
         return self._predict_errors(np.log(np.atleast_1d(np.asarray(density, float)))[None])
 
     def forecasts(
-        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> tuple[Forecast, ...]:
         """The error at each density with its band."""
         densities = np.atleast_1d(np.asarray(density, float))
@@ -111,11 +113,11 @@ class BrokenLaw(PlainLaw):
 
     @overload
     def predict(
-        self, density: float, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: float, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> Estimate: ...
     @overload
     def predict(
-        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> tuple[Estimate, ...]: ...
 
     def predict(
@@ -123,7 +125,7 @@ class BrokenLaw(PlainLaw):
         density: float | Sequence[float] | Floats,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> Estimate | tuple[Estimate, ...]:
         """The error at a density (one estimate) or several (a tuple), with its band."""
         forecasts = self.forecasts(density, confidence=confidence, of=of)

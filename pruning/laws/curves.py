@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError
-from pruning.laws.forms import Floats, Indices
+from pruning.laws.forms import Flags, Floats, Indices
 
 SEED_SD = 0.034
 """Relative standard deviation between seeds in the paper, which no number of images reduces."""
@@ -21,6 +21,10 @@ AT_CHANCE = 0.97
 """An error of at least this fraction of chance counts as chance."""
 OVER = 0.10
 """An error may be above chance by this fraction, as on few images; then it is reported."""
+FEW_ODD = 0.25
+"""Up to this fraction of the points (at least one) is left out for an error further above chance;
+more of them say that the number of classes is wrong.
+"""
 ILL_CONDITIONED = 1e8
 """Parameters of a larger condition number mean nothing one by one."""
 SAME_POINT = 1e-6
@@ -63,7 +67,7 @@ def gather_curves(  # noqa: PLR0913 - the columns of the data
     width: ArrayLike = 1.0,
     *,
     chance: float = 1.0,
-    images: int | None = None,
+    images: ArrayLike | None = None,
     network: Sequence[Hashable] | None = None,
     trial: Sequence[Hashable] | None = None,
 ) -> Curves:
@@ -83,19 +87,57 @@ def gather_curves(  # noqa: PLR0913 - the columns of the data
         density=density, error=error, unpruned_error=unpruned_error, depth=depth, width=width
     )
     n = len(columns["density"])
-    _check_values(columns, chance)
-    if images is not None and images < 1:
-        raise ParameterError(f"images: {images}; at least 1, or None where they do not matter")
+    columns["images"] = np.broadcast_to(_check_images(images, n), n)
     for name, labels in (("network", network), ("trial", trial)):
         if labels is not None and len(labels) != n:
             raise CurveError(f"{name}: {len(labels)} labels of {n} points")
+    labels_of_networks = network
+    if labels_of_networks is None:
+        labels_of_networks = _label_networks(columns, trial is not None)
+    networks = list(labels_of_networks)
+    trials: list[Hashable] = [0] * n if trial is None else list(trial)
+    _check_values(columns, chance)
+    odd = columns["error"] > min(1.0, (1 + OVER) * chance)
+    warnings: tuple[str, ...] = ()
+    if odd.any():
+        warnings = (_warn_odd(columns, odd, chance),)
+        columns = {name: values[~odd] for name, values in columns.items()}
+        networks = [networks[i] for i in np.flatnonzero(~odd)]
+        trials = [trials[i] for i in np.flatnonzero(~odd)]
     return _average_trials(
         columns,
-        list(network) if network is not None else _label_networks(columns, trial is not None),
-        trials=list(trial) if trial is not None else [0] * n,
+        networks,
+        trials=trials,
         chance=chance,
-        images=images,
         separate_trials=trial is not None,
+        warnings=warnings,
+    )
+
+
+def _check_images(images: ArrayLike | None, n: int) -> Floats:
+    """The number of images behind each error, (n,) or one; infinite where they do not matter."""
+    counts = np.atleast_1d(np.asarray(np.inf if images is None else images, float))
+    if counts.shape not in ((1,), (n,)):
+        raise CurveError(f"images: {counts.size} numbers of {n} points")
+    if not (counts >= 1).all():
+        raise ParameterError(
+            f"images: {counts.min():g}; at least 1, or None where they do not matter"
+        )
+    return counts
+
+
+def _warn_odd(columns: dict[str, Floats], odd: Flags, chance: float) -> str:
+    """The warning about points that are left out; `CurveError` for too many, or no fractions."""
+    first = int(np.argmax(np.where(odd, columns["error"], 0.0)))
+    error, density = float(columns["error"][first]), float(columns["density"][first])
+    if error > 1 or odd.sum() > max(1, FEW_ODD * len(odd)):
+        raise CurveError(
+            f"error {error:g} at point {first} is above chance, {chance:g}; errors are "
+            "fractions, and `classes` says how many classes there are"
+        )
+    return (
+        f"{int(odd.sum())} of {len(odd)} points left out: an error of {error:g} at density "
+        f"{density:.3g} is above chance, {chance:g}, and on no curve"
     )
 
 
@@ -125,7 +167,8 @@ def _broadcast_columns(**columns: ArrayLike) -> dict[str, Floats]:
 
 def _check_values(columns: dict[str, Floats], chance: float) -> None:
     """Raise `CurveError` for values that no point of a law has."""
-    for name, values in columns.items():
+    for name in ("density", "error", "unpruned_error", "depth", "width"):
+        values = columns[name]
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             raise CurveError(
@@ -142,22 +185,20 @@ def _check_values(columns: dict[str, Floats], chance: float) -> None:
         wrong = np.flatnonzero((values <= 0) | (values > most * (1 + 1e-9)))
         if len(wrong):
             raise CurveError(f"{name} {values[wrong[0]]:g} at point {wrong[0]}: {rule}")
-    _check_errors("error", columns["error"], min(1.0, (1 + OVER) * chance), chance)
-    _check_errors("unpruned_error", columns["unpruned_error"], chance, chance)
-
-
-def _check_errors(name: str, values: Floats, most: float, chance: float) -> None:
-    if (values <= 0).any():
-        point = int(np.flatnonzero(values <= 0)[0])
+    for name in ("error", "unpruned_error"):
+        wrong = np.flatnonzero(columns[name] <= 0)
+        if len(wrong):
+            raise CurveError(
+                f"{name} {columns[name][wrong[0]]:g} at point {wrong[0]}: a law is fitted to "
+                "relative deviations, which an error of 0 does not have; measure on more images "
+                "or leave it out"
+            )
+    unpruned = columns["unpruned_error"]
+    if (unpruned > chance).any():
+        point = int(np.argmax(unpruned))
         raise CurveError(
-            f"{name} {values[point]:g} at point {point}: a law is fitted to relative deviations, "
-            "which an error of 0 does not have; measure on more images or leave it out"
-        )
-    if (values > most).any():
-        point = int(np.argmax(values))
-        raise CurveError(
-            f"{name} {values[point]:g} at point {point} is above chance, {chance:g}; errors are "
-            "fractions, and `classes` says how many classes there are"
+            f"unpruned_error {unpruned[point]:g} at point {point} is above chance, {chance:g}; "
+            "errors are fractions, and `classes` says how many classes there are"
         )
 
 
@@ -167,8 +208,8 @@ def _average_trials(
     *,
     trials: list[Hashable],
     chance: float,
-    images: int | None,
     separate_trials: bool,
+    warnings: tuple[str, ...],
 ) -> Curves:
     """Average the points of one network and density; `networks` and `trials` label the points."""
     names, network_of = _number_labels(networks)
@@ -195,6 +236,10 @@ def _average_trials(
     density = np.array([columns["density"][group[0]] for group in groups])
     unpruned = np.nanmean(unpruned_cells, axis=1)
     unpruned_runs = (~np.isnan(unpruned_cells)).sum(axis=1)
+    images = np.array([columns["images"][group].mean() for group in groups])
+    unpruned_images = np.array(
+        [columns["images"][network_of == k].mean() for k in range(len(names))]
+    )
     _check_rise(density, error, network, unpruned)
     return Curves(
         density=density,
@@ -206,8 +251,8 @@ def _average_trials(
         weight=_weigh_runs(error, runs, images),
         cells=cells,
         unpruned_cells=unpruned_cells,
-        unpruned_weight=_weigh_runs(unpruned, unpruned_runs, images),
-        warnings=_list_warnings(density, error, network, unpruned, chance),
+        unpruned_weight=_weigh_runs(unpruned, unpruned_runs, unpruned_images),
+        warnings=(*warnings, *_list_warnings(density, error, network, unpruned, chance)),
     )
 
 
@@ -248,9 +293,9 @@ def _collect_unpruned(
     return cells
 
 
-def _weigh_runs(error: Floats, runs: Floats, images: int | None) -> Floats:
+def _weigh_runs(error: Floats, runs: Floats, images: Floats) -> Floats:
     """The weight of a mean over runs, in units of one run on endlessly many images."""
-    sampling = 0.0 if images is None else (1 - error).clip(1e-9) / (images * error)
+    sampling = (1 - error).clip(1e-9) / (images * error)
     return np.asarray(SEED_SD**2 / (SEED_SD**2 / runs + sampling))
 
 

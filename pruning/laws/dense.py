@@ -98,7 +98,7 @@ class DenseLaw(PlainLaw):
         images: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> tuple[Forecast, ...]:
         """Errors without pruning, with bands; sizes beyond the fitted ones are extrapolations."""
         features = self._build_features(parameters, images)
@@ -110,7 +110,7 @@ class DenseLaw(PlainLaw):
         images: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> Estimate | tuple[Estimate, ...]:
         """The error of a network by its parameters and training images, with its band.
 

@@ -52,7 +52,7 @@ class DensityLaw(PruningLaw):
         return evaluate_pruned_error(density, self.unpruned_error, self.gamma, self.p, self.plateau)
 
     def forecasts(
-        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> tuple[Forecast, ...]:
         """The error at each density with its band, whether it is an extrapolation, and notes."""
         densities = np.atleast_1d(np.asarray(density, float))
@@ -68,11 +68,11 @@ class DensityLaw(PruningLaw):
 
     @overload
     def predict(
-        self, density: float, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: float, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> Estimate: ...
     @overload
     def predict(
-        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "mean"
+        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "run"
     ) -> tuple[Estimate, ...]: ...
 
     def predict(
@@ -80,14 +80,15 @@ class DensityLaw(PruningLaw):
         density: float | Sequence[float] | Floats,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> Estimate | tuple[Estimate, ...]:
         """The error at a density (one estimate) or at several (a tuple), with its band.
 
-        The band covers with `confidence`: the curve (`of="mean"`, the average of many runs), or one
-        more run (`of="run"`). Below the sparsest measured density it is widened by the errors of
-        the back-test, growing with the root of the distance; raises `InsufficientPointsError` where
-        no error of 1.5 times the unpruned one was measured.
+        The band covers with `confidence`: one more run under another seed (`of="run"`), or the
+        curve (`of="curve"`, the mean of many runs). Below the sparsest measured density it is
+        widened by the errors of the back-test, growing with the root of the distance; raises
+        `InsufficientPointsError` there where no error of 1.5 times the unpruned one was measured,
+        or a parameter ended at a limit of the fit.
         """
         forecasts = self.forecasts(density, confidence=confidence, of=of)
         estimates = tuple(forecast.error for forecast in forecasts)

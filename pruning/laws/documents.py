@@ -30,6 +30,8 @@ class NetworkCurve(Document):
     densest: float
     response: Numbers
     """Derivatives of the free parameters by ln of this network's unpruned error."""
+    trials: int = 1
+    """The number of seeds under which it was measured."""
 
 
 class Fit(Document):
@@ -131,6 +133,8 @@ class Forecast(Document):
     error: Estimate
     extrapolated: bool
     notes: tuple[str, ...] = ()
+    law: str = ""
+    """The name of the law that answers, where there are several."""
 
 
 def average_held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:

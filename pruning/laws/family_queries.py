@@ -9,10 +9,13 @@ from typing import Any
 
 from pruning.errors import ParameterError
 from pruning.laws.answers import Answer, Candidate, find_smallest, forecast_errors
+from pruning.laws.bands import BandTarget
 from pruning.laws.joint import JointLaw
 
 ROWS = 10_000
 """The most rows of one question."""
+JOINT = "joint"
+"""The name of the law beside its answers."""
 
 
 def read_family_law(report: Mapping[str, Any]) -> JointLaw | None:
@@ -65,9 +68,14 @@ def _format_size(size: float | None) -> str:
 
 
 def forecast_networks(
-    law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float], confidence: float
+    law: JointLaw,
+    networks: Sequence[Candidate],
+    densities: Sequence[float],
+    confidence: float,
+    of: BandTarget = "run",
 ) -> list[dict[str, Any]]:
-    """Every network at every density, with the band of the law's curve, or why the law refuses.
+    """Every network at every density, with the band of one more run or of the law's curve, or why
+    the law refuses.
 
     Raises `ParameterError` for more than ROWS of them.
     """
@@ -79,19 +87,23 @@ def forecast_networks(
         )
     rows = []
     for network in networks:
-        rows += _forecast_network(law, network, list(densities), confidence)
+        rows += _forecast_network(law, network, list(densities), confidence, of)
     return rows
 
 
 def _forecast_network(
-    law: JointLaw, network: Candidate, densities: list[float], confidence: float
+    law: JointLaw,
+    network: Candidate,
+    densities: list[float],
+    confidence: float,
+    of: BandTarget,
 ) -> list[dict[str, Any]]:
     """The rows of one network; all densities that the law does not refuse are predicted at once."""
     refusals = law.refusals(network.depth, network.width, densities, network.unpruned_error)
     answerable = [
         density for density, refusal in zip(densities, refusals, strict=True) if refusal is None
     ]
-    forecasts = iter(forecast_errors(law, network, answerable, confidence, of="mean"))
+    forecasts = iter(forecast_errors(law, network, answerable, confidence, of))
     rows = []
     for density, refusal in zip(densities, refusals, strict=True):
         row = _start_row(network, density)
@@ -102,6 +114,7 @@ def _forecast_network(
         predicted = {
             "error": forecast.error.model_dump(),
             "extrapolated": forecast.extrapolated,
+            "law": JOINT,
             "remark": "; ".join(forecast.notes),
         }
         rows.append(row | predicted)
@@ -115,20 +128,25 @@ def _start_row(network: Candidate, density: float) -> dict[str, Any]:
         "sparsity": 1 - density,
         "error": None,
         "extrapolated": None,
+        "law": None,
         "remark": "",
         "parameters": network.parameters - (1 - density) * network.prunable,
     }
 
 
 def answer_error(
-    law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float
+    law: JointLaw,
+    networks: Sequence[Candidate],
+    error: float,
+    confidence: float,
+    of: BandTarget = "run",
 ) -> list[dict[str, Any]]:
     """The networks at an error of at most `error`, the fewest parameters first, with the band of
-    one more run.
+    one more run or of the law's curve.
 
     Raises `UnreachableError` and `InsufficientPointsError` where there is none.
     """
-    answers = find_smallest(law, error, networks, confidence=confidence)
+    answers = find_smallest(law, error, networks, confidence=confidence, of=of)
     return [_describe_answer(answer) for answer in (answers.best, *answers.others)]
 
 
@@ -139,6 +157,7 @@ def _describe_answer(answer: Answer) -> dict[str, Any]:
         "parameters": answer.parameters,
         "error": answer.error.model_dump(),
         "extrapolated": answer.extrapolated,
+        "law": JOINT if answer.density < 1 else None,
         "remark": "; ".join(answer.notes),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from pruning.laws.fitting import (
     summarise_back_test,
 )
 from pruning.laws.forms import Flags, Floats, Form
+from pruning.laws.seeds import SeedEffect
 from pruning.laws.solver import minimise_from_starts
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
@@ -44,6 +46,10 @@ class PlainLaw(Document):
     folds: Folds | None
     back_test: BackTest | None
     warnings: tuple[str, ...]
+    seed_effect: SeedEffect | None = None
+    """The effect of another seed on all points together; `null` where every point is a network of
+    its own, whose seed is in `sigma`.
+    """
 
     @property
     def sigma(self) -> float:
@@ -84,6 +90,12 @@ class PlainLaw(Document):
                 f"this point is beyond what was measured, and {self.warnings[-1]}"
             )
         below, above = self._build_band(features, beyond, confidence, of)
+        if of == "run" and self.seed_effect is not None:
+            # The curve that was fitted and the one to come have a seed each.
+            moved = self.seed_effect.compute_half_width(
+                np.full(len(below), math.sqrt(2) * self.seed_effect.sd), confidence
+            )
+            below, above = np.hypot(below, moved), np.hypot(above, moved)
         value = self._predict_errors(features)
         forecasts = []
         for i in range(len(value)):

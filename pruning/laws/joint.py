@@ -67,7 +67,7 @@ class JointLaw(PruningLaw):
 
         The first is above 1 where pruning raises the error from the first weight on.
         """
-        p = float(self._locate_threshold(np.array(depth), np.array(width)))
+        p = float(self.locate_threshold(np.array(depth), np.array(width)))
         return p * float((self.plateau / unpruned_error) ** (1 / self.gamma)), p
 
     def invariant(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike) -> Floats:
@@ -83,7 +83,7 @@ class JointLaw(PruningLaw):
             self.invariant(depth, width, density), unpruned_error, self.gamma, self.p, self.plateau
         )
 
-    def forecasts(
+    def forecasts(  # noqa: PLR0913 - a network, a density, and options by keyword
         self,
         depth: ArrayLike,
         width: ArrayLike,
@@ -91,14 +91,16 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
         unpruned_sd: float | None = None,
+        seed_sd: float | None = None,
     ) -> tuple[Forecast, ...]:
         """Errors with bands, whether they are extrapolations, and notes; the arguments broadcast.
 
         `unpruned_sd` is the relative standard deviation of an unpruned error that was not measured
         in the fit: 0 for an exact one, that of the dense law for a predicted one (None: as in the
-        fit).
+        fit). `seed_sd` is that of one more curve of the network as a whole (None: the effect of a
+        seed, on the curve to come and on those that were fitted).
         """
         density, depth, width, unpruned = broadcast_floats(density, depth, width, unpruned_error)
         return self._forecast_points(
@@ -109,6 +111,7 @@ class JointLaw(PruningLaw):
             confidence=confidence,
             of=of,
             unpruned_sd=unpruned_sd,
+            seed_sd=seed_sd,
         )
 
     def refusals(
@@ -122,13 +125,10 @@ class JointLaw(PruningLaw):
             )
         except SecateurError as refusal:
             return [refusal] * len(densities)
-        beyond, outside = self._measure_beyond(query), self._measure_outside(query)
         refusals: list[SecateurError | None] = []
         for i in range(len(densities)):
-            point = slice(i, i + 1)
-            density = ones[point] * densities[i]
             try:
-                self._refuse(density, query.features[:, point], beyond[point], outside[point])
+                self.refuse_unsupported(query.select(slice(i, i + 1)))
             except SecateurError as refusal:
                 refusals.append(refusal)
             else:
@@ -143,7 +143,7 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
         unpruned_sd: float | None = None,
     ) -> Estimate | tuple[Estimate, ...]:
         """The error of a network at a density, with its band; a tuple if an argument is an array.
@@ -189,7 +189,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     *,
     classes: int | None = None,
     plateau: float | None = None,
-    images: int | None = None,
+    images: ArrayLike | None = None,
     network: Sequence[Hashable] | None = None,
     trial: Sequence[Hashable] | None = None,
     unpruned_sd: float | None = None,
@@ -200,7 +200,8 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
 
     `density` and `error` are (n), the other columns (n) or one number for all points. Points of one
     depth, width and unpruned error, or of one label in `network`, are of one network. The exponents
-    phi and psi are fitted where depths and widths differ. `refits` is the number of bootstrap fits,
+    phi and psi are fitted where depths and widths differ. `images` is one number or (n); one more
+    run is measured on the most. `refits` is the number of bootstrap fits,
     0 for the delta method: whole networks (with their trials) are resampled from five networks on,
     else points and trials. None means 200 from five networks on, else 0. Other options and errors
     are those of `fit_density_law`.
@@ -214,7 +215,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     options = Options(
         classes=classes,
         plateau=plateau,
-        images=images,
+        images=None if images is None else int(np.max(np.asarray(images))),
         unpruned_sd=unpruned_sd,
         refits=refits or 0,
         seed=seed,

@@ -9,56 +9,35 @@ from typing import ClassVar
 
 import numpy as np
 
-from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.errors import CurveError, ParameterError, UnreachableError
 from pruning.laws import bands
 from pruning.laws.bands import BandTarget, Query
-from pruning.laws.curves import RISE, SEED_SD
+from pruning.laws.curves import SEED_SD
 from pruning.laws.documents import (
-    BackTest,
-    Fit,
     Folds,
     Forecast,
-    NetworkCurve,
     Numbers,
-    Point,
     Refits,
     average_held_out,
 )
 from pruning.laws.forms import Floats, PruningForm, invert_pruned_error
-from pruning.schemas.base import Document
+from pruning.laws.reach import MeasuredLaw
+from pruning.laws.seeds import SeedEffect
 from pruning.schemas.report import Estimate
 
-ROUND = 0.8
-"""The density of a suggested further round, relative to the round before."""
 
-
-class PruningLaw(Document):
+class PruningLaw(MeasuredLaw):
     """A fitted pruning law: numbers only, so that it is stored as JSON and asked later."""
 
     form: ClassVar[PruningForm] = PruningForm()
-    fit: Fit
     limit: float
     """Chance: no error is above it."""
-    centre: tuple[float, float]
-    """The units of depth and width in the fit: `theta` holds the p of a network of this size."""
-    networks: tuple[NetworkCurve, ...]
-    points: tuple[Point, ...]
     images: int | None
     refits: Refits | None
     folds: Folds | None
     network_folds: Folds | None
-    back_test: BackTest | None
-    warnings: tuple[str, ...]
-
-    @property
-    def gamma(self) -> float:
-        """The slope of the power law: error ~ m^-gamma between its ends."""
-        return math.exp(self.fit.theta[0])
-
-    @property
-    def plateau(self) -> float:
-        """The error of a network with nothing left."""
-        return math.exp(self.fit.theta[2])
+    seed_effect: SeedEffect = SeedEffect()
+    """The effect of another seed on a whole curve; laws of earlier versions take the paper's."""
 
     @property
     def sigma(self) -> float:
@@ -79,13 +58,6 @@ class PruningLaw(Document):
     def covariance(self) -> tuple[Numbers, ...]:
         """Covariance of the free parameters ordered as `fit.free`, at fixed unpruned errors."""
         return self.fit.covariance
-
-    def _locate_threshold(self, depth: Floats, width: Floats) -> Floats:
-        """The density p at the end of the power law, for networks of these sizes."""
-        _, log_p, _, phi, psi = self.fit.theta
-        log_depth = np.log(depth / self.centre[0])
-        log_width = np.log(width / self.centre[1])
-        return np.asarray(np.exp(log_p - phi * log_depth - psi * log_width))
 
     def _build_query(
         self, density: Floats, depth: Floats, width: Floats, unpruned: Floats
@@ -109,7 +81,7 @@ class PruningLaw(Document):
         features = np.log([density, depth / self.centre[0], width / self.centre[1]])
         return Query(features, np.log(unpruned), network)
 
-    def _forecast_points(
+    def _forecast_points(  # noqa: PLR0913 - columns and options, by keyword
         self,
         *,
         density: Floats,
@@ -119,15 +91,16 @@ class PruningLaw(Document):
         confidence: float,
         of: BandTarget,
         unpruned_sd: float | None = None,
+        seed_sd: float | None = None,
     ) -> tuple[Forecast, ...]:
         """Errors with bands; `InsufficientPointsError` where the points do not support them."""
         bands.check_band(confidence, of)
         query = self._build_query(density, depth, width, unpruned)
-        beyond, outside = self._measure_beyond(query), self._measure_outside(query)
-        self._refuse(density, query.features, beyond, outside)
+        self.refuse_unsupported(query)
+        beyond, outside = self.measure_beyond(query), self.measure_outside(query)
         theta = np.array(self.fit.theta)[None]
         value = self.form.evaluate(theta, query.features, query.log_unpruned)[0][0]
-        band = self._build_mean_band(query, confidence, unpruned_sd)
+        band = self._build_curve_band(query, confidence, unpruned_sd)
         remarks = [""] * len(value)
         if of == "run":
             run_band, remarks = self._build_run_band(
@@ -139,6 +112,10 @@ class PruningLaw(Document):
                 outside=outside,
             )
             band = np.maximum(run_band[0], band[0]), np.maximum(run_band[1], band[1])
+            moved = self.seed_effect.compute_half_width(
+                self._spread_seeds(query, seed_sd), confidence
+            )
+            band = np.hypot(band[0], moved), np.hypot(band[1], moved)
         below, above = self._widen_band(band, beyond, outside, confidence)
         log_limit = math.log(self.limit_band(of))
         forecasts = []
@@ -176,7 +153,7 @@ class PruningLaw(Document):
             band = bands.add_deviation(band, extra, len(self.networks) - 1, confidence)
         return band
 
-    def _build_mean_band(
+    def _build_curve_band(
         self, query: Query, confidence: float, unpruned_sd: float | None
     ) -> bands.Band:
         """The band of the curve: from the refits where there are some, else by the delta method."""
@@ -241,7 +218,7 @@ class PruningLaw(Document):
         """The largest error that a band reaches: the plateau, or for one run three standard
         deviations of its images above chance.
         """
-        if of == "mean":
+        if of == "curve":
             return self.plateau
         if self.images is None:
             return 1.0
@@ -264,14 +241,13 @@ class PruningLaw(Document):
                 f"error {error[low[0]]:g} is below the unpruned error: the closest is "
                 f"{unpruned[low[0]]:g}, of the network without pruning (density 1)"
             )
-        threshold = self._locate_threshold(depth, width)
+        threshold = self.locate_threshold(depth, width)
         inverse = invert_pruned_error(error, unpruned, self.gamma, threshold, self.plateau)
         density = np.minimum(1.0, inverse)
         # At the plateau and above the density is 0, which has no logarithm and is never refused.
         log_density = np.log(np.where(density > 0, density, 1.0))
         features = query.features + log_density * np.array([[1.0], [0.0], [0.0]])
-        query = Query(features, query.log_unpruned, query.network)
-        self._refuse(density, features, self._measure_beyond(query), self._measure_outside(query))
+        self.refuse_unsupported(Query(features, query.log_unpruned, query.network))
         return density
 
     @property
@@ -280,45 +256,21 @@ class PruningLaw(Document):
         responses = np.array([network.response for network in self.networks], float)
         return responses.reshape(len(self.networks), -1)
 
+    def _spread_seeds(self, query: Query, seed_sd: float | None) -> Floats:
+        """Relative standard deviation of one more curve from the mean of the trials of its network,
+        (n,): s sqrt(1 + 1 / T), with one trial where the network was not fitted; or as given.
+        """
+        if seed_sd is not None:
+            return np.full(len(query.network), seed_sd)
+        trials = np.append([network.trials for network in self.networks], 1)[query.network]
+        return np.asarray(self.seed_effect.sd * np.sqrt(1.0 + 1.0 / trials))
+
     def _scale_noise(self, log_error: Floats) -> Floats:
         """Standard deviation of one run in units of sigma, (n,): larger on few images."""
         if self.images is None:
             return np.ones(len(log_error))
         error = np.exp(log_error)
         return np.asarray(np.sqrt(1 + (1 - error).clip(0) / (self.images * error) / SEED_SD**2))
-
-    @property
-    def _least_log_invariant(self) -> float:
-        """ln of the smallest invariant that was measured."""
-        _, _, _, phi, psi = self.fit.theta
-        return float(
-            min(
-                np.log(network.sparsest)
-                + phi * np.log(network.depth / self.centre[0])
-                + psi * np.log(network.width / self.centre[1])
-                for network in self.networks
-            )
-        )
-
-    def _measure_beyond(self, query: Query) -> Floats:
-        """The distance below the sparsest measured point, in ln of the invariant; (n,)."""
-        _, _, _, phi, psi = self.fit.theta
-        log_density, log_depth, log_width = query.features
-        log_invariant = log_density + phi * log_depth + psi * log_width
-        return np.asarray(np.maximum(0.0, self._least_log_invariant - log_invariant - 1e-9))
-
-    def _measure_outside(self, query: Query) -> Floats:
-        """The distance outside the fitted depths and widths, in ln; 0 within, (n,)."""
-        distance = np.zeros(len(query.network))
-        _, log_depth, log_width = query.features
-        for values, centre, sizes in (
-            (log_depth, self.centre[0], [network.depth for network in self.networks]),
-            (log_width, self.centre[1], [network.width for network in self.networks]),
-        ):
-            fitted = np.log(np.array(sizes) / centre)
-            distance += np.maximum(0.0, fitted.min() - values - 1e-9)
-            distance += np.maximum(0.0, values - fitted.max() - 1e-9)
-        return distance
 
     def _measure_between(self) -> float:
         """The distance of a network from the law fitted to the others: root mean square of ln
@@ -334,61 +286,6 @@ class PruningLaw(Document):
         return (
             "extrapolated: fitted on its denser points, the law missed the sparser ones by "
             f"{self.back_test.mean_absolute:.0%} and was {abs(self.back_test.bias):.0%} too {side}"
-        )
-
-    def _refuse(self, density: Floats, features: Floats, beyond: Floats, outside: Floats) -> None:
-        """Raise `InsufficientPointsError` where a point is too far from the fitted ones."""
-        if (outside > 0).any() and len(self.networks) < 3:
-            raise InsufficientPointsError(
-                f"fitted networks: {len(self.networks)}, too few to predict sizes outside theirs; "
-                f"{3 - len(self.networks)} more would do"
-            )
-        _, log_depth, log_width = features
-        for name, values, sizes in (
-            ("depth", log_depth, {network.depth for network in self.networks}),
-            ("width", log_width, {network.width for network in self.networks}),
-        ):
-            if len(sizes) == 1 and (np.abs(values) > 1e-6).any():
-                raise InsufficientPointsError(
-                    f"all fitted networks have {name} {min(sizes):g}, so the law does not predict "
-                    f"another; 1 more, of another {name}, would do"
-                )
-        if not (beyond > 0).any():
-            return
-        furthest = float(density[np.argmax(beyond)])
-        rises = [point.error / self.networks[point.network].unpruned_error for point in self.points]
-        if max(rises) < RISE:
-            raise InsufficientPointsError(
-                f"density {furthest:.3g} is beyond what was measured, and no measured error "
-                f"reaches {RISE:g} times the unpruned error (the highest is {max(rises):.2f} "
-                f"times): {self._describe_points_needed()}"
-            )
-        if self.back_test is None:
-            raise InsufficientPointsError(
-                f"density {furthest:.3g} is beyond what was measured; {self.warnings[-1]}"
-            )
-
-    def _describe_points_needed(self) -> str:
-        """The further points, each at ROUND of the density before, that would reach the rise.
-
-        The clause ends a refusal.
-        """
-        network = min(self.networks, key=lambda network: network.sparsest)
-        needed = float(
-            invert_pruned_error(
-                error=RISE * network.unpruned_error,
-                unpruned=network.unpruned_error,
-                gamma=self.gamma,
-                p=self._locate_threshold(np.array(network.depth), np.array(network.width)),
-                plateau=self.plateau,
-            )
-        )
-        if not 0 < needed < network.sparsest:
-            return "prune further, until one does"
-        rounds = math.ceil(math.log(needed / network.sparsest) / math.log(ROUND))
-        return (
-            f"about {rounds} more points, each with {ROUND:g} of the density before (to "
-            f"{needed:.2g}), would do"
         )
 
 

@@ -109,7 +109,7 @@ class SparseLaw(PlainLaw):
         data: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> tuple[Forecast, ...]:
         """Losses with bands; extrapolations outside the fitted densities, sizes or amounts."""
         features = self._build_features(density, parameters, data)
@@ -122,7 +122,7 @@ class SparseLaw(PlainLaw):
         data: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: BandTarget = "mean",
+        of: BandTarget = "run",
     ) -> Estimate | tuple[Estimate, ...]:
         """The loss at a density of a network of `parameters` when dense, with its band.
 

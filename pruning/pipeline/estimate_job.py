@@ -27,6 +27,7 @@ from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import choose_normalisation, describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.types import Architecture, Shape
+from pruning.verdict.modelled_shifts import list_shift_warnings
 
 
 def estimate_job(
@@ -79,6 +80,7 @@ def estimate_job(
     )
     warnings = [
         *list_warnings(recipe),
+        *list_shift_warnings(recipe),
         *_list_model_warnings(spec, model, dataset),
         *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
     ]

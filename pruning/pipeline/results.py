@@ -43,6 +43,7 @@ from pruning.types import Masks
 from pruning.verdict.decision import decide
 from pruning.verdict.gates import check_gates
 from pruning.verdict.joint import state_jointly
+from pruning.verdict.modelled_shifts import list_shift_warnings
 from pruning.verdict.recommendation import References, recommend
 from pruning.verdict.shift_guidelines import apply_guideline
 
@@ -106,7 +107,7 @@ class Results:
         recommendation = decide(
             recommendation, checkpoints, held, gates.confidence, partial=partial
         )
-        warnings = list(pipeline.ledger.warnings)
+        warnings = [*pipeline.ledger.warnings, *list_shift_warnings(recipe)]
         if references.retraining_harms:
             warnings.append(references.warning())
         return Report(

@@ -20,9 +20,8 @@ PARTIAL = (
     "that have measured."
 )
 CLOSING = (
-    "Members and answers are measured on the test images; the law has seen those of the members, "
-    "the answers are "
-    "trained under a seed of their own."
+    "The law is fitted to the members' validation images where they are enough; answers are "
+    "trained under a seed of their own and measured on the test images."
 )
 OTHER_HALF = "missed error of the other half"
 SIGMA = "missed error, standard deviation"
@@ -48,17 +47,17 @@ class AnswerRow:
 
 
 def describe_outcome(answer: FamilyAnswer) -> Outcome:
-    """Return how an answer stands: `not proven` where its error is above the tolerated one by less
-    than the interval allows for.
+    """Return how an answer stands: `not proven` where it measured at most the tolerated error, and
+    its test images leave more than that possible.
     """
     if answer.refused:
         return "refused"
     if answer.measured is None:
         return "failed" if answer.status in ("failed", "cancelled") else "open"
-    low = answer.measured.value if answer.measured.low is None else answer.measured.low
-    if answer.measured.value <= answer.max_error:
-        return "kept"
-    return "exceeded" if low > answer.max_error else "not proven"
+    if answer.measured.value > answer.max_error:
+        return "exceeded"
+    # Reports of earlier versions have no outcome: what they measured is not proven.
+    return "kept" if answer.outcome == "passed" else "not proven"
 
 
 def list_answers(report: FamilyReport) -> tuple[AnswerRow, ...]:
@@ -90,11 +89,14 @@ def _describe_answer(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
 def _describe_outcome_in_words(answer: FamilyAnswer, outcome: Outcome) -> str:
     match outcome:
         case "kept":
-            return "at most the tolerated error"
+            return "proven to be at most the tolerated error"
         case "not proven":
-            return "above the tolerated error, by less than the interval"
+            text = "at most the tolerated error, not proven"
+            if answer.needed is None:
+                return text
+            return f"{text}: {wording.count(answer.needed)} test images would decide"
         case "exceeded":
-            return "proven above the tolerated error"
+            return "above the tolerated error"
         case "refused":
             return "no network"
         case "failed":
@@ -165,7 +167,7 @@ def _choose_headline(report: FamilyReport) -> tuple[str, Tone]:
     outcomes = {row.outcome for row in rows}
     if recommended is not None:
         return _describe_recommended(
-            recommended, settled=not report.partial and "exceeded" not in outcomes
+            recommended, settled=not report.partial and outcomes <= {"kept"}
         )
     if report.partial:
         members = wording.count_of(len(report.members), "member")
@@ -188,7 +190,8 @@ def _describe_recommended(row: AnswerRow, *, settled: bool) -> tuple[str, Tone]:
     tolerated = _format_tolerated(row.answer)
     if row.outcome != "kept" and row.answer.measured is not None:
         measured = wording.percent(row.answer.measured.value, DIGITS)
-        return f"error of {measured} with {row.kept} parameters, {tolerated} tolerated", "open"
+        text = f"error of {measured} measured with {row.kept} parameters, {tolerated} tolerated"
+        return f"{text}, not proven", "open"
     return f"error ≤ {tolerated} with {row.kept} parameters", "good" if settled else "open"
 
 

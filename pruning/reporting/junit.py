@@ -65,8 +65,8 @@ def render_family(report: FamilyReport) -> str:
     """Return one `testsuite`: a case for each answer, one for each member or law that failed, and
     one that fails where not all members have ended.
 
-    An answer fails where the test images prove more than the tolerated error, or the law names no
-    network.
+    An answer fails where it measured above the tolerated error, or the law names no network. It is
+    skipped, with the type `undecided`, where the test images do not prove its error.
     """
     suite = _create_suite(
         report.job_id,
@@ -94,6 +94,9 @@ def render_family(report: FamilyReport) -> str:
         if row.outcome in ("exceeded", "refused"):
             message = row.answer.refused or row.verdict
             _add_outcome(case, "failure", code=row.outcome, message=message, text=text)
+        elif row.outcome == "not proven":
+            skipped = ET.SubElement(case, "skipped", type="undecided", message=_clean(row.verdict))
+            skipped.text = _clean(text)
         elif row.outcome in ("open", "failed"):
             ET.SubElement(case, "skipped", message=_clean(row.verdict)).text = _clean(text)
         else:

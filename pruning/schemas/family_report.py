@@ -22,6 +22,10 @@ MemberStatus = Literal[
 ]
 
 
+ErrorOutcome = Literal["passed", "failed", "undecided"]
+"""The standing of an error to the tolerated one."""
+
+
 class MemberRow(Document):
     """A member: a job of its own, and the curve it measured."""
 
@@ -84,6 +88,8 @@ class MeasuredNetwork(Document):
     """The parameters that remain."""
     error: float
     """The error on the test images."""
+    high: float | None = None
+    """The upper limit of that error, one-sided at 95 %."""
 
 
 class FamilyAnswer(Document):
@@ -114,10 +120,17 @@ class FamilyAnswer(Document):
     within_band: bool | None = None
     meets: bool | None = None
     """Whether the measured error is at most the tolerated one."""
+    outcome: ErrorOutcome | None = None
+    """`passed`: the test images prove an error of at most the tolerated one, at 95 % for all
+    answers together; `failed`: it measured above; `undecided`: at most that, but not proven. `null`
+    where nothing was measured.
+    """
+    needed: int | None = None
+    """The test images in all that would prove it with a probability of 80 %, where undecided."""
     checkpoint: str | None = None
     smallest_run: MeasuredNetwork | None = None
-    """The fewest parameters at a measured error of at most the tolerated one, among all that was
-    run at all its densities: the luckiest of many on the same test images.
+    """The fewest parameters with an error proven to be at most the tolerated one, among all that
+    was run at all its densities, at 95 % for all of them together.
     """
 
 
@@ -127,6 +140,27 @@ class FamilyRecommendation(Document):
     job: str | None
     checkpoint: str | None
     reason: str
+    verdict: Literal["ship", "undecided", "do_not_ship"] | None = None
+    """`null` in reports of earlier versions."""
+
+
+class FamilyGate(Document):
+    """A tolerated error held against the network that was trained for it."""
+
+    name: Literal["max_error"] = "max_error"
+    outcome: ErrorOutcome
+    passed: bool
+    limit: float
+    value: float | None = None
+    low: float | None = None
+    """The lower limit of the error, one-sided at 95 %."""
+    high: float | None = None
+    """The upper limit of the error, one-sided at 95 %."""
+    needed: int | None = None
+    """The test images in all that would prove it with a probability of 80 %."""
+    job: str | None = None
+    checkpoint: str | None = None
+    message: str
 
 
 class FamilyReport(Document):
@@ -148,7 +182,8 @@ class FamilyReport(Document):
     answers: tuple[FamilyAnswer, ...]
     sections: dict[str, Section]
     recommendation: FamilyRecommendation
-    gates: tuple[()] = ()
+    gates: tuple[FamilyGate, ...] = ()
+    """One for each answer that was refused or trained."""
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from secateur.client import Client
 
 app = typer.Typer()
 SHARES = ("density", "sparsity", "unpruned_error")
+BANDS = {"run": "one more run under another seed", "curve": "the mean of many runs"}
 COLUMNS = (
     "depth",
     "width",
@@ -21,6 +22,7 @@ COLUMNS = (
     "sparsity",
     "parameters",
     "error",
+    "law",
     "remark",
 )
 
@@ -41,6 +43,10 @@ def predict(
     confidence: Annotated[
         float, typer.Option(min=0.5, max=1, help="The confidence of the bands.")
     ] = 0.9,
+    of: Annotated[
+        Literal["run", "curve"],
+        typer.Option(help="What the bands are of: one more run, or the mean of many."),
+    ] = "run",
     depth: Annotated[
         float | None, typer.Option(help="For a family: only networks of this depth.")
     ] = None,
@@ -61,6 +67,7 @@ def predict(
             max_error=max_error,
             criterion=criterion,
             confidence=confidence,
+            of=of,
             depth=depth,
             width=width,
         )
@@ -80,6 +87,7 @@ def predict(
         ],
         ([_cell(name, row) for name in columns] for row in rows),
     )
+    tell(f"bands are of {BANDS[of]}")
     law = answer.get("law") or {}
     if law.get("sigma") is not None:
         tell(

@@ -145,18 +145,19 @@ def report(
     return (yield from call(request)).content
 
 
-def predict(
+def predict(  # noqa: PLR0913 - the fields of a question, by keyword
     job_id: str,
     *,
     densities: Sequence[float] | None = None,
     max_error: float | None = None,
     criterion: str | None = None,
     confidence: float = 0.9,
+    of: Literal["run", "curve"] = "run",
     depth: float | None = None,
     width: float | None = None,
 ) -> Flow[dict[str, Any]]:
     """Return the predictions of the job's scaling law: errors at `densities`, or the smallest
-    density for `max_error`, with bands.
+    density for `max_error`, with bands of one more run, or of the curve, the mean of many runs.
 
     A family's law predicts for all its networks, or for those of that `depth` and `width`.
     """
@@ -165,6 +166,7 @@ def predict(
         "max_error": max_error,
         "criterion": criterion,
         "confidence": confidence,
+        "of": of,
         "depth": depth,
         "width": width,
     }

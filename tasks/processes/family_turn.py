@@ -47,7 +47,9 @@ def run_turn(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     if state.finished and state.law is None:
         failure = state.refusal or InsufficientPointsError("no member was measured")
     report = build_report(state, job["id"], job["spec"], job["dataset"]["name"], failure=failure)
-    pipe.summary({"recommendation": report.recommendation.model_dump(mode="json"), "gates": []})
+    gates = [gate.model_dump(mode="json") for gate in report.gates]
+    recommendation = report.recommendation.model_dump(mode="json")
+    pipe.summary({"recommendation": recommendation, "gates": gates})
     (folder / "files").mkdir(exist_ok=True)
     write_report(report, folder / "files", pipe.file)
     _save_stage(folder, REPORTED, sum(run.ended for run in runs), pipe)

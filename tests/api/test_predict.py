@@ -12,6 +12,8 @@ from sqlalchemy import update
 from api.forecasts import REPORTS_READ
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
+from pruning.laws.pair import Interpolation, pair_laws
+from pruning.laws.selection import compare_density_laws
 from tasks.store.tables import FamilyMember, Job
 from tests.support import family_world
 from tests.support.api_world import SPEC, World, fault
@@ -29,7 +31,12 @@ def law(noise: float = 0.02, fewest: int = 15) -> DensityLaw:
     )
 
 
-def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
+def job(
+    world: World,
+    laws: dict[str, DensityLaw],
+    interpolation: Interpolation | None = None,
+    **report: Any,
+) -> str:
     id = world.job("succeeded")
     section = {
         "notes": [],
@@ -38,6 +45,11 @@ def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
                 name: {
                     "criterion": {"name": name, "params": {}},
                     "law": fitted.model_dump(mode="json"),
+                    **(
+                        {}
+                        if interpolation is None
+                        else {"interpolation": interpolation.model_dump()}
+                    ),
                 }
                 for name, fitted in laws.items()
             }
@@ -65,6 +77,45 @@ def test_densities_get_errors_with_bands(world: World) -> None:
     )
     assert (inside["extrapolated"], outside["extrapolated"]) == (False, True)
     assert outside["remark"].startswith("extrapolated")
+
+
+def test_bands_are_of_one_more_run_unless_the_curve_is_asked_for(world: World) -> None:
+    fitted = law()
+    id = job(world, {"magnitude": fitted})
+    for asked, of in (({}, "run"), ({"of": "run"}, "run"), ({"of": "curve"}, "curve")):
+        body = world.client.post(
+            f"/v1/jobs/{id}/predict", json={"densities": [0.3], **asked}
+        ).json()
+        assert body["of"] == of
+        (row,) = body["predictions"]
+        assert row["law"] == "pruning"
+        assert row["error"] == pytest.approx(
+            fitted.predict(0.3, of="run" if of == "run" else "curve").model_dump(exclude={"unit"})
+        )
+    refused = world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.2, "of": "mean"})
+    assert refused.status_code == 422
+
+
+def test_the_law_that_predicts_left_out_densities_better_answers_between_them(
+    world: World,
+) -> None:
+    errors = 0.10 + 0.0005 * DENSITIES**-1.3
+    fitted = fit_density_law(DENSITIES, errors, 0.08, classes=10)
+    selection, laws = compare_density_laws(DENSITIES, errors, 0.08, classes=10, law=fitted)
+    pair = pair_laws(fitted, selection, laws)
+    assert pair.interpolation is not None
+    name = pair.interpolation.name
+    id = job(world, {"magnitude": fitted}, pair.interpolation)
+    body = world.client.post(
+        f"/v1/jobs/{id}/predict", json={"densities": [1.0, 0.15, DENSITIES[-1], 0.02]}
+    ).json()
+    assert [row["law"] for row in body["predictions"]] == [name, name, name, "pruning"]
+    assert body["predictions"][1]["error"] == pytest.approx(
+        pair.interpolation.law.predict(0.15).model_dump(exclude={"unit"})
+    )
+    answers = world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}).json()
+    (answer,) = answers["predictions"]
+    assert (answer["law"], answer["density"]) == (name, pytest.approx(pair.density_for(0.12)))
 
 
 def test_an_error_gets_the_smallest_density(world: World) -> None:

@@ -77,6 +77,7 @@ def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
         "12.00 % [11.00, 13.00] (extrapolated)",
         "sparser than any point",
         "insufficient_points: run 3 more",
+        "bands are of one more run",
         "one run scatters by 1.40 %",
         "warning: few points",
     ):
@@ -85,6 +86,7 @@ def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
     assert finished.seen(f"POST {JOB}/predict")[-1].json == {
         "densities": [0.1, 0.01],
         "confidence": 0.9,
+        "of": "run",
         "depth": 2.0,
         "width": 16.0,
     }

@@ -215,11 +215,17 @@ def test_a_family_is_asked_for_one_network(service: Imitation, client: Client) -
     assert service.calls[0].json == {
         "densities": [0.1, 0.05],
         "confidence": 0.9,
+        "of": "run",
         "depth": 2,
         "width": 16,
     }
     client.jobs.predict("job_12345678", max_error=0.2, criterion="snip")
-    assert service.calls[1].json == {"max_error": 0.2, "criterion": "snip", "confidence": 0.9}
+    assert service.calls[1].json == {
+        "max_error": 0.2,
+        "criterion": "snip",
+        "confidence": 0.9,
+        "of": "run",
+    }
 
 
 def test_results_of_a_family_name_the_job_of_every_checkpoint(

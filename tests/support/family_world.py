@@ -75,6 +75,8 @@ class World:
     gamma: float = 0.6
     p: float = 0.15
     plateau: float = 0.9
+    val_images: int = 0
+    """Validation images, whose errors have noise of their own; 0 as in members of old versions."""
 
     def unpruned(self, size: Size, fraction: float) -> float:
         """The unpruned error without noise."""
@@ -110,6 +112,14 @@ class World:
         errors = np.minimum(
             law * np.exp(self.noise * random.standard_normal(len(kept))), self.plateau
         )
+        validation: dict[str, Any] = {}
+        if self.val_images:
+            own = np.exp(self.noise * random.standard_normal(len(kept) + 1))
+            validation = {
+                "unpruned_val_error": unpruned * float(own[0]),
+                "val_errors": tuple(float(e) for e in np.minimum(law * own[1:], self.plateau)),
+                "val_images": self.val_images,
+            }
         last, half = float(errors[-1]), 1.96 * float(np.sqrt(errors[-1] * (1 - errors[-1]) / TEST))
         return Run(
             job=job,
@@ -124,6 +134,7 @@ class World:
                 classes=CLASSES,
                 parameters=size.parameters,
                 prunable=size.prunable,
+                **validation,
                 final={
                     "id": f"magnitude-{1 - kept[-1]:.4g}",
                     "density": kept[-1],

@@ -80,6 +80,25 @@ def read_rewound(network: str) -> Published:
     )
 
 
+def read_rewound_trials(network: str) -> list[Published]:
+    """Read the single runs behind `read_rewound`, each beside the mean unpruned error."""
+    runs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in read_table("imp-renda2020.csv"):
+        if (row["network"], row["is_iterative"], row["retrain_method"], row["retrain_time"]) == (
+            network,
+            "True",
+            "lottery",
+            "170.0",
+        ):
+            runs[row["trial"]].append((float(row["density"]), 1 - float(row["test_acc"])))
+    unpruned = read_rewound(network).unpruned
+    curves = []
+    for points in runs.values():
+        density, error = np.array(sorted(points, reverse=True)).T
+        curves.append(Published(density, error, unpruned))
+    return curves
+
+
 def list_risen() -> list[Published]:
     """The iteratively pruned curves of Renda et al. whose error reaches 1.5 times the unpruned one,
     however they were retrained.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pruning.family.halves import predict_other_half
 from pruning.family.measurements import (
     fit_family_law,
     fit_unpruned_plane,
     gather_measurements,
-    predict_other_half,
 )
 from pruning.family.sections import build_sections
 from pruning.family.turn import take_turn
+from pruning.laws.seeds import SeedEffect
 from tests.support import family_world as world
 
 
@@ -177,8 +178,8 @@ def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
 
 def test_the_seed_deviation_is_pooled_from_many_trials() -> None:
     few = world.live(world.spec(confirm=False))
-    assert few.points is not None
-    assert few.points.seed_sd == 0.034
+    assert few.law is not None
+    assert few.law.seed_effect == SeedEffect(sd=0.034, degrees_of_freedom=None)
     many = world.live(
         world.spec(
             confirm=False, members={"depths": [1, 2, 3], "widths": [8, 16, 32], "seeds": [0, 1, 2]}
@@ -186,7 +187,9 @@ def test_the_seed_deviation_is_pooled_from_many_trials() -> None:
         world.World(unpruned_noise=0.2),
     )
     assert many.points is not None
-    assert many.points.seed_sd == pytest.approx(0.2, rel=0.4)
+    assert many.law is not None
+    assert many.law.seed_effect.degrees_of_freedom == 18
+    assert many.law.seed_effect.sd == pytest.approx(0.2, rel=0.4)
     assert many.points.count_trials((1, 8, 1.0)) == 3
 
 

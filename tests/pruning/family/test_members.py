@@ -163,13 +163,13 @@ def test_networks_that_cannot_be_built_are_refused(
 
 def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
     def network(error: float) -> dict[str, Any]:
-        return {"error": {"value": error}}
+        return {"error": {"value": error}, "val_error": {"value": error / 2}}
 
     criterion = {"name": "magnitude", "params": {}}
     report: dict[str, Any] = {
         "baseline": network(0.2),
         "control": {**network(0.1), "retrain_epochs": 3},
-        "data": {"fit": 90, "test": 50, "classes": ["a", "b"]},
+        "data": {"fit": 90, "test": 50, "val": 10, "classes": ["a", "b"]},
         "model": {"parameters": 20, "prunable": 15},
         "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
         "rounds": [
@@ -192,6 +192,8 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
         2,
         {"id": "c", "error": {"value": 0.3}, "parameters": 9, "density": 0.25},
     )
+    assert curve.unpruned_val_error == pytest.approx(0.075)
+    assert (curve.val_errors, curve.val_images) == ((0.1, 0.15), 10)
     report["control"]["retrain_epochs"] = 0
     again = read_member_curve(report)
     assert again is not None

@@ -13,6 +13,8 @@ from scipy.optimize import approx_fprime
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.broken import BrokenForm, BrokenLaw, fit_broken_law
 from pruning.laws.dense import DenseForm, DenseLaw, fit_dense_law
+from pruning.laws.density import fit_density_law
+from pruning.laws.pair import pair_laws, read_law_pair
 from pruning.laws.selection import compare_density_laws, rank_laws
 from pruning.laws.sparse import SparseForm, SparseLaw, fit_sparse_law
 from pruning.laws.stored import read_law
@@ -93,6 +95,27 @@ def test_a_challenger_wins_where_the_pruning_law_is_wrong() -> None:
     error = 0.10 + 0.0005 * D**-1.3  # rises at once to far above the unpruned error of 0.08
     selection, _ = compare_density_laws(D, error, 0.08)
     assert selection.best in ("power", "broken")
+
+
+def test_the_pair_answers_by_the_better_law_between_the_densities_and_agrees_with_itself() -> None:
+    errors = 0.10 + 0.0005 * D**-1.3
+    law = fit_density_law(D, errors, 0.08, classes=10)
+    pair = pair_laws(law, *compare_density_laws(D, errors, 0.08, classes=10, law=law))
+    assert pair.interpolation is not None
+    for density in (0.5, 0.1, 0.03):
+        (forecast,) = pair.forecasts([density], confidence=0.9)
+        assert pair.density_for(forecast.error.value) == pytest.approx(density, rel=1e-6)
+        assert forecast.law == pair.interpolation.name
+    assert pair.density_for(0.0801) == 1.0
+    beyond = pair.density_for(0.35)
+    assert beyond < D[-1]
+    assert pair.forecasts([beyond], confidence=0.9)[0].law == "pruning"
+    assert pair.density_for(float(errors[-1]) * 1.0001) <= D[-1] * 1.0001
+    again = read_law_pair(pair.model_dump(mode="json"))
+    assert again == pair
+    assert read_law_pair({"law": law.model_dump(mode="json")}).interpolation is None
+    with pytest.raises(UnreachableError):
+        pair.density_for(0.07)
 
 
 def test_challengers_with_too_few_points_are_named() -> None:
@@ -249,7 +272,8 @@ def test_bands_of_the_dense_law_cover(seeds: int) -> None:
     m, n, true = dense_grid()
     held: list[bool] = []
     for seed in range(seeds):
-        bands = fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10).predict(m, n)
+        law = fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10)
+        bands = law.predict(m, n, of="curve")
         held += list_hits(bands, true)
     assert 0.82 <= float(np.mean(held)) <= 0.96
 
@@ -271,7 +295,7 @@ def test_they_survive_json(law: Any, cls: Any) -> None:
     assert len(again.covariance) == len(again.fit.free)
     where = (0.5,) if cls is BrokenLaw else (0.5, 4.0, 3.0) if cls is SparseLaw else (5e5, 2e4)
     assert again.predict(*where) == made.predict(*where)
-    mean, run = (made.predict(*where, of=of) for of in ("mean", "run"))
+    mean, run = (made.predict(*where, of=of) for of in ("curve", "run"))
     assert run.high - run.low >= mean.high - mean.low > 0
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError
 from pruning.laws.density import fit_density_law
-from tests.support.law_cases import fit_single
+from tests.support.law_cases import compute_truth, fit_single
 
 GOOD = (0.5, 0.2, 0.1, 0.05, 0.02)
 RISING = (0.081, 0.09, 0.12, 0.18, 0.3)
@@ -34,7 +35,7 @@ RISING = (0.081, 0.09, 0.12, 0.18, 0.3)
             "no error is above the unpruned one",
         ),
         (GOOD, (*RISING[:4], 1.5), 0.08, {}, CurveError, "error 1.5 at point 4 is above chance, 1"),
-        (GOOD, (*RISING[:4], 0.95), 0.08, {"classes": 2}, CurveError, "above chance, 0.5"),
+        (GOOD, (*RISING[:3], 0.9, 0.95), 0.08, {"classes": 2}, CurveError, "above chance, 0.5"),
         (
             GOOD,
             RISING,
@@ -97,6 +98,11 @@ def test_refusals(
 @pytest.mark.parametrize(
     ("error", "options", "warning"),
     [
+        (
+            (*RISING[:4], 0.95),
+            {"classes": 2},
+            "1 of 5 points left out: an error of 0.95 at density 0.02 is above chance, 0.5",
+        ),
         ((0.075, *RISING[1:]), {}, "1 of 5 errors are below the unpruned error, by up to 6.2%"),
         ((0.10, 0.085, *RISING[2:]), {}, "not monotone: it falls by 15.0% from density 0.5 to 0.2"),
         (
@@ -121,6 +127,31 @@ def test_refusals(
 def test_warnings(error: tuple[float, ...], options: dict[str, object], warning: str) -> None:
     law = fit_density_law(GOOD, error, 0.08, **options)  # type: ignore[arg-type]
     assert any(warning in message for message in law.warnings), law.warnings
+
+
+def test_one_odd_point_leaves_the_law_of_the_others() -> None:
+    density = 0.8 ** np.arange(1.0, 15)
+    errors = compute_truth(density)
+    odd = errors.copy()
+    odd[9] = 0.995
+    law = fit_density_law(density, odd, 0.08, classes=10)
+    others = fit_density_law(np.delete(density, 9), np.delete(errors, 9), 0.08, classes=10)
+    assert law.fit == others.fit
+    assert len(law.points) == 13
+
+
+def test_a_law_whose_exponent_is_at_a_limit_stays_within_what_was_measured() -> None:
+    """A jump at the last density: gamma ends at its upper limit, where the law would extrapolate
+    a step that the points do not determine.
+    """
+    density = 0.8 ** np.arange(1.0, 11)
+    errors = np.array([0.0801] * 8 + [0.084, 0.17])
+    law = fit_density_law(density, errors, 0.08, classes=10)
+    assert 0 not in law.fit.free
+    assert law.predict(float(density[-1])).value > 0.08
+    for ask in (lambda: law.predict(0.9 * density[-1]), lambda: law.density_for(0.3)):
+        with pytest.raises(InsufficientPointsError, match="gamma ended at a limit of the fit"):
+            ask()
 
 
 @pytest.mark.parametrize(

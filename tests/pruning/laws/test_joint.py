@@ -114,7 +114,11 @@ def coverage(
         )
         law = measured.fit(images=images, **options)
         bands = law.predict(
-            measured.depth, measured.width, measured.density, measured.unpruned_measured
+            measured.depth,
+            measured.width,
+            measured.density,
+            measured.unpruned_measured,
+            of="curve",
         )
         fitted += list_hits(bands, measured.true)
         unpruned, density = compute_unpruned(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
@@ -125,6 +129,7 @@ def coverage(
             1.41,
             density,
             measured_error if images is None else rng.binomial(images, measured_error) / images,
+            of="curve",
         )
         fresh += list_hits(bands, true)
     return float(np.mean(fitted)), float(np.mean(fresh))
@@ -164,7 +169,7 @@ def test_a_stored_law_of_an_earlier_version_still_predicts() -> None:
     law = simulate_family(0).fit(refits=50)
     document = law.model_dump(mode="json")
     del document["fit"]["unpruned_sds"]
-    for of in ("mean", "run"):
+    for of in ("curve", "run"):
         assert JointLaw.model_validate(document).predict(
             14, 1, [0.3, 0.1], simulate_family(0).unpruned_measured[40], of=of
         ) == law.predict(14, 1, [0.3, 0.1], simulate_family(0).unpruned_measured[40], of=of)
@@ -208,7 +213,7 @@ def test_one_more_network_among_few_that_differ_from_the_law(
         law = fit_joint_law(*columns, classes=10, network=network)
         unpruned, errors = curve(*new)
         runs = law.predict(*new, density, unpruned, of="run")
-        curves = law.predict(*new, density, unpruned, of="mean")
+        curves = law.predict(*new, density, unpruned, of="curve")
         hits += list_hits(runs, errors)
         assert isinstance(runs, tuple)
         assert isinstance(curves, tuple)
@@ -286,11 +291,13 @@ def test_other_sizes() -> None:
 
 def test_a_certain_unpruned_error_narrows_the_band() -> None:
     law = simulate_family(0).fit(refits=0)
-    exact, default = (law.predict(20, 1, 0.5, 0.12, unpruned_sd=sd) for sd in (0.0, None))
+    exact, default = (
+        law.predict(20, 1, 0.5, 0.12, unpruned_sd=sd, of="curve") for sd in (0.0, None)
+    )
     assert default.low < exact.low < exact.high < default.high  # type: ignore[union-attr, operator]
 
 
-@pytest.mark.parametrize("of", ["mean", "run"])
+@pytest.mark.parametrize("of", ["curve", "run"])
 def test_a_guessed_unpruned_error_widens_the_band_of_a_network_that_was_not_fitted(of: Any) -> None:
     law = simulate_family(3).fit()
     sure, unsure = (law.predict(17, 1.2, 0.3, 0.1, of=of, unpruned_sd=sd) for sd in (0.0, 0.3))

@@ -1,0 +1,135 @@
+"""Whether test images prove an error to be at most the tolerated one: exact one-sided tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from scipy.special import bdtr, betaincinv
+
+from pruning import wording
+from pruning.measurement.paired import adjust_holm
+from pruning.schemas.family_report import FamilyAnswer, FamilyGate
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST_IMAGES = 10**9
+"""More images than this are told as none: no dataset decides."""
+
+
+def p_value_at_most(error: float, images: int, limit: float) -> float:
+    """The p-value against "the error is above `limit`": P(X <= wrong), X binomial of `images`
+    trials at `limit`.
+
+    Errors of an image between 0 and 1, as of segmentation, have a smaller variance than that.
+
+    >>> round(p_value_at_most(0.08, 1000, 0.1), 4)
+    0.0183
+    """
+    return float(bdtr(round(error * images), images, limit))
+
+
+def limit_error(error: float, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The lower and the upper limit of an error, each one-sided, by Clopper and Pearson.
+
+    >>> [round(limit, 4) for limit in limit_error(0.1, 1000)]
+    [0.0847, 0.1171]
+    """
+    wrong = round(error * images)
+    low = 0.0 if wrong == 0 else float(betaincinv(wrong, images - wrong + 1, 1 - confidence))
+    high = 1.0
+    if wrong < images:
+        high = float(betaincinv(wrong + 1, images - wrong, confidence))
+    return low, high
+
+
+def judge_answers(answers: Sequence[FamilyAnswer]) -> tuple[FamilyAnswer, ...]:
+    """Judge the measured answers together: `passed` where the test images prove an error of at most
+    the tolerated one, with Holm's adjustment, `failed` where it measured above it, else
+    `undecided`.
+    """
+    measured = [answer for answer in answers if answer.measured is not None]
+    p_values = adjust_holm(
+        [
+            p_value_at_most(answer.measured.value, answer.measured.n or 1, answer.max_error)
+            for answer in measured
+            if answer.measured is not None
+        ]
+    )
+    adjusted = {answer.max_error: p for answer, p in zip(measured, p_values, strict=True)}
+    return tuple(_judge_answer(answer, adjusted.get(answer.max_error, 1.0)) for answer in answers)
+
+
+def _judge_answer(answer: FamilyAnswer, p_value: float) -> FamilyAnswer:
+    if answer.measured is None:
+        return answer
+    error = answer.measured.value
+    if error > answer.max_error:
+        return answer.model_copy(update={"outcome": "failed"})
+    if p_value <= 1 - CONFIDENCE:
+        return answer.model_copy(update={"outcome": "passed"})
+    needed = count_needed_images(error, answer.max_error)
+    return answer.model_copy(update={"outcome": "undecided", "needed": needed})
+
+
+def build_gates(answers: Sequence[FamilyAnswer]) -> tuple[FamilyGate, ...]:
+    """Build a gate for each answer that has an outcome, has none though it was trained, or was
+    refused; one that is not trained, as the spec asks or without need, has none.
+    """
+    return tuple(
+        _build_gate(answer) for answer in answers if answer.refused or answer.job is not None
+    )
+
+
+def _build_gate(answer: FamilyAnswer) -> FamilyGate:
+    tolerated = wording.percent(answer.max_error, 2)
+    if answer.refused:
+        return FamilyGate(
+            outcome="failed", passed=False, limit=answer.max_error, message=answer.refused
+        )
+    if answer.measured is None or answer.outcome is None:
+        return FamilyGate(
+            outcome="undecided",
+            passed=False,
+            limit=answer.max_error,
+            job=answer.job,
+            message=f"{tolerated} tolerated; nothing measured yet: job {answer.status}",
+        )
+    low, high = limit_error(answer.measured.value, answer.measured.n or 1)
+    text = f"{wording.percent(answer.measured.value, 2)} measured, {tolerated} tolerated"
+    if answer.outcome == "passed":
+        text += f"; at most {wording.percent(high, 2)} at one-sided 95 %"
+    elif answer.outcome == "undecided":
+        text += f"; up to {wording.percent(high, 2)} is possible at one-sided 95 %"
+        if answer.needed is not None:
+            text += f", {wording.count(answer.needed)} test images would decide"
+    return FamilyGate(
+        outcome=answer.outcome,
+        passed=answer.outcome == "passed",
+        limit=answer.max_error,
+        value=answer.measured.value,
+        low=low,
+        high=high,
+        needed=answer.needed,
+        job=answer.job,
+        checkpoint=answer.checkpoint,
+        message=f"{text}.",
+    )
+
+
+def count_needed_images(error: float, limit: float) -> int | None:
+    """The number of test images in all that would prove such an error to be at most the limit,
+    with a probability of 80 %; None where none would.
+
+    n = ((z_0.95 sqrt(limit (1 - limit)) + z_0.8 sqrt(error (1 - error))) / (limit - error))^2.
+
+    >>> count_needed_images(0.09, 0.1)
+    5393
+    """
+    if error >= limit:
+        return None
+    normal = NormalDist()
+    z_confidence, z_power = normal.inv_cdf(CONFIDENCE), normal.inv_cdf(POWER)
+    spread = z_confidence * (limit * (1 - limit)) ** 0.5 + z_power * (error * (1 - error)) ** 0.5
+    needed = (spread / (limit - error)) ** 2
+    return None if needed > MOST_IMAGES else int(-(-needed // 1))
