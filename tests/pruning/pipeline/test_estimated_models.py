@@ -50,7 +50,7 @@ def test_an_upload_is_counted_with_what_its_file_says(tmp_path: Path) -> None:
     path = tmp_path / "x"
     info = {"architecture": "mlp", "kwargs": KWARGS, "classes": list("abcdefghij")}
     write_dense(path, state, **info, normalize=CONSTANTS)
-    payload = {"path": str(path), "architecture": None, "kwargs": {}}
+    payload: dict[str, Any] = {"path": str(path), "architecture": None, "kwargs": {}}
     answer = check_model(payload)
     assert (answer["architecture"], answer["classes"]) == ("mlp", info["classes"])
     assert answer["zeros"] == {"fc1.weight": 8 * 64}
