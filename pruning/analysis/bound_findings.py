@@ -35,7 +35,7 @@ NOTES = (
 PAPERS = ("code", "paper", "data-independent", "paper relative")
 """The forms of papers and their codes, which are not certified."""
 CHECKED = ("code", "paper")
-"""Those of them whose assumption about inputs is checked, where the method has one."""
+"""The forms whose assumption about inputs is checked, where the method has one."""
 
 
 def choose_headline_form(report: BoundReport) -> str:

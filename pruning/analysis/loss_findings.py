@@ -249,7 +249,7 @@ def find_all(targets: Sequence[RoundRecord], repeat: Repeat) -> dict[str, list[F
 
 
 def describe_tests(tables: Mapping[str, Sequence[Finding]], draws: int) -> list[str]:
-    """What the comparisons are tested over, and why some are not."""
+    """The notes on what the comparisons are tested over, and on why some are not tested."""
     pairs = [pair for table in tables.values() for finding in table for pair in finding.pairs]
     if not pairs:
         return []

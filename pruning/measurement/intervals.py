@@ -116,7 +116,7 @@ def skewed_mean_interval(
 
 
 def limit_mean(values: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-    """How far the mean may be below and above that of samples (..., n), n > 1.
+    """The distances that the mean may be below and above that of samples (..., n), n > 1.
 
     Hall's transformation takes the skewness out of Student's T = (mean - mu) / se:
     g(T) = T + a T^2 / 3 + a^2 T^3 / 27 + a / 6, a = skewness / sqrt(n), is symmetric but for terms

@@ -1,4 +1,4 @@
-"""What a criterion may know in a round of a job: drawn calibration images, and its randomness."""
+"""The evidence of a round of a job: its draw of calibration images, and its randomness."""
 
 from __future__ import annotations
 

@@ -154,11 +154,11 @@ def test_prunings_are_repeated_under_other_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_equal_settings_are_not_told_apart_by_their_draws() -> None:
+def test_equal_settings_are_not_called_different_by_their_draws() -> None:
     """Ten equal settings, each with draws of its own whose effect goes with the image's loss."""
     jobs, settings, draws, images = 25, 10, 5, 500
     rng = torch.Generator().manual_seed(0)
-    false_jobs = told_apart = seen = 0
+    false_jobs = called_different = seen = 0
     template = make_round("a")
     for _ in range(jobs):
         image = torch.randn(images, generator=rng).mul(1.5).exp()
@@ -172,7 +172,7 @@ def test_equal_settings_are_not_told_apart_by_their_draws() -> None:
         different = sum(pair.verdict in ("seen", "the opposite") for pair in pairs)
         false_jobs += different > 0
         one_draw = [compare_draws(a[:1], b[:1]).estimate for a, b in combinations(losses, 2)]
-        told_apart += sum(
+        called_different += sum(
             low > 0 or high < 0
             for low, high in ((row.low, row.high) for row in one_draw if row is not None)
             if low is not None and high is not None
@@ -181,9 +181,9 @@ def test_equal_settings_are_not_told_apart_by_their_draws() -> None:
             Pair(template, template, (losses[0] - 6, losses[1]), comparisons=45).verdict == "seen"
         )
     print(  # noqa: T201
-        f"equal settings told apart in {false_jobs} of {jobs} jobs; by images of one draw in "
-        f"{told_apart / jobs:.1f} of 45 pairs; a difference of the mean loss seen in {seen}"
+        f"equal settings called different in {false_jobs} of {jobs} jobs; by images of one draw in "
+        f"{called_different / jobs:.1f} of 45 pairs; a difference of the mean loss seen in {seen}"
     )
     assert false_jobs <= 4
-    assert told_apart / jobs > 25
+    assert called_different / jobs > 25
     assert seen >= 0.9 * jobs

@@ -19,6 +19,7 @@ from pruning.criteria.lm import LM
 from pruning.criteria.obd import OBD
 from pruning.criteria.qm import QM
 from pruning.errors import EvidenceError, ParameterError
+from pruning.evidence.calibration import draw_from_batches
 from pruning.evidence.criterion import AsksForCalibration, PredictsLossChange, ScoresInStages
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.local_models import CurvedLocality, Locality
@@ -27,7 +28,8 @@ from pruning.masks import apply_masks_, build_full_masks, count_kept, density, f
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
-from pruning.types import Masks, Scores
+from pruning.seeding import generator
+from pruning.types import Calibration, Masks, Scores
 from tests.support import cases
 
 NAMES = ("lm", "qm", "obd")
@@ -389,11 +391,10 @@ def test_through_the_library(name: str) -> None:
     scores = score(point.model, name, point.batches, **params)
     expected = criteria.create(name, params).score(point)
     assert all(torch.equal(scores[key], expected[key]) for key in expected)
-    few = score(point.model, name, point.batches, images=7)
-    images, labels = point.batches[1]
-    again = Evidence(point.model, batches=[point.batches[0], (images[:1], labels[:1])])
-    assert all(
-        torch.equal(few[key], value) for key, value in criteria.create(name).score(again).items()
-    )
+    with pytest.warns(UserWarning, match=f"{name} looks at 7 of 9 images"):
+        few = score(point.model, name, point.batches, images=7)
+    drawn = draw_from_batches(point.batches, Calibration(7), generator(0, "calibration"))
+    again = criteria.create(name).score(Evidence(point.model, batches=drawn))
+    assert all(torch.equal(few[key], value) for key, value in again.items())
     with pytest.raises(EvidenceError, match="needs data"):
         score(point.model, name, [])

@@ -96,10 +96,10 @@ def test_more_samples_of_the_fisher_have_less_noise(samples: int) -> None:
         return torch.cat([value.flatten() for value in diagonal.values()])
 
     truth = torch.cat([compute_exact(model, images, key).flatten() for key in names])
-    one = torch.stack([estimate(seed, 1) for seed in range(60)])
+    single = torch.stack([estimate(seed, 1) for seed in range(60)])
     many = torch.stack([estimate(seed, samples) for seed in range(60)])
     assert float((many.mean(0) - truth).abs().sum() / truth.sum()) < 0.3 / samples**0.5
-    ratio = float(one.var(0).sum() / many.var(0).sum())
+    ratio = float(single.var(0).sum() / many.var(0).sum())
     assert samples / 1.8 < ratio < samples * 1.8
 
 
