@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pruning import wording
 from pruning.analysis.job_record import RoundRecord
-from pruning.measurement.intervals import skewed_mean_interval
 from pruning.measurement.objective import LARGEST_LOSS
+from pruning.measurement.skewed_means import skewed_mean_interval
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.report import Estimate
 

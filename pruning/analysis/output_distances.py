@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.masks import PRUNABLE
-from pruning.measurement.intervals import skewed_mean_interval
 from pruning.measurement.objective import choose_answers, compare_answers
+from pruning.measurement.skewed_means import skewed_mean_interval
 from pruning.networks.layers import forward_hooks
 from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Estimate

@@ -12,7 +12,8 @@ from pydantic import Field
 from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import NoiseUnit, Reference, Shift, draw_positions, scale_noise
+from pruning.analysis.noise import NoiseUnit, scale_noise
+from pruning.analysis.shifts import Reference, Shift, draw_positions
 from pruning.data.corruptions import corruptions, list_standard_corruptions
 from pruning.data.tensors import Data
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pruning.analysis.job_record import JobRecord
+from pruning.analysis.noise import NoiseUnit, add_noise, key_noise, scale_noise
 from pruning.data.corrupted import corrupt
-from pruning.data.corruptions import SMALL_SIDE
-from pruning.data.keyed_random import Draws
 from pruning.data.tensors import Data, Split
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.measurement.objective import choose_answers, compute_errors
@@ -30,16 +29,6 @@ AT_ONCE = 256
 """The number of images that are corrupted between two reports of progress."""
 CORRUPTIONS_VERSION = 2
 """The version of the corruptions, raised when one changes: cached images are then made again."""
-NoiseUnit: TypeAlias = Literal["data", "paper"]
-"""The unit of a level of noise: standard deviations of the job's data, or those that the paper
-normalises with.
-"""
-PAPER_STD_SMALL = (0.2023, 0.1994, 0.2010)
-"""The standard deviations of the paper's code for CIFAR, in pixel values from 0 to 1."""
-PAPER_STD_LARGE = (0.229, 0.224, 0.225)
-"""The standard deviations of the paper's code for ImageNet and VOC."""
-
-
 Reference = Literal["control", "given"]
 """The dense network that checkpoints are compared with: the control that was retrained as each was,
 or the network as given.
@@ -224,60 +213,6 @@ def shift_images(
         return inputs
     draws = key_noise(split, shift.noise, seed, "noise", draw)
     return add_noise(inputs, shift.noise * scale_noise(data, shift.noise_unit), draws)
-
-
-def scale_noise(data: Data, unit: NoiseUnit) -> Tensor:
-    """The standard deviations that a level of noise counts, by those of the data: (C, 1, 1).
-
-    1 where levels count standard deviations of the data; for the paper those of its code, for
-    CIFAR or, with images whose shorter side is above 64 pixels, for ImageNet. Grey images take the
-    mean of the three.
-    """
-    own = torch.tensor(data.std)
-    if unit == "data":
-        return torch.ones(len(own), 1, 1)
-    small = min(data.shape[1:]) <= SMALL_SIDE
-    paper = torch.tensor(PAPER_STD_SMALL if small else PAPER_STD_LARGE)
-    if len(own) != len(paper):
-        paper = paper.mean().expand(len(own))
-    return (paper / own)[:, None, None]
-
-
-def key_noise(split: Split, level: float, seed: int, *names: str | int) -> Draws:
-    """The draws of noise of a level for the images of a split, by their index in the dataset."""
-    return Draws.from_key(seed, *names, repr(float(level)), indices=split.dataset_indices)
-
-
-def add_noise(inputs: Tensor, level: float | Tensor, draws: Draws) -> Tensor:
-    """x + level U[-1, 1), of the shape of `inputs`, by the draws of each image: the same on every
-    device, whatever images are beside it.
-
-    A level is one number, or one for each channel (C, 1, 1).
-
-    >>> draws = Draws.from_key(0, "noise", indices=torch.tensor([4, 9, 2]))
-    >>> noisy = add_noise(torch.zeros(3, 2), 0.5, draws)
-    >>> bool(noisy.abs().max() <= 0.5)
-    True
-    >>> bool((add_noise(torch.zeros(1, 2), 0.5, draws[1:2]) == noisy[1:2]).all())
-    True
-    """
-    size = torch.as_tensor(level, dtype=inputs.dtype, device=inputs.device)
-    noisy = torch.empty_like(inputs)
-    for start in range(0, len(inputs), AT_ONCE):  # bounds the memory of the draws
-        part = slice(start, start + AT_ONCE)
-        noisy[part] = inputs[part] + size * draws[part].signed(*inputs.shape[1:])
-    return noisy
-
-
-def iterate_noisy(data: Data, split: Split, level: float, draws: Draws) -> Iterator[Tensor]:
-    """Normalised batches of the images of a split, in order, with noise where `level` is not 0;
-    memory holds one batch of a large split at a time.
-    """
-    start = 0
-    for inputs, _ in data.batches(split, EVAL_BATCH):
-        stop = start + len(inputs)
-        yield add_noise(inputs, level, draws[start:stop]) if level else inputs
-        start = stop
 
 
 def list_nominal_errors(record: JobRecord, *, validation: bool = False) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from pruning import wording
 from pruning.analysis.bound_findings import TIGHTEST
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
-from pruning.analysis.shifts import Shift, iterate_noisy, key_noise, predict_classes, select_split
+from pruning.analysis.noise import iterate_noisy, key_noise
+from pruning.analysis.shifts import Shift, predict_classes, select_split
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import upper_limit
 from pruning.measurement.objective import compare_answers

@@ -19,17 +19,14 @@ from torch import Tensor
 from pruning import wording
 from pruning.analysis.job_record import NO_SEPARATE, JobRecord
 from pruning.analysis.job_size import JobSize
+from pruning.analysis.noise import NoiseUnit, add_noise, key_noise, scale_noise
 from pruning.analysis.shift_parameters import IMAGES, describe_noise_unit, label_noise
 from pruning.analysis.shifts import (
     NamedNetwork,
-    NoiseUnit,
-    add_noise,
     compute_confidence,
     compute_logits,
     draw_sample,
-    key_noise,
     name_networks,
-    scale_noise,
 )
 from pruning.data.arrays import IGNORED
 from pruning.data.tensors import Split

@@ -14,7 +14,6 @@ from pruning.measurement.intervals import (
     binomial_interval,
     bounded_mean_interval,
     difference_interval,
-    skewed_mean_interval,
 )
 from pruning.measurement.iou import compute_image_errors, count_overlaps
 from pruning.measurement.objective import (
@@ -23,6 +22,7 @@ from pruning.measurement.objective import (
     find_non_finite,
     limit_losses,
 )
+from pruning.measurement.skewed_means import skewed_mean_interval
 from pruning.schemas.report import Estimate, Evaluated
 
 EVAL_BATCH = 128

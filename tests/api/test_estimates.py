@@ -122,11 +122,14 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
         "kwargs": {"hidden": [4]},
         "normalize": None,
         "classes": ["dog", "cat"],
+        "source": None,
+        "zeros": None,
     }
     assert payload["dataset"] == {
         "shape": [3, 8, 8],
         "classes": ["cat", "dog"],
         "counts": {"train": 4, "test": 2},
         "task": "classification",
+        "normalize": None,
     }
     assert payload["spec"] == spec

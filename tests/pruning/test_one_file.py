@@ -74,7 +74,7 @@ def write_job(folder: Path, spec: dict[str, Any]) -> None:
             "type": "prune",
             "model": {
                 "architecture": "one_layer",
-                "train": {"epochs": 2, "corrupt": {"names": ["dim"]}},
+                "train": {"epochs": 8, "corrupt": {"names": ["dim"]}},
             },
             "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
             "retrain": {"mode": "none"},

@@ -112,7 +112,7 @@ def test_controls_are_looked_at_under_shift_where_they_are_the_reference(shifted
         assert isinstance(evaluation, EstimatesUnits)
         units[against] = evaluation.units(size)
         assert sum(advanced) == units[against]
-    images = 2 * size.images["test"] + size.shifted["night"][1]
+    images = size.images["test"] + size.shifted["night"][1]
     assert units["control"] - units["given"] == 2 * images
 
 

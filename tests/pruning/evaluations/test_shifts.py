@@ -10,19 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+import pruning.analysis.noise
 import pruning.analysis.shift_parameters
 import pruning.analysis.shifts
 from api.http.pointers import list_schema_faults
+from pruning.analysis.noise import add_noise, iterate_noisy, key_noise
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.analysis.shifts import (
     Shift,
-    add_noise,
     compute_network_errors,
     draw_sample,
     errors_under_shifts,
     iterate_logits,
-    iterate_noisy,
-    key_noise,
     name_networks,
     predict_classes,
     select_split,
@@ -74,7 +73,7 @@ def test_noise_is_the_same_for_all_networks_and_batch_sizes(
 ) -> None:
     shifts, data = [Shift(), Shift(noise=1.5), Shift("shot_noise", 5)], cascade.pipeline.data
     whole = errors_under_shifts(make_record(cascade), shifts, 30)
-    monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
+    monkeypatch.setattr(pruning.analysis.noise, "EVAL_BATCH", 7)
     parts = errors_under_shifts(make_record(cascade), shifts, 30)
     assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
     inputs = data.normalize(data.test.images)
@@ -94,7 +93,7 @@ def test_images_in_batches_get_the_noise_that_they_get_at_once(
     inputs = data.normalize(data.test.images)
     draws = key_noise(data.test, level, 3, "noise")
     expected = add_noise(inputs, level, draws)
-    monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
+    monkeypatch.setattr(pruning.analysis.noise, "EVAL_BATCH", 7)
     batches = list(iterate_noisy(data, data.test, level, draws))
     assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
     assert torch.equal(torch.cat(batches), expected)

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.measurement.intervals import (
-    Z95,
-    binomial_interval,
-    difference_interval,
-    limit_mean,
-    mean_interval,
-    skewed_mean_interval,
-)
+from pruning.measurement.intervals import Z95, binomial_interval, difference_interval, mean_interval
+from pruning.measurement.skewed_means import limit_mean, skewed_mean_interval
 from pruning.schemas.report import Estimate
 from tests.support import oracles
 

@@ -113,6 +113,7 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
     recipe = cases.recipe(
         0.25,
         exclude=("3.weight",),
+        keep_zeros=False,
         schedule={"name": "linear", "params": {"rounds": 4}},
         retrain=GRADUAL | {"optimizer": {"lr": 0.05, "momentum": 0, "weight_decay": 0}},
     )

@@ -199,7 +199,7 @@ def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> No
 def test_the_reason_names_what_potentials_are_measured_against(
     row: dict[str, Any], reference: str
 ) -> None:
-    common = {"method": "magnitude", "potential": 0.0, **row}
+    common = {"method": "magnitude", "potential": 0.0, "safe": 0.0, "images": 50, **row}
     rows = [
         {**common, "distribution": "nominal", "held_out": False},
         {**common, "distribution": "fog 3", "held_out": True},
