@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas.jobs import JobView
-from pruning.schemas.family_report import FamilyRecommendation
+from pruning.schemas.family_report import FamilyGate, FamilyRecommendation
 from pruning.schemas.report import Recommendation
 from pruning.schemas.verdicts import GateResult, JointStatement
 
@@ -51,7 +51,7 @@ class Results(BaseModel):
     """The JSON report; `null` when the job ended before it was written."""
     checkpoints: list[CheckpointView]
     recommendation: Recommendation | FamilyRecommendation | None
-    gates: list[GateResult]
+    gates: list[GateResult | FamilyGate]
     """The gates with their outcomes: `passed`, `failed` or `undecided`."""
     joint: JointStatement | None = None
     """The statement of what holds of the recommended checkpoint together, and what would decide the

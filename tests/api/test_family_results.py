@@ -38,13 +38,27 @@ def test_results_have_the_checkpoints_of_the_answers(world: World) -> None:
     report: dict[str, Any] = {
         "type": "family",
         "recommendation": {"job": answer, "checkpoint": "magnitude-0.9", "reason": "x"},
-        "gates": [],
+        "gates": [
+            {
+                "outcome": "undecided",
+                "passed": False,
+                "limit": 0.1,
+                "value": 0.1,
+                "low": 0.08,
+                "high": 0.12,
+                "needed": 4000,
+                "job": answer,
+                "checkpoint": "magnitude-0.9",
+                "message": "x",
+            }
+        ],
     }
     world.result(id, "report", "json", json.dumps(report).encode())
     world.move(id, "succeeded")
     body = world.client.get(f"/v1/jobs/{id}/results").json()
     assert body["report"] == report
     assert body["recommendation"] == {**report["recommendation"], "verdict": None}
+    assert body["gates"] == [{"name": "max_error", **report["gates"][0]}]
     (result,) = body["checkpoints"]
     assert (result["job"], result["id"], result["error"]["value"], result["partial"]) == (
         answer,
