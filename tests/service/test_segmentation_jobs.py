@@ -93,8 +93,14 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
     assert any(layer.reason == "used in training alone" for layer in reported.layers) == bool(
         kwargs.get("aux")
     )
+    preprocessing = report.model.preprocessing
+    assert preprocessing is not None
+    assert preprocessing.source == "imagenet"
     data = prepare(
-        uploads.read_dataset(path, path.name, MOST), limit=Limit(), seed=0, normalize=None
+        uploads.read_dataset(path, path.name, MOST),
+        limit=Limit(),
+        seed=0,
+        normalize={"mean": preprocessing.mean, "std": preprocessing.std},
     )
     readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
         "dense": load_file,
