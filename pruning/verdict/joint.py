@@ -17,6 +17,9 @@ from pruning.verdict.gate_readings import Reading, format_limit, list_readings
 from pruning.verdict.gates import format_confidence, list_levels, round_up
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
 
+NAMED_SHIFTS = 3
+"""The most shifts that the statement names; of more it gives the number."""
+
 
 @dataclass(frozen=True)
 class _Sorted:
@@ -128,21 +131,34 @@ def _claim(reading: Reading) -> str:
 
 
 def _claim_safe_shifts(best: Checkpoint, gates: Gates, section: Section | None) -> Iterator[Claim]:
-    """Yield for every distribution whether the safe limit of the prune potential holds the
-    checkpoint.
+    """Yield which distributions the safe limit of the prune potential holds the checkpoint under,
+    and which it does not.
     """
     rows = [] if section is None else section.details.get("potential_by_distribution", [])
     label = best.label or best.id.removesuffix(f"-{best.requested_sparsity!r}")
+    names: dict[Outcome, list[str]] = {"passed": [], "undecided": []}
     for row in rows:
         safe = row.get("safe")
         name = row["distribution"]
         is_gate = name in gates.min_prune_potential
         if row["method"] != label or safe is None or name == "nominal" or is_gate:
             continue
-        yield Claim(
-            text=f"under {name} it stays within the margin of the evaluation prune_potential",
-            outcome="passed" if best.prune_ratio <= safe + 1e-9 else "undecided",
-        )
+        names["passed" if best.prune_ratio <= safe + 1e-9 else "undecided"].append(name)
+    total = sum(map(len, names.values()))
+    for outcome, shifts in names.items():
+        if shifts:
+            yield Claim(
+                text=f"under {_list_shifts(shifts, total)} it stays within the margin of the "
+                "evaluation prune_potential",
+                outcome=outcome,
+            )
+
+
+def _list_shifts(names: Sequence[str], total: int) -> str:
+    """Return the names of shifts, or their number of `total` where they are many."""
+    if len(names) <= NAMED_SHIFTS:
+        return ", ".join(names)
+    return f"{len(names)} of {wording.count_of(total, 'shift')}"
 
 
 def _write_sentence(

@@ -157,6 +157,15 @@ def test_one_statement_says_what_holds_together_and_what_would_decide_the_rest()
     assert [claim.p_value is not None for claim in made.claims] == [True] * 2 + [False] * 3
 
 
+def test_the_statement_counts_shifts_where_they_are_many() -> None:
+    sections = make_sections(
+        0.001, {f"fog {level}": 0.3 for level in range(1, 6)} | {"snow 3": 0.6}
+    )
+    made = state(checkpoint(8, 8, 3000), sections)
+    assert "Besides, each by itself: under snow 3 it stays within" in made.sentence
+    assert "Not shown: under 5 of 6 shifts it stays within" in made.sentence
+
+
 def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() -> None:
     made = state(checkpoint(3, 2, 300), make_sections(0.05, {}), max_delta_excess_error=0.01)
     assert made.sentence.startswith(
