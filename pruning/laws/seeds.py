@@ -41,7 +41,8 @@ def pool_seed_effect(curves: Curves) -> SeedEffect:
 
     sd^2 = sum_k sum_t a_kt^2 / sum_k (T_k - 1), where a_kt is the deviation of ln e_kt from its
     mean over the trials, at the unpruned error or as a mean over it and all densities: the larger
-    of the two, as what moves the unpruned error may move the sparse end less.
+    of the two, as what moves the unpruned error may move the sparse end less. What the finite
+    number of test images adds to a_kt is subtracted: bands hold it by themselves.
     """
     squares, dof = np.zeros(2), 0
     for k in range(len(curves.unpruned)):
@@ -51,11 +52,25 @@ def pool_seed_effect(curves: Curves) -> SeedEffect:
             continue
         deviations = measure_deviations(trials)
         shifts = np.nanmean(deviations, axis=0)
-        squares += np.array([np.nansum(deviations[0] ** 2), (shifts**2).sum()])
-        dof += trials.shape[1] - 1
+        sampling = _estimate_sampling(curves, k)
+        spare = trials.shape[1] - 1
+        squares[0] += np.nansum(deviations[0] ** 2) - spare * sampling[0]
+        squares[1] += (shifts**2).sum() - spare * sampling.sum() / len(sampling) ** 2
+        dof += spare
     if dof < ENOUGH_SEEDS or squares.max() <= 0:
         return SeedEffect()
     return SeedEffect(sd=math.sqrt(squares.max() / dof), degrees_of_freedom=dof)
+
+
+def _estimate_sampling(curves: Curves, k: int) -> Floats:
+    """The variance of ln of one error of a network by its test images, of the unpruned network and
+    of each density, (1 + n,): what the weight SEED_SD^2 / (SEED_SD^2 / runs + variance) says.
+    """
+    own = curves.network == k
+    weight = np.append(curves.unpruned_weight[k], curves.weight[own])
+    cells = np.vstack([curves.unpruned_cells[k], curves.cells[own]])
+    runs = (~np.isnan(cells)).sum(axis=1)
+    return np.asarray(np.maximum(0.0, SEED_SD**2 * (1 / weight - 1 / runs)))
 
 
 def measure_deviations(cells: Floats) -> Floats:

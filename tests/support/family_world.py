@@ -75,6 +75,8 @@ class World:
     gamma: float = 0.6
     p: float = 0.15
     plateau: float = 0.9
+    test_images: int = TEST
+    """Test images that the members say they were measured on."""
     val_images: int = 0
     """Validation images, whose errors have noise of their own; 0 as in members of old versions."""
 
@@ -130,7 +132,7 @@ class World:
                 densities=kept,
                 errors=tuple(float(error) for error in errors),
                 images=int(IMAGES * member.fraction),
-                test_images=TEST,
+                test_images=self.test_images,
                 classes=CLASSES,
                 parameters=size.parameters,
                 prunable=size.prunable,

@@ -184,7 +184,7 @@ def test_the_seed_deviation_is_pooled_from_many_trials() -> None:
         world.spec(
             confirm=False, members={"depths": [1, 2, 3], "widths": [8, 16, 32], "seeds": [0, 1, 2]}
         ),
-        world.World(unpruned_noise=0.2),
+        world.World(unpruned_noise=0.2, test_images=100_000),
     )
     assert many.points is not None
     assert many.law is not None

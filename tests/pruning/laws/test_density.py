@@ -14,6 +14,7 @@ from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
 from pruning.laws.bands import BandTarget
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import PruningForm, evaluate_pruned_error, invert_pruned_error
+from pruning.laws.seeds import SeedEffect
 from pruning.laws.solver import Box, Rows, minimise, minimise_from_starts
 from tests.support.law_cases import TRUTH, compute_truth, fit_single, list_hits
 from tests.support.oracles import bisect
@@ -227,6 +228,18 @@ def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
 def test_bands_of_the_curve_cover_the_truth_in_100_seeds(options: dict[str, object]) -> None:
     assert 0.84 <= coverage(range(100), **options) <= 0.95
+
+
+def test_bands_of_a_run_cover_a_run_of_the_same_seed() -> None:
+    """Without the effect of a seed on the whole curve, for points that scatter by themselves."""
+    held = []
+    for seed in range(30):
+        law, rng = fit_single(seed), np.random.default_rng(seed + 10_000)
+        law = law.model_copy(update={"seed_effect": SeedEffect(sd=0.0)})
+        densities = np.geomspace(law.fit_range[0], 1, 15)
+        run = compute_truth(densities) * (1 + 0.03 * rng.standard_normal(15))
+        held += list_hits(law.predict(densities, of="run"), run)
+    assert 0.88 <= np.mean(held) <= 0.97
 
 
 def test_few_points_have_no_conformal_band() -> None:

@@ -163,6 +163,5 @@ def test_a_further_run_of_a_family_is_inside_the_band(seeds: int) -> None:
 
     known = repeat_coverage(once, 60)
     tell(f"family of {seeds} seeds: a fitted network {known:.3f}, another {np.mean(fresh):.3f}")
-    # Bands are wider than they say where there are seeds: of three, .98 instead of .9.
-    assert 0.85 <= known <= (0.95 if seeds == 1 else 0.99)
+    assert 0.82 <= known <= 0.97
     assert np.mean(fresh) >= 0.85  # of few networks, the band of another is that of the worst

@@ -62,7 +62,9 @@ def test_published_densities_that_were_held_out() -> None:
         ):
             missed.append(abs(float(law.curve(depth, 1, density, unpruned)) / error - 1))
             try:
-                (forecast,) = law.forecasts(depth, 1, density, unpruned, of="run")
+                (forecast,) = law.forecasts(
+                    depth, 1, density, unpruned, of="run", seed_sd=0.0
+                )  # of the seeds that were fitted
             except InsufficientPointsError:
                 assert density < min(network.sparsest for network in law.networks)
                 refused += 1
@@ -71,7 +73,7 @@ def test_published_densities_that_were_held_out() -> None:
     assert (len(missed), len(held)) == (105, 105 - refused)
     assert refused < 8
     assert np.mean(missed) <= 0.05
-    assert np.mean(held) >= 0.80
+    assert 0.80 <= np.mean(held) <= 0.97
 
 
 @published
@@ -116,5 +118,5 @@ def test_published_curves_beyond_what_was_fitted() -> None:
                 held.append(is_hit(forecast.error, error))
                 missed.append(abs(forecast.error.value / error - 1))
     assert len(held) > 50
-    assert np.mean(held) >= 0.80
+    assert 0.80 <= np.mean(held) <= 0.97
     assert np.mean(missed) <= 0.10
