@@ -78,7 +78,6 @@ class Plot:
 def create_figure() -> tuple[Figure, Axes]:
     """Return a figure with one pair of axes, in the colours that the page sets."""
     figure = Figure(figsize=(7.6, 3.7), layout="constrained")
-    FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
@@ -213,11 +212,11 @@ def render_svg(figure: Figure, key: str) -> str:
     own, colours as variables.
     """
     buffer = io.StringIO()
+    # `savefig` would draw twice: before the canvas draws, it draws for a layout that the figure
+    # finds by itself
     with matplotlib.rc_context(SETTINGS):
-        figure.savefig(
-            buffer,
-            format="svg",
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        FigureCanvasSVG(figure).print_svg(
+            buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -40,10 +40,13 @@ from tests.support.service_jobs import BASE, run_job
             },
             marks=pytest.mark.slow,
         ),
-        {
-            "retrain": {"mode": "weight_rewind"},
-            "schedule": {"name": "geometric", "params": {"fraction": 0.4}},
-        },
+        pytest.param(
+            {
+                "retrain": {"mode": "weight_rewind"},
+                "schedule": {"name": "geometric", "params": {"fraction": 0.4}},
+            },
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {
                 "retrain": {"mode": "lr_rewind"},
@@ -67,11 +70,14 @@ from tests.support.service_jobs import BASE, run_job
             },
             marks=pytest.mark.slow,
         ),
-        {
-            "when": "before_training",
-            "criterion": {"name": "synflow", "params": {"rounds": 5}},
-            "allocation": {"name": "erk"},
-        },
+        pytest.param(
+            {
+                "when": "before_training",
+                "criterion": {"name": "synflow", "params": {"rounds": 5}},
+                "allocation": {"name": "erk"},
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda change: "-".join(change),
 )

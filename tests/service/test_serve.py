@@ -50,6 +50,7 @@ def test_a_data_folder_in_use_is_a_clear_error(service: Running) -> None:
     assert "another service is running" in done.stderr
 
 
+@pytest.mark.slow
 def test_other_than_loopback_needs_a_key(tmp_path: Path) -> None:
     done = serve("--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path))
     assert done.returncode == 2

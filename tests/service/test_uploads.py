@@ -44,15 +44,17 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
         {
             "type": "prune",
             "model": {"id": model.id, "train": {"epochs": 5}},
-            "dataset": {"id": dataset.id},
+            "dataset": {"id": dataset.id, "limit": SMALL["limit"]},
             "targets": {"sparsity": [0.9]},
             "retrain": {"epochs": 2},
+            "evaluations": [{"name": "accuracy"}],
             "device": "cpu",
         }
     )
     service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
     report = service.client.jobs.results(job.id).parsed_report()
-    data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
+    limit = Limit.model_validate(SMALL["limit"])
+    data = prepare(digits, limit=limit, seed=0, normalize={"mean": [0.3], "std": [0.4]})
     readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
         "sparse": read_sparse,
         "dense": load_file,

@@ -151,9 +151,6 @@ def list_certified(outcomes: list[Outcome]) -> list[str]:
     [
         *(("residual", method) for method in SAMPLERS),
         ("mlp", "sipp hybrid"),
-        ("mlp", "mussay importance"),
-        ("negative inputs", "sipp randomized"),
-        ("negative inputs", "corenet plus_plus"),
         ("flat", "pfp top"),
         ("flat", "mussay importance"),
     ],

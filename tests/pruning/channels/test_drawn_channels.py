@@ -126,6 +126,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     assert laws["3.weight"].draws.tolist() == [10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
     """The outputs of every layer that sums over channels are right on average, behind BatchNorm, an

@@ -219,14 +219,9 @@ def coverage(seeds: range, **options: object) -> float:
     return float(np.mean(held))
 
 
-@pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
-def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
-    assert 0.84 <= coverage(range(60), **options) <= 0.96
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"refits": 50}, {"dense_noise": 0.0, "unpruned_sd": 0.0}])
-def test_bands_of_the_curve_cover_the_truth_in_100_seeds(options: dict[str, object]) -> None:
+def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
     assert 0.84 <= coverage(range(100), **options) <= 0.95
 
 

@@ -97,6 +97,7 @@ def test_published_further_runs() -> None:
     assert np.mean(held["curve"]) < 0.8
 
 
+@pytest.mark.slow
 @published
 def test_published_curves_beyond_what_was_fitted() -> None:
     """Fitted once the error has risen to 1.5 times the unpruned one: the next three rounds are

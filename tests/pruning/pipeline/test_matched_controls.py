@@ -20,6 +20,7 @@ from tests.support.pipelines import MODES, State, part, pretrained, run, tensors
 
 LINEAR: dict[str, Any] = {"schedule": {"name": "linear", "params": {"rounds": 2}}}
 ONE_ROUND: dict[str, Any] = {"control": {"budget": "one_round"}}
+ACCURACY: dict[str, Any] = {"evaluations": [{"name": "accuracy"}]}
 
 
 class InterruptionError(Exception):
@@ -119,7 +120,7 @@ def test_a_job_that_dies_between_or_inside_controls_ends_with_the_same_bytes(
 
 
 def test_each_checkpoint_is_compared_with_the_control_of_its_training(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, 0.8, **MODES["fine_tune"])
+    recipe = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **ACCURACY)
     results = finish_job(recipe, tmp_path)
     pipeline = results.pipeline
     for record in pipeline.done:
@@ -152,11 +153,11 @@ def test_each_checkpoint_is_compared_with_the_control_of_its_training(tmp_path: 
 def test_a_round_between_targets_has_no_point_on_the_curve_over_the_control(
     tmp_path: Path,
 ) -> None:
-    recipe = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR)
+    recipe = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR, **ACCURACY)
     sections = evaluate_job(finish_job(recipe, tmp_path / "matched"))
     assert len(sections["accuracy"].curves["error/magnitude"].x) == 4
     assert len(sections["accuracy"].curves["increase/magnitude"].x) == 2
-    single = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR, **ONE_ROUND)
+    single = cases.recipe(0.5, 0.8, **MODES["fine_tune"], **LINEAR, **ONE_ROUND, **ACCURACY)
     sections = evaluate_job(finish_job(single, tmp_path / "one"))
     assert len(sections["accuracy"].curves["increase/magnitude"].x) == 4
 
@@ -175,7 +176,7 @@ def test_the_files_of_an_earlier_job_are_used(tmp_path: Path) -> None:
 
 
 def test_sections_of_another_version_are_computed_again(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, **MODES["fine_tune"])
+    recipe = cases.recipe(0.5, **MODES["fine_tune"], **ACCURACY)
     results = finish_job(recipe, tmp_path)
     sections = evaluate_job(results)
     stages = results.pipeline.stages
