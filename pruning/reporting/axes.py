@@ -215,7 +215,7 @@ def render_svg(figure: Figure, key: str) -> str:
     # `savefig` would draw twice: before the canvas draws, it draws for a layout that the figure
     # finds by itself
     with matplotlib.rc_context(SETTINGS):
-        FigureCanvasSVG(figure).print_svg(
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
             buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
     text = buffer.getvalue()
