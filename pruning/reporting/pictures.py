@@ -35,7 +35,7 @@ def draw_grid(
     rows = math.ceil(len(images) / columns)
     width, height = CELL_WIDTH * columns, CELL_HEIGHT * rows
     figure = _create_figure(width, height, layout=None)
-    # One pair of axes in inches, with every image at its place: axes for each take a second to draw.
+    # One pair of axes in inches with every image at its place; axes for each take a second.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for place, (name, image) in enumerate(images):
