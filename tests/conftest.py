@@ -12,29 +12,42 @@ from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shar
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
 
 
-class ServiceScheduling(LoadFileScheduling):
-    """Gives each file to one worker, and all files that share a running service to the same."""
+SERVICE = tuple(
+    f"tests/service/test_{name}.py" for name in ("jobs", "segmentation_jobs", "serve", "uploads")
+)
+"""The files whose tests share one running service."""
+FORKING = (
+    "tests/tasks/test_supervise.py",
+    "tests/tasks/test_failed_jobs.py",
+    "tests/tasks/test_resume.py",
+    "tests/tasks/processes/",
+)
+"""The files whose tests share a fork server, which takes ten seconds to import all it needs."""
 
-    SHARED = tuple(
-        f"tests/service/test_{name}.py"
-        for name in ("jobs", "segmentation_jobs", "serve", "uploads")
-    )
+
+class SharedScheduling(LoadFileScheduling):
+    """Gives each file to one worker, and all files that share what takes long to start to the
+    same.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/service" if nodeid.startswith(self.SHARED) else super()._split_scope(nodeid)
+        for files in (SERVICE, FORKING):
+            if nodeid.startswith(files):
+                return files[0]
+        return super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
     """Return the scheduler where files are given to workers."""
-    return ServiceScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+    return SharedScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a running service take longest: they go first, so that none is left to one worker at
-    the end.
-    """
-    items.sort(key=lambda item: "tests/service/" not in item.nodeid)
+    """What takes longest goes first, so that none is left to one worker at the end."""
+    items.sort(
+        key=lambda item: ("tests/service/" not in item.nodeid, not item.nodeid.startswith(FORKING))
+    )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

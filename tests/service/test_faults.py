@@ -94,6 +94,7 @@ def test_whole_tree_killed(
     finished(running, job.id, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_key_closes_the_service_and_its_end_takes_the_children_along(
     fresh: Callable[..., Running],
 ) -> None:

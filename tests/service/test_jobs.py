@@ -94,6 +94,7 @@ def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None
     assert report.sections["accuracy"].curves
 
 
+@pytest.mark.slow
 def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     service: Running, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_what_cannot_be_pruned_so_is_told_at_once(
     assert [(fault.code, fault.pointer) for fault in problem.errors] == [(code, place)]
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running) -> None:
     report = run_job(
         service,
@@ -273,6 +275,7 @@ def test_cancel_keeps_what_is_finished(service: Running) -> None:
     assert service.client.jobs.cancel(job.id).status == "cancelled"
 
 
+@pytest.mark.slow
 def test_two_clients_follow_one_job(service: Running) -> None:
     async def follow() -> list[list[str]]:
         async with AsyncClient(service.url) as client:

@@ -71,6 +71,7 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     assert "magnitude-0.9" in html
 
 
+@pytest.mark.slow
 def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
     inputs, labels = digits.images["test"], digits.labels["test"]

@@ -74,10 +74,10 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
     [
         "alexnet",
         "convnext_tiny",
-        "densenet121",
+        pytest.param("densenet121", marks=pytest.mark.slow),
         "efficientnet_b0",
-        "googlenet",
-        "inception_v3",
+        pytest.param("googlenet", marks=pytest.mark.slow),
+        pytest.param("inception_v3", marks=pytest.mark.slow),
         "mnasnet0_5",
         "mobilenet_v2",
         "mobilenet_v3_small",
@@ -191,8 +191,8 @@ def test_segmenters_have_the_names_and_shapes_of_torchvisions(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "aux"),
     [
-        ("fcn_resnet50", True),
-        ("deeplabv3_mobilenet_v3_large", False),
+        pytest.param("fcn_resnet50", True, marks=pytest.mark.slow),
+        pytest.param("deeplabv3_mobilenet_v3_large", False, marks=pytest.mark.slow),
         ("deeplabv3_mobilenet_v3_large", True),
         ("lraspp_mobilenet_v3_large", False),
     ],
@@ -241,7 +241,12 @@ def test_an_auxiliary_head_is_not_pruned_and_does_not_count() -> None:
             32,
             marks=pytest.mark.slow,
         ),
-        ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large", "aux": True}, 32),
+        pytest.param(
+            "torchvision_segmentation",
+            {"name": "deeplabv3_mobilenet_v3_large", "aux": True},
+            32,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_channels_can_be_removed(

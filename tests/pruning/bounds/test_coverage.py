@@ -194,6 +194,7 @@ def make_one_sum() -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -301,6 +302,7 @@ def make_scaled_mlp(scale: float) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (100.0, False)])
 def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(
     scale: float, holds: bool

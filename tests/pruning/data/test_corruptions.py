@@ -166,6 +166,7 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
             assert (ours != theirs).mean() < 0.1, (shape, severity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants: str) -> None:
@@ -242,6 +243,7 @@ def same_distribution(name: str, severity: int, constants: str, number: int) -> 
             assert test.pvalue > 1e-4, (name, severity, key, side)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_corruptions_have_the_distribution_of_their_definitions(name: str) -> None:
     same_distribution(name, 3, "cifar", 200)

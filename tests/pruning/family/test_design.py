@@ -52,6 +52,7 @@ def test_the_first_design_is_the_smallest_that_determines_both_exponents() -> No
     } == {(2, 8), (2, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "corner"),
     [

@@ -58,7 +58,11 @@ def list_grid() -> Iterator[Any]:
             if independent or mode != "gradual":
                 schedule = names[(number + 2 * independent) % len(names)]
                 way = "independent" if independent else "cascade"
-                yield pytest.param(mode, schedule, independent, id=f"{mode}-{schedule}-{way}")
+                # The rounds of a cascade need one another, so that an interruption can harm more.
+                marks = [pytest.mark.slow] if independent and mode != "gradual" else []
+                yield pytest.param(
+                    mode, schedule, independent, id=f"{mode}-{schedule}-{way}", marks=marks
+                )
 
 
 @pytest.mark.parametrize(("mode", "schedule", "independent"), list(list_grid()))
@@ -121,7 +125,15 @@ def test_a_job_keeps_its_promises(
 
 
 @pytest.mark.parametrize(
-    "mode", ["weight_rewind", "trained lr_rewind", "before_training", "gradual", "distilled"]
+    "mode",
+    [
+        "weight_rewind",
+        "gradual",
+        *(
+            pytest.param(mode, marks=pytest.mark.slow)
+            for mode in ("trained lr_rewind", "before_training", "distilled")
+        ),
+    ],
 )
 def test_one_interruption_anywhere_changes_nothing(tmp_path: Path, mode: str) -> None:
     """At the first and the last save of every stage; of each training that can be interrupted one

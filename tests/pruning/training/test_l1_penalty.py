@@ -77,6 +77,7 @@ def test_one_step_with_the_penalty_is_the_proximal_one(momentum: float) -> None:
     assert zeros
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)]
 )
