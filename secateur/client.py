@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import cache
 from types import TracebackType
 from typing import TypeVar
 
@@ -44,6 +46,7 @@ class Client(Service["Client"]):
             headers=_build_headers(api_key),
             timeout=timeout_of(timeout_s),
             follow_redirects=True,
+            verify=_load_certificates(),
             transport=transport,
         )
         self.models: Models[Client] = Models(self)
@@ -110,6 +113,7 @@ class AsyncClient(Service["AsyncClient"]):
             headers=_build_headers(api_key),
             timeout=timeout_of(timeout_s),
             follow_redirects=True,
+            verify=_load_certificates(),
             transport=transport,
         )
         self.models: Models[AsyncClient] = Models(self)
@@ -158,6 +162,14 @@ class AsyncClient(Service["AsyncClient"]):
                         outcome = await channel.perform(command)
             finally:
                 await channel.close()
+
+
+@cache
+def _load_certificates() -> ssl.SSLContext:
+    """The authorities that are trusted; to read them takes longer than most requests, so that all
+    clients of a process share them.
+    """
+    return httpx2.create_ssl_context()
 
 
 def _choose_address(url: str | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import typer
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     wants_json = "--json" in words
     try:
-        typer.main.get_command(app)(args=words, prog_name="secateur")
+        _build_command()(args=words, prog_name="secateur")
     except SystemExit as end:
         # None is success, a text is 1.
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -44,3 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_json({"error": document_of(error)})
         return exit_code(error)
     return 0
+
+
+@cache
+def _build_command() -> Callable[..., object]:
+    return typer.main.get_command(app)
