@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,15 @@ from tests.support import cases
 
 
 @pytest.fixture(scope="session")
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], JobRecord]:
+    """Finished jobs by their mode, each run once."""
+    return cache(lambda mode: finish_trial(mode, tmp_path_factory.mktemp("trial")))
+
+
+def finish_trial(mode: str, folder: Path) -> JobRecord:
     """A finished job on a tiny network: two targets, one round between, two criteria."""
-    fields: dict[str, Any] = {"mode": request.param}
-    if request.param != "none":
+    fields: dict[str, Any] = {"mode": mode}
+    if mode != "none":
         fields |= {"batch_size": 8, "optimizer": Optimizer(lr=0.05)}
     recipe = cases.recipe(
         0.5,
@@ -31,12 +38,11 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         criterion=({"name": "magnitude"}, {"name": "random"}),
         train={"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}},
     )
-    folder = tmp_path_factory.mktemp("trial")
     pipeline = Pipeline(
         recipe=recipe,
         networks=Networks(cases.mlp),
         data=cases.make_data(),
-        stages=Stages(Path(folder), recipe.digest()),
+        stages=Stages(folder, recipe.digest()),
         watcher=Silent(),
         device=torch.device("cpu"),
     )
@@ -73,16 +79,18 @@ ONCE = {"informative_features", "prune_potential", "robustness"}
 
 
 @pytest.mark.parametrize(
-    ("trial", "name"),
+    ("mode", "name"),
     [
         (mode, name)
         for mode in ("fine_tune", "none")
         for name in evaluations.names()
         if mode != "none" or name not in ONCE
     ],
-    indirect=["trial"],
 )
-def test_evaluation_answers_with_a_section_that_survives_json(name: str, trial: JobRecord) -> None:
+def test_evaluation_answers_with_a_section_that_survives_json(
+    mode: str, name: str, trials: Callable[[str], JobRecord]
+) -> None:
+    trial = trials(mode)
     state = torch.get_rng_state()
     evaluation = evaluations.create(name, CHEAP.get(name))
     section = evaluation.evaluate(trial)
