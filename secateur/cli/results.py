@@ -124,7 +124,7 @@ def _choose_checkpoints(outcome: Results, which: str) -> list[CheckpointResult]:
     owner = None
     if which == "recommended":
         wanted = outcome.recommended
-        owner = (outcome.recommendation or {}).get("job")
+        owner = getattr(outcome.recommendation, "job", None)
     if wanted is None:
         raise typer.BadParameter(f"no checkpoint is recommended; there are: {ids}")
     chosen = [
@@ -227,13 +227,14 @@ def _list_answer_cells(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _print_verdict(outcome: Results) -> None:
-    advice = outcome.recommendation or {}
-    owner = f" of {advice['job']}" if advice.get("job") else ""
+    job = getattr(outcome.recommendation, "job", None)
+    owner = f" of {job}" if job else ""
     recommended = outcome.recommended or "none"
     if outcome.joint is not None:
-        tell(str(outcome.joint.get("sentence")))
+        tell(outcome.joint.sentence)
     label = "recommended" if outcome.verdict in (None, "ship") else "chosen on validation"
-    tell(f"{label}: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
+    reason = "" if outcome.recommendation is None else outcome.recommendation.reason
+    tell(f"{label}: {recommended}{owner}. {reason}".rstrip())
     for gate in outcome.gates:
         tell(gate_line(gate))
     if outcome.job.status != "succeeded":
