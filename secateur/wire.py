@@ -228,7 +228,7 @@ class FamilyGate(family_report.FamilyGate, Answer):
 
 
 class JointStatement(verdicts.JointStatement, Answer):
-    """What holds of the recommended checkpoint together, and what is undecided."""
+    """A statement of what holds of the recommended checkpoint together, and what is undecided."""
 
     def __repr__(self) -> str:
         fields: dict[str, Any] = {"confidence": self.confidence}

@@ -76,8 +76,8 @@ def list_answers() -> Iterator[tuple[str, Any]]:
 
 def test_every_free_object_has_a_reason() -> None:
     schemas = [*document()["components"]["schemas"].items(), *list_answers()]
-    found = [free for place, schema in schemas for free in list_free(schema, place)]
-    assert sorted(found) == sorted(FREE)
+    free_places = [free for place, schema in schemas for free in list_free(schema, place)]
+    assert sorted(free_places) == sorted(FREE)
 
 
 def fits(name: str, value: Any) -> None:
@@ -175,7 +175,7 @@ def test_jobs_and_their_checks_fit_their_schemas(world: World) -> None:
 def test_events_of_every_kind_fit_their_schema(world: World) -> None:
     id = world.job("running")
     place = {"role": "answer", "depth": 1.0, "width": 8.0, "fraction": 1.0, "seed": 1}
-    told: dict[str, dict[str, Any]] = {
+    data_by_kind: dict[str, dict[str, Any]] = {
         "stage": {"stage": "prune"},
         "progress": {"done": 1.0, "total": 2.0, "eta_s": None},
         "attempt": {"attempt": 2, "reason": "the worker was lost"},
@@ -186,10 +186,10 @@ def test_events_of_every_kind_fit_their_schema(world: World) -> None:
     with world.services.store.write() as session:
         job = jobs.lock_job(session, id)
         assert job is not None
-        for kind, data in told.items():
+        for kind, data in data_by_kind.items():
             jobs.add_event(session, job, kind, data)
     page = world.client.get(f"/v1/jobs/{id}/events").json()
-    assert {row["type"] for row in page["data"]} == {"status", *told}
+    assert {row["type"] for row in page["data"]} == {"status", *data_by_kind}
     fits("EventPage", page)
     page["data"][0]["data"] = {"status": "vanished"}
     with pytest.raises(AssertionError, match="vanished"):
