@@ -57,7 +57,8 @@ def download(
     """Download checkpoints, each checked against its SHA-256."""
     files: list[dict[str, Any]] = []
     with Client() as client:
-        chosen = _choose_checkpoints(client.jobs.results(job_id), checkpoint)
+        outcome = client.jobs.results(job_id, fields=("recommendation", "checkpoints"))
+        chosen = _choose_checkpoints(outcome, checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
         ending = "json" if format == "arch" else "safetensors"
         for result in chosen:

@@ -83,7 +83,9 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
             for event in client.jobs.events(job_id, timeout_s=timeout_s):
                 display.show(event)
         job = client.jobs.get(job_id)
-        results = client.jobs.results(job_id) if job.status == "succeeded" else None
+        results = None
+        if job.status == "succeeded":
+            results = client.jobs.results(job_id, fields=("recommendation", "gates"))
     except (KeyboardInterrupt, WaitTimeout) as error:
         outcome = "timed_out" if isinstance(error, WaitTimeout) else "interrupted"
         say(

@@ -388,18 +388,3 @@ def test_the_fact_of_the_gates_names_those_that_did_not_pass() -> None:
     (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "Gates"]
     assert (fact.value, fact.detail) == ("1 passed, 1 undecided", "max_class_increase (4)")
     assert to_html(report).count(message) == to_markdown(report).count(message) == 1
-
-
-def test_the_page_has_the_lines_that_load_each_checkpoint() -> None:
-    report = reports.realistic()
-    snippet = "import torch\n\nmean = torch.tensor([0.5])  # <b>&\n"
-    first = report.checkpoints[0].model_copy(update={"load_snippet": snippet})
-    text = to_html(report.model_copy(update={"checkpoints": (first, *report.checkpoints[1:])}))
-    page = Page(text)
-    (block,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "copy"]
-    assert block["aria-label"] == f"Lines that load {first.id}"
-    assert snippet in page.text
-    assert "user-select: all" in text
-    # A report of an earlier version has none.
-    assert 'id="load"' in text
-    assert 'id="load"' not in to_html(report)
