@@ -21,6 +21,7 @@ from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
 COPY = Path(__file__).parent.parent / "docs" / "openapi.json"
+PREFIX = "#/components/schemas/"
 HEADER = {
     "X-Request-Id": {
         "description": "Quote it when you report a problem.",
@@ -48,13 +49,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
             (Question, "validation"),
             (ProblemDocument, "serialization"),
         ],
-        ref_template="#/components/schemas/{model}",
+        ref_template=PREFIX + "{model}",
     )
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
     schemas["Problem"] = schemas.pop("ProblemDocument")
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     for path in document["paths"].values():
         for operation in path.values():
@@ -62,7 +61,19 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 del operation["responses"]["422"]
             for response in operation["responses"].values():
                 response.setdefault("headers", {}).update(HEADER)
+    _drop_unused_schemas(document)
     return document
+
+
+def _drop_unused_schemas(document: dict[str, Any]) -> None:
+    """Remove the schemas that nothing refers to."""
+    schemas = document["components"]["schemas"]
+    unused = set(schemas)
+    while unused:
+        text = json.dumps(document)
+        unused = {name for name in schemas if f'"{PREFIX}{name}"' not in text}
+        for name in unused:
+            del schemas[name]
 
 
 def render(app: FastAPI) -> str:

@@ -24,7 +24,7 @@ from api.checks import (
     read_model_id,
     read_rewind_id,
 )
-from api.schemas.jobs import Estimate, JobView, Validation
+from api.schemas.jobs import JobEstimate, JobView, Validation
 from api.services import Services
 from api.views import build_view
 from pruning.schemas.job import JobSpec
@@ -50,7 +50,7 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
     return Validation(
         valid=True,
-        estimate=Estimate(**estimate),
+        estimate=JobEstimate(**estimate),
         recipe=recipe.model_dump(mode="json"),
         spec=dump_spec(spec),
     )
@@ -90,6 +90,7 @@ def _describe_images(row: Dataset) -> dict[str, Any]:
         "classes": row.classes,
         "counts": row.counts,
         "task": row.task,
+        "guessing_error": row.guessing_error,
         "normalize": row.normalize,
     }
 

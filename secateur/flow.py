@@ -66,7 +66,7 @@ class Reply:
 def decode(answer: type[A], document: Any) -> A:
     """Return a document of `wire` from JSON; raises `ApiError` when it is something else."""
     try:
-        return answer.model_validate(document)
+        return answer.model_validate(document, extra="allow")  # of a newer service
     except ValidationError as error:
         raise _unreadable_answer(f"not a {answer.__name__}: {error}") from None
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
 
+from pruning.schemas import family_report, report, verdicts
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
+from pruning.schemas.verdicts import Outcome, RecommendationVerdict
 from secateur import display
-
-Outcome = Literal["passed", "failed", "undecided"]
 
 
 class Answer(BaseModel):
@@ -197,6 +203,48 @@ class CheckpointResult(Answer):
         return row
 
 
+class Recommendation(report.Recommendation, Answer):
+    """The checkpoint that was chosen, and whether to ship it."""
+
+    shown: ClassVar[tuple[str, ...]] = ("verdict", "checkpoint", "sparsity", "margin")
+
+
+class FamilyRecommendation(family_report.FamilyRecommendation, Answer):
+    """The network of a family that was chosen, and whether to ship it."""
+
+    shown: ClassVar[tuple[str, ...]] = ("verdict", "job", "checkpoint")
+
+
+class Gate(verdicts.GateResult, Answer):
+    """A gate held against the recommended checkpoint."""
+
+    shown: ClassVar[tuple[str, ...]] = ("name", "subject", "outcome", "value", "limit")
+
+
+class FamilyGate(family_report.FamilyGate, Answer):
+    """A tolerated error held against the network that was trained for it."""
+
+    shown: ClassVar[tuple[str, ...]] = ("name", "outcome", "value", "limit")
+
+
+class JointStatement(verdicts.JointStatement, Answer):
+    """A statement of what holds of the recommended checkpoint together, and what is undecided."""
+
+    def __repr__(self) -> str:
+        fields: dict[str, Any] = {"confidence": self.confidence}
+        for claim in self.claims:
+            fields[claim.outcome] = fields.get(claim.outcome, 0) + 1
+        return display.format_repr("JointStatement", fields)
+
+    def _repr_html_(self) -> str:
+        return display.format_html(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the claims as rows of a table."""
+        names = ("text", "outcome", "p_value", "needed")
+        return [{name: getattr(claim, name) for name in names} for claim in self.claims]
+
+
 class Results(Answer):
     """The results of a finished job; `report` is the document as sent, `parsed_report()` the same
     with types.
@@ -205,10 +253,19 @@ class Results(Answer):
     job: Job
     report: dict[str, Any] | None = None
     checkpoints: tuple[CheckpointResult, ...] = ()
-    recommendation: dict[str, Any] | None = None
-    gates: tuple[dict[str, Any], ...] = ()
-    joint: dict[str, Any] | None = None
-    """The statement of what holds of the recommended checkpoint together: `sentence`, `claims`."""
+    recommendation: Recommendation | FamilyRecommendation | None = None
+    gates: tuple[Gate | FamilyGate, ...] = ()
+    joint: JointStatement | None = None
+    """The statement of what holds of the recommended checkpoint together."""
+    _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_what_was_sent(cls, sent: Any, handler: ModelWrapValidatorHandler[Results]) -> Results:
+        results = handler(sent)
+        if isinstance(sent, dict):
+            results._sent = sent
+        return results
 
     def __repr__(self) -> str:
         fields = {
@@ -222,20 +279,19 @@ class Results(Answer):
     def _repr_html_(self) -> str:
         return display.format_html(self.rows())
 
+    def document(self) -> dict[str, Any]:
+        """Return the fields as they came, JSON-ready."""
+        return dict(self._sent)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the checkpoints as rows of a table, with what each loses where the report says.
 
         `over_control` and `over_given` are the increases of the test error over the dense control
         of equal training and the network as given.
         """
-        reported = {
-            checkpoint["id"]: checkpoint
-            for checkpoint in (self.report or {}).get("checkpoints", ())
-            if "error_increase" in checkpoint
-        }
         rows = []
         for checkpoint in self.checkpoints:
-            increase = reported.get(checkpoint.id, {}).get("error_increase", {})
+            increase = self._find_reported(checkpoint.id).get("error_increase", {})
             losses = {
                 f"over_{name}": (increase.get(name) or {}).get("value")
                 for name in ("control", "given")
@@ -243,9 +299,16 @@ class Results(Answer):
             rows.append(checkpoint.row() | losses)
         return rows
 
-    def to_dataframe(self) -> Any:
-        """Return `rows` as a `pandas.DataFrame`; raises `ImportError` where pandas is missing."""
-        return display.build_dataframe(self.rows())
+    def gate_rows(self) -> list[dict[str, Any]]:
+        """Return the gates as rows of a table."""
+        names = ("name", "subject", "outcome", "value", "low", "high", "limit", "needed", "message")
+        return [{name: getattr(gate, name, None) for name in names} for gate in self.gates]
+
+    def to_dataframe(self, of: Literal["checkpoints", "gates"] = "checkpoints") -> Any:
+        """Return the rows of the checkpoints, or of the gates, as a `pandas.DataFrame`; raises
+        `ImportError` where pandas is missing.
+        """
+        return display.build_dataframe(self.gate_rows() if of == "gates" else self.rows())
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the error of each criterion against sparsity and return the matplotlib axes.
@@ -259,6 +322,25 @@ class Results(Answer):
         `pydantic.ValidationError` on a family's report or a newer schema.
         """
         return Report.model_validate(self.report)
+
+    def load_snippet(self, checkpoint: str | None = None) -> str:
+        """Return lines of PyTorch that load a checkpoint, the recommended one unless its id is
+        given, and measure its error as the report does.
+
+        Raises `LookupError` where the report has none.
+        """
+        wanted = checkpoint or self.recommended
+        snippet = self._find_reported(wanted or "").get("load_snippet")
+        if not snippet:
+            raise LookupError(f"the report has no lines that load {wanted or 'a checkpoint'}")
+        return str(snippet)
+
+    def _find_reported(self, id: str) -> dict[str, Any]:
+        """Return a checkpoint as the report has it; empty where it has none of this id."""
+        for checkpoint in (self.report or {}).get("checkpoints", ()):
+            if checkpoint["id"] == id:
+                return dict(checkpoint)
+        return {}
 
     @property
     def of_family(self) -> bool:
@@ -275,35 +357,22 @@ class Results(Answer):
         """`failed` where a gate failed, else `undecided` where the images do not decide one, else
         `passed`.
         """
-        outcomes = [read_outcome(gate) for gate in self.gates]
-        for outcome in ("failed", "undecided"):
-            if outcome in outcomes:
-                return outcome
-        return "passed"
+        outcomes = {gate.outcome for gate in self.gates}
+        if "failed" in outcomes:
+            return "failed"
+        return "undecided" if "undecided" in outcomes else "passed"
 
     @property
-    def verdict(self) -> str | None:
-        """`ship`, `undecided` or `do_not_ship`; `None` from services of earlier versions, and of a
-        family.
-        """
-        verdict = (self.recommendation or {}).get("verdict")
-        return verdict if isinstance(verdict, str) else None
+    def verdict(self) -> RecommendationVerdict | None:
+        """`ship`, `undecided` or `do_not_ship`; `None` from services of earlier versions."""
+        return None if self.recommendation is None else self.recommendation.verdict
 
     @property
     def recommended(self) -> str | None:
         """The id of the checkpoint that was chosen, if there is one; `verdict` says whether to ship
         it.
         """
-        checkpoint = (self.recommendation or {}).get("checkpoint")
-        return checkpoint if isinstance(checkpoint, str) else None
-
-
-def read_outcome(gate: dict[str, Any]) -> Outcome:
-    """Return the outcome of a gate; gates of services of earlier versions passed or failed."""
-    outcome = gate.get("outcome")
-    if outcome in ("passed", "failed", "undecided"):
-        return cast(Outcome, outcome)
-    return "failed" if gate.get("passed") is False else "passed"
+        return None if self.recommendation is None else self.recommendation.checkpoint
 
 
 class Page(Answer):

@@ -98,6 +98,7 @@ async def create_dataset(
         task=contents["task"],
         notes=contents["notes"],
         groups=contents["groups"],
+        guessing_error=contents.get("guessing_error"),
         artifact=f"datasets/{id}/data.safetensors",
     )
     await run_in_threadpool(store_upload, services, row, decoded)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api.access import Id, Reader
-from api.schemas.jobs import EventPage, EventView
+from api.schemas.events import EventPage, EventView
 from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from pruning.schemas.job import TERMINAL

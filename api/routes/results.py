@@ -57,9 +57,22 @@ Fields = Annotated[
         examples=["recommendation,gates,report.checkpoints"],
     ),
 ]
+REPORT_SCHEMAS = {
+    "json": {
+        "anyOf": [
+            {"$ref": "#/components/schemas/Report"},
+            {"$ref": "#/components/schemas/FamilyReport"},
+        ]
+    },
+    **{format: {"type": "string"} for format in ("html", "md", "junit")},
+}
+ARCH_SCHEMA = {
+    "type": "object",
+    "description": "For `pruning.library.load_compact`, which rebuilds the network from it.",
+}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PARTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SAFETENSORS: BINARY, ARCH: {}}},
+    200: {"content": {SAFETENSORS: BINARY, ARCH: {"schema": ARCH_SCHEMA}}},
     304: {"description": "Not Modified"},
     206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}},
 }
@@ -113,6 +126,7 @@ def get_results(
         checkpoints=_collect_checkpoints(services, id, report, files),
         recommendation=(report or {}).get("recommendation"),
         gates=(report or {}).get("gates", []),
+        joint=(report or {}).get("joint"),
     )
     if fields is None:
         return results
@@ -226,7 +240,11 @@ def _build_checkpoint(
     summary="The report of a finished job",
     response_class=Response,
     responses={
-        200: {"content": {media: {} for media in MEDIA.values()}},
+        200: {
+            "content": {
+                MEDIA[format]: {"schema": schema} for format, schema in REPORT_SCHEMAS.items()
+            }
+        },
         **describe_problems(404, 406, 409, 410),
     },
 )

@@ -129,6 +129,10 @@ class DatasetView(BaseModel):
     """Remarks on how the dataset was read."""
     groups: dict[str, dict[str, int]]
     """Test images by column of groups and by group; empty where the dataset has no such column."""
+    guessing_error: float | None = None
+    """The error of the best constant answer on the test images; `null` for masks, and in datasets
+    of earlier versions.
+    """
     normalize: Normalize | None
     created_at: Time
 
@@ -145,6 +149,7 @@ class DatasetView(BaseModel):
             counts=row.counts,
             notes=row.notes,
             groups=row.groups,
+            guessing_error=row.guessing_error,
             task="segmentation" if row.task == "segmentation" else "classification",
             created_at=to_iso(row.created_at),
             normalize=None if row.normalize is None else Normalize(**row.normalize),

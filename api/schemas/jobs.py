@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 
+from api.schemas.members import MemberView
 from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
-from pruning.schemas.job import TERMINAL, Status
+from pruning.schemas.described import DescribedBy
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.job import TERMINAL, JobSpec, Status
+from pruning.schemas.recipe import Recipe
 from tasks.store.families import MemberProgress
-from tasks.store.tables import Event, FamilyMember, Job
+from tasks.store.tables import FamilyMember, Job
+
+StoredSpec = Annotated[dict[str, Any], DescribedBy(JobSpec | FamilySpec)]
 
 
 class MemberCount(BaseModel):
@@ -71,11 +77,9 @@ class JobView(BaseModel):
     finished_at: Time | None
     parent: str | None = None
     """The family that the job is a member of."""
-    member: dict[str, Any] | None = None
-    """The member's role (`member`, or `answer` for a network that the law chose), depth, width,
-    fraction, seed and rounds.
-    """
-    spec: dict[str, Any]
+    member: Annotated[dict[str, Any] | None, DescribedBy(MemberView | None)] = None
+    """The place of the job in that family."""
+    spec: StoredSpec
     """The job as it was submitted."""
     error: JobError | None
     links: JobLinks
@@ -157,7 +161,7 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
-class Estimate(BaseModel):
+class JobEstimate(BaseModel):
     """The cost of a job."""
 
     rounds: int
@@ -177,33 +181,12 @@ class Validation(BaseModel):
     """A job that would be accepted."""
 
     valid: bool
-    estimate: Estimate
-    recipe: dict[str, Any]
+    estimate: JobEstimate
+    recipe: Annotated[dict[str, Any], DescribedBy(Recipe | FamilySpec)]
     """The job with every default written in."""
-    spec: dict[str, Any]
+    spec: StoredSpec
     """The job as it would be stored, with the fields that a preset fills in."""
     foreseen: list[Foreseen] = []
     """The forecasts of the targets, by the laws of the project's earlier jobs of this network and
     dataset.
     """
-
-
-class EventView(BaseModel):
-    """One row of a job's history."""
-
-    seq: int
-    at: Time
-    type: str
-    data: dict[str, Any]
-
-    @classmethod
-    def from_row(cls, row: Event) -> EventView:
-        """Return the wire form of a row."""
-        return cls(seq=row.seq, at=to_iso(row.at), type=row.type, data=row.data)
-
-
-class EventPage(BaseModel):
-    """Rows in order; the next page begins with `after` = the last `seq`."""
-
-    data: list[EventView]
-    has_more: bool

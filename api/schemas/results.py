@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 
 from api.schemas.jobs import JobView
-from pruning.schemas.family_report import FamilyGate, FamilyRecommendation
-from pruning.schemas.report import Recommendation
+from pruning.schemas.described import DescribedBy
+from pruning.schemas.estimates import Estimate
+from pruning.schemas.family_report import FamilyGate, FamilyRecommendation, FamilyReport
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import Recommendation, Report
 from pruning.schemas.verdicts import GateResult, JointStatement
 
 
@@ -21,12 +24,12 @@ class CheckpointView(BaseModel):
     id: str
     job: str
     """The job whose checkpoint it is; for a family, one of its members."""
-    criterion: dict[str, Any] | None
+    criterion: Annotated[dict[str, Any] | None, DescribedBy(Method | None)]
     requested_sparsity: float | None
     sparsity: float | None
     density: float | None
-    error: dict[str, Any] | None
-    """Test error with its interval: `value`, `low`, `high`, `n`."""
+    error: Annotated[dict[str, Any] | None, DescribedBy(Estimate | None)]
+    """The test error with its interval."""
     formats: list[str]
     size_bytes: dict[str, int]
     sha256: dict[str, str]
@@ -47,7 +50,7 @@ class Results(BaseModel):
     """The results of a finished job."""
 
     job: JobView
-    report: dict[str, Any] | None
+    report: Annotated[dict[str, Any] | None, DescribedBy(Report | FamilyReport | None)]
     """The JSON report; `null` when the job ended before it was written."""
     checkpoints: list[CheckpointView]
     recommendation: Recommendation | FamilyRecommendation | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -80,9 +80,13 @@ class ShiftParameters:
 
     def shifts(self, record: JobRecord) -> list[Shift]:
         """The shifts that the parameters name and the shifted sets of the data, each once."""
+        return self.list_shifts(record.data.shifted)
+
+    def list_shifts(self, shifted_sets: Iterable[str]) -> list[Shift]:
+        """The same of a job whose data have these shifted sets."""
         names = self._corruption_names()
         shifts = [Shift(name, severity) for name in names for severity in self.severities]
-        shifts += [Shift(dataset=name) for name in record.data.shifted]
+        shifts += [Shift(dataset=name) for name in shifted_sets]
         shifts += [
             Shift(noise=level, noise_unit=self.noise_unit, noise_draws=self.noise_draws)
             for level in self.noise

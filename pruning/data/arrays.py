@@ -139,6 +139,17 @@ class Arrays:
         """The number of images by split."""
         return {split: len(self.images.get(split, ())) for split in SPLITS}
 
+    @property
+    def guessing_error(self) -> float | None:
+        """The error of the best constant answer on the test images, 1 - 1/classes where they have
+        one class; None for masks.
+        """
+        if self.task == "segmentation":
+            return None
+        labels = self.labels["test"]
+        error = 1 - float(np.bincount(labels).max()) / len(labels)
+        return error or 1 - 1 / len(self.classes)
+
     def group_counts(self) -> dict[str, dict[str, int]]:
         """The number of test images by column and group, without that of clusters."""
         return {name: column.counts() for name, column in self.groups.items() if name != CLUSTER}

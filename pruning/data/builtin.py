@@ -55,4 +55,5 @@ def describe_dataset(builtin: str | None, known: Mapping[str, Any] | None) -> di
         "shape": list(arrays.shape),
         "counts": arrays.counts,
         "task": arrays.task,
+        "guessing_error": arrays.guessing_error,
     }

@@ -163,12 +163,13 @@ class Certificate:
             for row in self._limit_under_shift(record, targets, networks, shift)
         ]
         promised = _read_bounds(record)
-        details = {
+        details: dict[str, Any] = {
+            "confidence": 1 - self.delta,
             "limits": [
                 _tabulate(row, limit, wrong[index], differs[index])
                 | {"accuracy_at_least_a_priori": promised.get(row.id)}
                 for index, (row, limit) in enumerate(zip(targets, limits, strict=True))
-            ]
+            ],
         }
         if shifted:
             details["limits_under_shift"] = shifted
@@ -179,6 +180,7 @@ class Certificate:
             | _draw_shifted_curves(shifted)
             | _draw_promised_curves(targets, promised),
             details=details,
+            hidden=("confidence",),
             units=UNITS,
             notes=(
                 self._describe_promise(record, len(targets), wrong.shape[1]),

@@ -23,6 +23,7 @@ from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.pair import LawPair, pair_laws
 from pruning.laws.queries import REFUSALS, answer_error, forecast_error
 from pruning.laws.selection import Selection, compare_density_laws
+from pruning.measurement.guessing import guessing_error
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 RAW = "raw_laws"
@@ -108,10 +109,11 @@ class ScalingLaw:
         """
         parts = _Parts()
         refusals: list[SecateurError] = []
+        chance = guessing_error(record.data.test.labels, len(record.data.classes))
         for label in _list_labels(record):
             rounds = _list_rounds(record, label)
             try:
-                law = _fit(record, rounds)
+                law = _fit(record, rounds, chance)
             except REFUSALS as error:
                 refusals.append(error)
                 parts.notes.append(f"{label}: no law ({error.code}): {error.message}.")
@@ -119,7 +121,7 @@ class ScalingLaw:
                     {"criterion": label, "code": error.code, "reason": error.message}
                 )
                 continue
-            parts.add(label, rounds, law, evaluation=self, classes=len(record.data.classes))
+            parts.add(label, rounds, law, evaluation=self, chance=chance)
         asked_for_by_name = record.recipe.evaluations is not None
         if not parts.laws and asked_for_by_name and refusals:
             raise refusals[0]
@@ -166,11 +168,11 @@ class _Parts:
         law: DensityLaw,
         *,
         evaluation: ScalingLaw,
-        classes: int,
+        chance: float,
     ) -> None:
         """Add the law of a criterion, and what it answers."""
         self.laws.append(_tabulate_law(label, law))
-        selection, pair = self._add_contenders(label, rounds, law, classes)
+        selection, pair = self._add_contenders(label, rounds, law, chance)
         self.raw[label] = {
             "criterion": rounds[0].criterion.model_dump(mode="json"),
             **pair.model_dump(mode="json"),
@@ -204,7 +206,7 @@ class _Parts:
         self.notes += [f"{label}: {warning}." for warning in law.warnings]
 
     def _add_contenders(
-        self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, classes: int
+        self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, chance: float
     ) -> tuple[Selection, LawPair]:
         """Add the table of laws that know nothing of pruning beside the one that does, and pair
         the pruning law with the one that predicts left-out densities better.
@@ -213,7 +215,7 @@ class _Parts:
             [row.density for row in rounds],
             [_mean_error(row) for row in rounds],
             law.unpruned_error,
-            classes=classes,
+            guessing_error=chance,
             law=law,
         )
         self.contenders += [
@@ -313,14 +315,16 @@ def _mean_error(round_record: RoundRecord) -> float:
     return float(round_record.measured.wrong.double().mean())
 
 
-def _fit(record: JobRecord, rounds: Sequence[RoundRecord]) -> DensityLaw:
-    """Fit the law to the rounds of one criterion; raises one of `REFUSALS`."""
+def _fit(record: JobRecord, rounds: Sequence[RoundRecord], chance: float) -> DensityLaw:
+    """Fit the law to the rounds of one criterion, `chance` the error of the best constant answer on
+    the test images; raises one of `REFUSALS`.
+    """
     unpruned = float(record.control.measured.wrong.double().mean())
     return fit_density_law(
         [row.density for row in rounds],
         [_mean_error(row) for row in rounds],
         unpruned,
-        classes=len(record.data.classes),
+        guessing_error=chance,
         images=len(record.data.test),
         seed=record.seed % 2**32,
     )

@@ -40,7 +40,7 @@ def list_tolerated_errors(spec: FamilySpec, points: FamilyMeasurements) -> tuple
     if spec.max_error:
         return spec.max_error
     least = float(points.unpruned.min())
-    halfway_to_chance = 0.5 * (1 - 1 / points.classes + least)
+    halfway_to_chance = 0.5 * (points.guessing_error + least)
     return (round(min(ABOVE * least, halfway_to_chance), 4),)
 
 

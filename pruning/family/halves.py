@@ -134,7 +134,7 @@ def fit_density_alone(points: FamilyMeasurements) -> float | None:
             points.density,
             points.error,
             points.unpruned,
-            classes=points.classes,
+            guessing_error=points.guessing_error,
             images=points.images,
             network=list(points.network),
             refits=0,

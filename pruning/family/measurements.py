@@ -45,7 +45,8 @@ class FamilyMeasurements:
     unpruned: Floats
     network: tuple[NetworkKey, ...]
     trial: tuple[int, ...]
-    classes: int
+    guessing_error: float
+    """The error of the best constant answer on the test images, or else 1 - 1/classes."""
     images: Floats
     """The number of images behind each error."""
     on: Literal["val", "test"] = "test"
@@ -85,7 +86,7 @@ class FamilyMeasurements:
             unpruned=self.unpruned[rows],
             network=tuple(self.network[i] for i in rows),
             trial=tuple(self.trial[i] for i in rows),
-            classes=self.classes,
+            guessing_error=self.guessing_error,
             images=self.images[rows],
             on=self.on,
         )
@@ -97,7 +98,7 @@ class FamilyMeasurements:
 
 def is_usable(curve: MemberCurve) -> bool:
     """Whether a law can describe the network: it errs, and less than one that learned nothing."""
-    return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
+    return 0 < curve.unpruned_error < UNTRAINED * curve.chance
 
 
 def choose_images(runs: Sequence[Run]) -> Literal["val", "test"]:
@@ -148,9 +149,8 @@ def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
         return None
     rows, dropped = [], 0
     for run, curve in usable:
-        chance = 1 - 1 / curve.classes
         for density, error in zip(curve.densities, curve.errors, strict=True):
-            if 0 < error <= TOO_HIGH * chance:
+            if 0 < error <= TOO_HIGH * curve.chance:
                 rows.append((run.member, density, error, curve))
             else:
                 dropped += 1
@@ -166,7 +166,7 @@ def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
         unpruned=np.array([curve.unpruned_error for _, _, _, curve in rows], float),
         network=tuple(member.network for member in members),
         trial=tuple(member.seed for member in members),
-        classes=last.classes,
+        guessing_error=last.chance,
         images=np.array([curve.test_images for _, _, _, curve in rows], float),
         on=on,
         warnings=_list_warnings(on, dropped, unusable, usable[-1][0]),
@@ -219,7 +219,7 @@ def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> 
         density=points.density,
         error=points.error,
         unpruned_error=points.unpruned,
-        classes=points.classes,
+        guessing_error=points.guessing_error,
         images=points.images,
         network=list(points.network),
         trial=label_trials(points),
@@ -242,10 +242,10 @@ def fit_unpruned_errors(runs: Sequence[Run]) -> DenseLaw:
     for run, curve in usable:
         trial = (curve.parameters, curve.images, curve.unpruned_error)
         trials.setdefault(run.member.network, []).append(trial)
-    classes = usable[-1][1].classes if usable else 2
+    chance = usable[-1][1].chance if usable else 1.0
     rows = [np.mean(trials[network], axis=0) for network in sorted(trials)]
     parameters, images, errors = np.array(rows).T if rows else np.zeros((3, 0))
-    return fit_dense_law(parameters, images, errors, classes=classes)
+    return fit_dense_law(parameters, images, errors, guessing_error=chance)
 
 
 @dataclass(frozen=True)
@@ -289,5 +289,5 @@ def fit_unpruned_plane(points: FamilyMeasurements) -> Plane:
     if (remaining > TINY).all():
         left_out = (np.log(errors) - design @ slopes) / remaining
         deviation = float(np.sqrt(np.mean(left_out**2)))
-    limits = (0.5 * float(errors.min()), 0.8 * (1 - 1 / points.classes))
+    limits = (0.5 * float(errors.min()), 0.8 * points.guessing_error)
     return Plane(axes, centre, slopes, limits, deviation)

@@ -65,6 +65,10 @@ class MemberCurve(Document):
     """The number of training images."""
     test_images: int
     classes: int
+    guessing_error: float | None = None
+    """The error of the best constant answer on the test images; `null` in members of earlier
+    versions.
+    """
     parameters: int
     prunable: int
     unpruned_val_error: float | None = None
@@ -74,6 +78,11 @@ class MemberCurve(Document):
     """The number of validation images."""
     final: dict[str, Any] | None = None
     """The sparsest checkpoint: `id`, `error` with its interval, `parameters`, `density`."""
+
+    @property
+    def chance(self) -> float:
+        """The error of guessing; 1 - 1/classes where the labels were not looked at."""
+        return self.guessing_error or 1 - 1 / self.classes
 
 
 def read_member_curve(report: Mapping[str, Any]) -> MemberCurve | None:
@@ -101,6 +110,7 @@ def read_member_curve(report: Mapping[str, Any]) -> MemberCurve | None:
         images=report["data"]["fit"],
         test_images=report["data"]["test"],
         classes=len(report["data"]["classes"]),
+        guessing_error=report["data"].get("guessing_error"),
         parameters=report["model"]["parameters"],
         prunable=report["model"]["prunable"],
         unpruned_val_error=_average_unpruned(report, "val_error"),

@@ -37,6 +37,7 @@ class Options:
     """The options of a fit, the same for every law of pruned networks."""
 
     classes: int | None
+    guessing_error: float | None = None
     plateau: float | None
     images: int | None
     unpruned_sd: float | None
@@ -44,13 +45,10 @@ class Options:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.classes is not None and self.classes < 2:
+        chance = self.chance
+        if self.plateau is not None and not 0 < self.plateau <= chance:
             raise ParameterError(
-                f"classes: {self.classes}; at least 2, or None where chance is not known"
-            )
-        if self.plateau is not None and not 0 < self.plateau <= self.chance:
-            raise ParameterError(
-                f"plateau: {self.plateau:g}; above 0 and at most chance, {self.chance:g}"
+                f"plateau: {self.plateau:g}; above 0 and at most chance, {chance:g}"
             )
         if self.unpruned_sd is not None and not 0 <= self.unpruned_sd < 1:
             raise ParameterError(
@@ -65,8 +63,8 @@ class Options:
 
     @property
     def chance(self) -> float:
-        """The error of guessing, 1 - 1/classes; 1 where the classes are not known."""
-        return 1.0 if self.classes is None else 1.0 - 1.0 / self.classes
+        """The error of guessing, as given or else 1 - 1/classes; 1 where neither is known."""
+        return choose_chance(self.classes, self.guessing_error)
 
     def limit_plateau(self, highest: float, unpruned: float) -> tuple[float, float]:
         """The limits of the plateau: chance (or as given), and free only where an error is above
@@ -86,6 +84,25 @@ class Options:
         # Where pruning only helped, the unpruned error is the highest; the plateau is above it.
         above_unpruned = min(1.01 * unpruned, (unpruned + self.chance) / 2)
         return min(self.chance, max(highest / (1 + OVER), above_unpruned)), self.chance
+
+
+def choose_chance(classes: int | None, guessing_error: float | None) -> float:
+    """The error of guessing: as given, or else 1 - 1/classes, which is that of labels of which
+    each class has as many; 1 where neither is known.
+
+    >>> choose_chance(10, None), choose_chance(2, 0.1), choose_chance(None, None)
+    (0.9, 0.1, 1.0)
+    """
+    if classes is not None and classes < 2:
+        raise ParameterError(f"classes: {classes}; at least 2, or None where chance is not known")
+    if guessing_error is not None and not 0 < guessing_error <= 1:
+        raise ParameterError(
+            f"guessing_error: {guessing_error:g}; above 0 and at most 1, the error of the best "
+            "constant answer, or None for 1 - 1/classes"
+        )
+    if guessing_error is not None:
+        return guessing_error
+    return 1.0 if classes is None else 1.0 - 1.0 / classes
 
 
 def assemble_fields(

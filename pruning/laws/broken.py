@@ -164,6 +164,7 @@ def fit_broken_law(
     *,
     breaks: Literal[0, 1] = 1,
     classes: int | None = None,
+    guessing_error: float | None = None,
 ) -> BrokenLaw:
     """Fit the broken power law to one network; the unpruned error is one more point, at density 1.
 
@@ -179,7 +180,13 @@ def fit_broken_law(
     if breaks not in (0, 1):
         raise ParameterError(f"breaks: {breaks}; 0 or 1")
     options = Options(
-        classes=classes, plateau=None, images=None, unpruned_sd=None, refits=0, seed=0
+        classes=classes,
+        guessing_error=guessing_error,
+        plateau=None,
+        images=None,
+        unpruned_sd=None,
+        refits=0,
+        seed=0,
     )
     curves = gather_curves(density, error, unpruned_error, chance=options.chance)
     d = np.append(curves.density, 1.0)

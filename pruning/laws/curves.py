@@ -133,7 +133,7 @@ def _warn_odd(columns: dict[str, Floats], odd: Flags, chance: float) -> str:
     if error > 1 or odd.sum() > max(1, FEW_ODD * len(odd)):
         raise CurveError(
             f"error {error:g} at point {first} is above chance, {chance:g}; errors are "
-            "fractions, and `classes` says how many classes there are"
+            "fractions, and `guessing_error` or `classes` says what chance is"
         )
     return (
         f"{int(odd.sum())} of {len(odd)} points left out: an error of {error:g} at density "
@@ -198,7 +198,7 @@ def _check_values(columns: dict[str, Floats], chance: float) -> None:
         point = int(np.argmax(unpruned))
         raise CurveError(
             f"unpruned_error {unpruned[point]:g} at point {point} is above chance, {chance:g}; "
-            "errors are fractions, and `classes` says how many classes there are"
+            "errors are fractions, and `guessing_error` or `classes` says what chance is"
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws.assembly import choose_chance
 from pruning.laws.bands import BandTarget
 from pruning.laws.documents import Forecast
 from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
@@ -146,14 +147,20 @@ class DenseLaw(PlainLaw):
 
 
 def fit_dense_law(
-    parameters: ArrayLike, images: ArrayLike, error: ArrayLike, *, classes: int
+    parameters: ArrayLike,
+    images: ArrayLike,
+    error: ArrayLike,
+    *,
+    classes: int | None = None,
+    guessing_error: float | None = None,
 ) -> DenseLaw:
     """Fit the errors of networks without pruning to their parameters and training images, (n) each.
 
     Relative least squares. Depth and width enter by the true count of parameters, which is about
-    depth times width squared. With one amount of images only, alpha is not fitted. `classes` sets
-    chance. Raises `CurveError` for numbers that no law can describe, `InsufficientPointsError` for
-    fewer than two networks for each parameter.
+    depth times width squared. With one amount of images only, alpha is not fitted. Chance is
+    `guessing_error`, that of the best constant answer on the labels, or else 1 - 1/classes. Raises
+    `CurveError` for numbers that no law can describe, `InsufficientPointsError` for fewer than two
+    networks for each parameter.
 
     >>> m, n = (axis.ravel() for axis in np.meshgrid([1e5, 4e5, 1.6e6, 6.4e6], [5e3, 2e4, 5e4]))
     >>> x = (n / 5e4) ** -0.66 + 0.3 * (m / 6.4e6) ** -0.53
@@ -171,9 +178,9 @@ def fit_dense_law(
         raise CurveError(
             "parameters, images and errors are numbers, as many of each or one for all"
         ) from failure
-    if classes < 2:
-        raise ParameterError(f"classes: {classes}; at least 2")
-    chance = 1 - 1 / classes
+    if guessing_error is None and classes is None:
+        raise ParameterError("classes: missing; give it, or guessing_error")
+    chance = choose_chance(classes, guessing_error)
     _check_networks(m, n, e, chance)
     box, starts = _choose_limits(np.log(chance), several_amounts=bool(np.ptp(n) > 0))
     largest = (float(m.max()), float(n.max()))

@@ -121,6 +121,7 @@ def fit_density_law(  # noqa: PLR0913 - the options of a fit, by keyword
     unpruned_error: ArrayLike,
     *,
     classes: int | None = None,
+    guessing_error: float | None = None,
     plateau: float | None = None,
     images: int | None = None,
     trial: Sequence[Hashable] | None = None,
@@ -133,8 +134,9 @@ def fit_density_law(  # noqa: PLR0913 - the options of a fit, by keyword
     The fit has the least sum of squared relative deviations. `density` and `error` (n) are of
     pruned networks, `unpruned_error` is observed and not fitted. Runs of one density are averaged;
     `trial` labels the runs that belong together, and then every trial may have its own unpruned
-    error. `classes` sets chance, 1 - 1/classes: the plateau is there unless an error is above half
-    of it, or `plateau` fixes it. `images` is the number of images that each error was measured on.
+    error. Chance is `guessing_error`, that of the best constant answer on the labels, or else
+    1 - 1/classes: the plateau is there unless an error is above half of it, or `plateau` fixes it.
+    `images` is the number of images that each error was measured on.
     `unpruned_sd` is the relative standard deviation of the unpruned error (None: that of a point).
     With `refits`, bands are from that many fits to resampled data, drawn by `seed`; else by the
     delta method.
@@ -156,6 +158,7 @@ def fit_density_law(  # noqa: PLR0913 - the options of a fit, by keyword
     """
     options = Options(
         classes=classes,
+        guessing_error=guessing_error,
         plateau=plateau,
         images=images,
         unpruned_sd=unpruned_sd,

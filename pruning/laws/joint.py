@@ -188,6 +188,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     unpruned_error: ArrayLike,
     *,
     classes: int | None = None,
+    guessing_error: float | None = None,
     plateau: float | None = None,
     images: ArrayLike | None = None,
     network: Sequence[Hashable] | None = None,
@@ -214,6 +215,7 @@ def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by ke
     """
     options = Options(
         classes=classes,
+        guessing_error=guessing_error,
         plateau=plateau,
         images=None if images is None else int(np.max(np.asarray(images))),
         unpruned_sd=unpruned_sd,

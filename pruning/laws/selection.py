@@ -82,6 +82,7 @@ def compare_density_laws(
     unpruned_error: float,
     *,
     classes: int | None = None,
+    guessing_error: float | None = None,
     law: DensityLaw | None = None,
 ) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
     """Compare the pruning law with a power law and a broken one on the points of one network.
@@ -98,14 +99,20 @@ def compare_density_laws(
     >>> selection.best, sorted(laws)
     ('pruning', ['broken', 'power', 'pruning'])
     """
-    laws: dict[str, DensityLaw | BrokenLaw] = {
-        "pruning": law or fit_density_law(density, error, unpruned_error, classes=classes)
-    }
+    law = law or fit_density_law(
+        density, error, unpruned_error, classes=classes, guessing_error=guessing_error
+    )
+    laws: dict[str, DensityLaw | BrokenLaw] = {"pruning": law}
     refused = {}
     for name, breaks in (("power", 0), ("broken", 1)):
         try:
             laws[name] = fit_broken_law(
-                density, error, unpruned_error, classes=classes, breaks=1 if breaks else 0
+                density,
+                error,
+                unpruned_error,
+                classes=classes,
+                guessing_error=guessing_error,
+                breaks=1 if breaks else 0,
             )
         except InsufficientPointsError as refusal:
             refused[name] = refusal.message

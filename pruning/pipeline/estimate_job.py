@@ -11,9 +11,10 @@ from torch import nn
 
 from pruning.analysis.applicability import check_task
 from pruning.analysis.job_size import JobSize
+from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.data.builtin import describe_dataset
 from pruning.data.shifted import check_alike, count_shifted
-from pruning.errors import DataError
+from pruning.errors import DataError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.masks import find_prunable
 from pruning.measurement.costs import dense_costs
@@ -23,11 +24,15 @@ from pruning.pipeline.evaluation_traits import list_pixel_evaluations
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
 from pruning.rounds.rehearsal import LARGEST, rehearse
-from pruning.schemas.job import JobSpec
+from pruning.schemas.gates import EVALUATION_OF_GATE
+from pruning.schemas.job import NOMINAL, JobSpec
 from pruning.schemas.preprocessing import choose_normalisation, describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.types import Architecture, Shape
 from pruning.verdict.modelled_shifts import list_shift_warnings
+
+POTENTIAL = EVALUATION_OF_GATE["min_prune_potential"]
+"""The evaluation that says what can be pruned under each distribution."""
 
 
 def estimate_job(
@@ -56,6 +61,7 @@ def estimate_job(
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
     _check_evaluations(recipe, segmentation=segmentation)
+    _check_distributions(recipe, [shifted_set.name for shifted_set in spec.dataset.shifted])
     job_size = JobSize(
         recipe=recipe,
         images=count_split_images(recipe, dataset["counts"]),
@@ -117,6 +123,25 @@ def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
             alternatives=list_pixel_evaluations(),
             pointer=f"/evaluations/{index}",
         )
+
+
+def _check_distributions(recipe: Recipe, shifted_sets: Sequence[str]) -> None:
+    """Raise `ParameterError` for a gate on the prune potential under a distribution that the
+    evaluation `prune_potential` of the job does not look at.
+    """
+    methods = [method for method in recipe.evaluations or () if method.name == POTENTIAL]
+    params = methods[0].params if methods else {}
+    evaluation = evaluations.create(POTENTIAL, params)
+    assert isinstance(evaluation, ShiftParameters)
+    accepted = [NOMINAL, *(shift.name for shift in evaluation.list_shifts(shifted_sets))]
+    for distribution in recipe.gates.min_prune_potential:
+        if distribution not in accepted:
+            escaped = distribution.replace("~", "~0").replace("/", "~1")
+            raise ParameterError(
+                f"the evaluation {POTENTIAL!r} of this job looks at no distribution "
+                f"{distribution!r}; there are {', '.join(accepted)}",
+                pointer=f"/gates/min_prune_potential/{escaped}",
+            )
 
 
 def _check_shifted_sets(

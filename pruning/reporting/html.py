@@ -34,6 +34,7 @@ def render(report: Report) -> str:
         digits=summary.choose_digits(report),
         formats=summary.list_file_formats(report),
         plots=plot_accuracy(report),
+        snippets=summary.list_snippets(report),
         warnings=summary.list_warnings(report),
     )
 

@@ -205,6 +205,13 @@ def list_warnings(report: Report) -> tuple[str, ...]:
     return tuple(warning for warning in report.warnings if not is_repeated(warning))
 
 
+def list_snippets(report: Report) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints that have lines which load them; reports of earlier versions have
+    none.
+    """
+    return tuple(checkpoint for checkpoint in order_checkpoints(report) if checkpoint.load_snippet)
+
+
 def describe_latency(item: Latency) -> str:
     """Return a measured latency with its factor to the network as given, measured in turn with
     it.
@@ -251,8 +258,12 @@ def count_gates(report: Report) -> str:
 def describe_limit(gate: GateResult) -> str:
     """Return a gate with its limit: `max_error_increase ≤ 0.50 pp`."""
     sign = "≥" if gate.name.startswith("min_") else "≤"
-    subject = f" ({gate.subject})" if gate.subject else ""
-    return f"{gate.name}{subject} {sign} {format_limit(gate.name, gate.limit)}"
+    return f"{name_gate(gate)} {sign} {format_limit(gate.name, gate.limit)}"
+
+
+def name_gate(gate: GateResult) -> str:
+    """Return the name of a gate with what it is about: `min_prune_potential (fog 3)`."""
+    return f"{gate.name} ({gate.subject})" if gate.subject else gate.name
 
 
 def describe_measured(gate: GateResult) -> str:
@@ -281,13 +292,12 @@ def describe_verdict(report: Report) -> Verdict:
     if has_failed or (best is not None and verdict == "do_not_ship"):
         tone = "bad"
     facts = _list_reference_facts(report) if best is None else _list_facts(report, best)
-    missed = [gate for gate in report.gates if gate.outcome != "passed"]
-    messages = "; ".join(gate.message for gate in missed)
+    missed = [name_gate(gate) for gate in report.gates if gate.outcome != "passed"]
     return Verdict(
         headline=_choose_headline(report, best, verdict),
         tone=tone,
         sentence=report.recommendation.reason,
-        facts=(*facts, Fact("Gates", count_gates(report), messages)),
+        facts=(*facts, Fact("Gates", count_gates(report), ", ".join(missed))),
         joint="" if report.joint is None else report.joint.sentence,
     )
 

@@ -4,9 +4,11 @@ measured.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pruning.schemas.base import Document
+from pruning.schemas.described import DescribedBy
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.report import Estimate, Failure, Section
 
 MemberStatus = Literal[
@@ -169,7 +171,8 @@ class FamilyReport(Document):
     schema_version: Literal[1] = 1
     type: Literal["family"] = "family"
     job_id: str
-    spec: dict[str, Any]
+    spec: Annotated[dict[str, Any], DescribedBy(FamilySpec)]
+    """The family as it was submitted."""
     architecture: str
     data: str
     classes: int | None
@@ -177,6 +180,7 @@ class FamilyReport(Document):
     law: dict[str, Any] | None
     """The joint law as a document; `null` while there are too few points."""
     dense_law: dict[str, Any] | None
+    """The law of the unpruned errors as a document; `null` where there is none."""
     candidates: tuple[CandidateRow, ...] = ()
     """The networks that may be an answer, all at the largest fraction of the training images."""
     answers: tuple[FamilyAnswer, ...]

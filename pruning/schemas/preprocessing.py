@@ -17,15 +17,22 @@ TORCHVISION = ("torchvision", "torchvision_segmentation")
 
 
 class Preprocessing(Document):
-    """Images are scaled to [0, 1], then (x - mean) / std by channel; each is used in the size it
-    comes in where `resize` and `crop` are null.
+    """Images are scaled to [0, 1], then (x - mean) / std by channel.
+
+    The service neither resizes nor crops: all images of a dataset have one size when they are
+    uploaded, and keep it. Only images with masks may differ in size; these are padded at the right
+    and the bottom to the largest height and width with the mean colour of the training images,
+    which is about 0 after normalisation, and padding counts nowhere.
     """
 
     resize: int | None = None
-    """The shorter side after resizing, in pixels."""
+    """The shorter side after resizing, in pixels; always `null`, as nothing is resized."""
     crop: int | None = None
-    """The side of the square that is cut from the middle, in pixels."""
+    """The side of the square that is cut from the middle, in pixels; always `null`, as nothing is
+    cropped.
+    """
     interpolation: str | None = None
+    """The interpolation of the resizing; always `null`."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Source

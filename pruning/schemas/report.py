@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.described import DescribedBy
 from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
+from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.verdicts import (
@@ -355,7 +357,8 @@ class Report(Document):
 
     schema_version: Literal[1] = 1
     job_id: str
-    spec: dict[str, Any]
+    spec: Annotated[dict[str, Any], DescribedBy(JobSpec)]
+    """The job as it was submitted."""
     recipe_digest: str
     model: ModelInfo
     data: DataInfo

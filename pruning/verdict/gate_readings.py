@@ -181,11 +181,13 @@ def _find_potentials(best: Checkpoint | None, section: Section | None) -> dict[s
 
 
 def _read_certificate(limit: float, best: Checkpoint | None, section: Section | None) -> Reading:
-    """Return the accuracy that the section `certificate` promises from labelled images: it passes
-    where the promise reaches the limit, and fails where the error lies beyond it by more than noise
-    explains.
+    """Return the accuracy that the section `certificate` promises from labelled images, at the
+    confidence of that section: it passes where the promise reaches the limit, and fails where the
+    error lies beyond it by more than noise explains.
     """
-    rows = [] if section is None else section.details.get("limits", [])
+    details = {} if section is None else section.details
+    rows = details.get("limits", [])
+    confidence = details.get("confidence")
     row = next((row for row in rows if best is not None and row["checkpoint"] == best.id), None)
     if row is None or best is None:
         return Reading(
@@ -202,7 +204,11 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
     outcome: Outcome = "passed" if promised >= limit else judge(shortfall, 1 - limit, 0.0)
     needed = None
     if outcome == "undecided":
-        needed = count_deciding_images(shortfall, 1 - limit, 1 - CONFIDENCE)
+        level = (1 - (confidence or CONFIDENCE)) / len(rows)
+        needed = count_deciding_images(shortfall, 1 - limit, level)
+    held_at = ""
+    if confidence is not None:
+        held_at = f" at {wording.short_percent(confidence)} for all checkpoints together"
     return Reading(
         name="min_certified_accuracy",
         limit=limit,
@@ -211,9 +217,10 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
         outcome=outcome,
         sentence=(
             f"accuracy {wording.percent(accuracy)}, certified at least "
-            f"{wording.percent(promised)}; at least {wording.percent(limit)} is asked for"
+            f"{wording.percent(promised)}{held_at}; at least {wording.percent(limit)} is asked for"
         ),
         low=promised,
+        confidence=confidence,
         needed=needed,
     )
 

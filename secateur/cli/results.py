@@ -57,7 +57,8 @@ def download(
     """Download checkpoints, each checked against its SHA-256."""
     files: list[dict[str, Any]] = []
     with Client() as client:
-        chosen = _choose_checkpoints(client.jobs.results(job_id), checkpoint)
+        outcome = client.jobs.results(job_id, fields=("recommendation", "checkpoints"))
+        chosen = _choose_checkpoints(outcome, checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
         ending = "json" if format == "arch" else "safetensors"
         for result in chosen:
@@ -124,7 +125,7 @@ def _choose_checkpoints(outcome: Results, which: str) -> list[CheckpointResult]:
     owner = None
     if which == "recommended":
         wanted = outcome.recommended
-        owner = (outcome.recommendation or {}).get("job")
+        owner = getattr(outcome.recommendation, "job", None)
     if wanted is None:
         raise typer.BadParameter(f"no checkpoint is recommended; there are: {ids}")
     chosen = [
@@ -227,13 +228,14 @@ def _list_answer_cells(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _print_verdict(outcome: Results) -> None:
-    advice = outcome.recommendation or {}
-    owner = f" of {advice['job']}" if advice.get("job") else ""
+    job = getattr(outcome.recommendation, "job", None)
+    owner = f" of {job}" if job else ""
     recommended = outcome.recommended or "none"
     if outcome.joint is not None:
-        tell(str(outcome.joint.get("sentence")))
+        tell(outcome.joint.sentence)
     label = "recommended" if outcome.verdict in (None, "ship") else "chosen on validation"
-    tell(f"{label}: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
+    reason = "" if outcome.recommendation is None else outcome.recommendation.reason
+    tell(f"{label}: {recommended}{owner}. {reason}".rstrip())
     for gate in outcome.gates:
         tell(gate_line(gate))
     if outcome.job.status != "succeeded":

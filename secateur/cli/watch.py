@@ -11,7 +11,7 @@ from secateur.cli.console import complain, err, say
 from secateur.cli.outcomes import CANCELLED, job_code
 from secateur.client import Client
 from secateur.errors import WaitTimeout
-from secateur.wire import Event, read_outcome
+from secateur.wire import Event, FamilyGate, Gate
 
 
 class Display:
@@ -83,7 +83,9 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
             for event in client.jobs.events(job_id, timeout_s=timeout_s):
                 display.show(event)
         job = client.jobs.get(job_id)
-        results = client.jobs.results(job_id) if job.status == "succeeded" else None
+        results = None
+        if job.status == "succeeded":
+            results = client.jobs.results(job_id, fields=("recommendation", "gates"))
     except (KeyboardInterrupt, WaitTimeout) as error:
         outcome = "timed_out" if isinstance(error, WaitTimeout) else "interrupted"
         say(
@@ -98,21 +100,21 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
         }
     if job.error is not None:
         complain(f"{job.error.code}: {job.error.message}")
-    gates = results.gates if results else ()
-    for gate in gates:
+    for gate in results.gates if results else ():
         say(gate_line(gate))
+    sent = results.document() if results else {}
     document = {
         "job": job.document(),
-        "recommendation": results.recommendation if results else None,
-        "gates": list(gates),
+        "recommendation": sent.get("recommendation"),
+        "gates": sent.get("gates", []),
     }
     return job_code(job, results), document
 
 
-def gate_line(gate: dict[str, Any]) -> str:
+def gate_line(gate: Gate | FamilyGate) -> str:
     """Return a gate in one line."""
     words = {"passed": "passed", "failed": "missed", "undecided": "undecided"}
-    return f"gate {gate.get('name')} {words[read_outcome(gate)]}: {gate.get('message')}"
+    return f"gate {gate.name} {words[gate.outcome]}: {gate.message}"
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:

@@ -18,6 +18,7 @@ Spec = JobSpec | FamilySpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
 Undecided = Literal["skip", "fail"]
 """The outcome of an undecided gate in JUnit XML."""
+RESULT_FIELDS = tuple(Results.model_fields)
 
 
 def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
@@ -117,12 +118,26 @@ def wait(
     return job
 
 
-def results(job_id: str) -> Flow[Results]:
+def results(job_id: str, *, fields: Sequence[str] | None = None) -> Flow[Results]:
     """Return checkpoints, report, recommendation and gates; raises `ApiError` 409
     `job_not_finished` before the end.
+
+    With `fields` only the job and these are fetched, and the others are empty: `recommendation`,
+    `gates`, `joint`, `checkpoints`, `report`, or a part of the report as in `report.model`.
     """
-    request = Request(method="GET", path=route("v1", "jobs", job_id, "results"))
-    return (yield from call(request)).parse(Results)
+    params: dict[str, str] = {}
+    if fields is not None:
+        params["fields"] = ",".join(dict.fromkeys(("job", *map(_check_field, fields))))
+    path = route("v1", "jobs", job_id, "results")
+    return (yield from call(Request(method="GET", path=path, params=params))).parse(Results)
+
+
+def _check_field(field: str) -> str:
+    """Return a field of results; raises `InvalidIdentifier` for a part of a typed object."""
+    if field in RESULT_FIELDS or field.startswith("report."):
+        return field
+    known = ", ".join(RESULT_FIELDS)
+    raise InvalidIdentifier(f"not a field of results: {field!r}; there are {known}, report.<name>")
 
 
 def checkpoints(job_id: str) -> Flow[tuple[CheckpointResult, ...]]:

@@ -26,7 +26,7 @@ def size_networks(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size,
     """
     data = describe_dataset(spec.dataset.builtin, known)
     _check_task(data)
-    _check_max_error(spec, len(data["classes"]))
+    _check_max_error(spec, data)
     _check_train_limit(spec, data["counts"]["train"])
     return build_sizes(spec, data["shape"], data["classes"], data["task"])
 
@@ -39,13 +39,17 @@ def _check_task(data: dict[str, Any]) -> None:
         )
 
 
-def _check_max_error(spec: FamilySpec, classes: int) -> None:
-    """Refuse a tolerated error that guessing would meet."""
-    chance = 1 - 1 / classes
+def _check_max_error(spec: FamilySpec, data: dict[str, Any]) -> None:
+    """Refuse a tolerated error that guessing would meet: the best constant answer on the test
+    images, or where these were not looked at 1 - 1/classes.
+    """
+    classes = len(data["classes"])
+    chance, guess = data.get("guessing_error"), "the best constant answer"
+    if chance is None:
+        chance, guess = 1 - 1 / classes, f"guessing among {classes} classes"
     if spec.max_error and max(spec.max_error) >= chance:
         raise ParameterError(
-            f"max_error {max(spec.max_error):g}: guessing among {classes} classes has an error of "
-            f"{chance:g}; tolerate less",
+            f"max_error {max(spec.max_error):g}: {guess} has an error of {chance:g}; tolerate less",
             pointer="/max_error",
         )
 

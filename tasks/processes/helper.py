@@ -69,6 +69,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
         "task": arrays.task,
         "notes": list(arrays.notes),
         "groups": arrays.group_counts(),
+        "guessing_error": arrays.guessing_error,
     }
 
 

@@ -86,6 +86,10 @@ class Dataset(Base):
     )
     notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
     groups: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
+    guessing_error: Mapped[float | None] = mapped_column(default=None)
+    """The error of the best constant answer on the test images; null for masks and in rows of
+    0.1.
+    """
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     artifact: Mapped[str]
     created_at: Mapped[float]

@@ -130,6 +130,7 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
         "classes": ["cat", "dog"],
         "counts": {"train": 4, "test": 2},
         "task": "classification",
+        "guessing_error": None,
         "normalize": None,
     }
     assert payload["spec"] == spec

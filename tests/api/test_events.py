@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from api.routes import events
-from api.schemas.jobs import EventView
+from api.schemas.events import EventView
 from api.services import Services
 from tests.support.api_world import World, fault
 

@@ -98,6 +98,7 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
         "task": "classification",
         "notes": [],
         "groups": {"sex": {"f": 1, "m": 1}},
+        "guessing_error": 0.5,
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
         "created_at": body["created_at"],
     }

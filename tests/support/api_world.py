@@ -96,6 +96,7 @@ class Helper:
                 "task": "classification",
                 "notes": [],
                 "groups": {"sex": {"f": 1, "m": 1}},
+                "guessing_error": 0.5,
             }
         return dict(ESTIMATE)
 

@@ -138,6 +138,8 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
                 - row["disagreement_at_most"],
             )
         )
+    assert section.details["confidence"] == 0.8
+    assert section.hidden == ("confidence",)
     assert section.notes[0].startswith(
         "With probability 80 % over the draw of 30 test images, the limits of one kind hold"
     )

@@ -115,6 +115,16 @@ def test_it_says_what_the_law_says(template: JobRecord) -> None:
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
 
+def test_chance_is_the_best_constant_answer_on_the_test_images(template: JobRecord) -> None:
+    errors = [float(e) for e in evaluate_pruned_error(np.array(DENSITIES), 0.02, 0.9, 0.05, 0.095)]
+    record = make_law_record(template, errors, 0.02)
+    labels = (torch.arange(IMAGES) < IMAGES // 10).long()
+    test = replace(record.data.test, labels=labels)
+    section = ScalingLaw().evaluate(replace(record, data=replace(record.data, test=test)))
+    assert section.details["laws"][0]["error_of_the_plateau"] <= 0.1
+    assert section.details[RAW]["magnitude"]["law"]["limit"] == pytest.approx(0.1)
+
+
 def test_what_was_found_survives_the_report(template: JobRecord) -> None:
     section = ScalingLaw().evaluate(make_law_record(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())

@@ -43,7 +43,7 @@ def simulate(
         unpruned=np.array(unpruned_errors),
         network=network,
         trial=trial,
-        classes=10,
+        guessing_error=0.9,
         images=np.full(len(rows), 10_000.0),
     )
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from pruning.family.answers import list_tolerated_errors
 from pruning.family.halves import predict_other_half
 from pruning.family.measurements import (
     fit_family_law,
+    fit_unpruned_errors,
     fit_unpruned_plane,
     gather_measurements,
 )
+from pruning.family.members import list_members
 from pruning.family.sections import build_sections
 from pruning.family.turn import take_turn
 from pruning.laws.seeds import SeedEffect
@@ -220,3 +225,29 @@ def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
     assert points is not None
     assert points.error.max() < 0.72
     assert fit_family_law(points, refits=0).plateau > 0.72
+
+
+def test_chance_of_a_family_is_the_best_constant_answer() -> None:
+    """Seven test images in ten are of one class: errors end at .3, and not at 1 - 1/classes."""
+    family, measured = world.spec(max_error=[]), world.World(plateau=0.3)
+    members = list_members(family)
+    old_runs = [measured.run(family, member, f"job_{i}") for i, member in enumerate(members)]
+    runs = []
+    for run in old_runs:
+        assert run.curve is not None
+        curve = run.curve.model_copy(update={"guessing_error": 0.3})
+        runs.append(run.model_copy(update={"curve": curve}))
+    points = gather_measurements(runs)
+    assert points is not None
+    assert points.guessing_error == 0.3
+    law = fit_family_law(points, refits=0)
+    assert law.limit == 0.3
+    assert law.plateau <= 0.3
+    assert fit_unpruned_errors(runs).coefficients["chance"] == pytest.approx(0.3)
+    lifted = replace(points, unpruned=np.full(len(points), 0.28))
+    assert list_tolerated_errors(family, lifted) == (0.29,)  # between .28 and .3, below 1.25 * .28
+    # An old member knows its classes alone.
+    old = gather_measurements(old_runs)
+    assert old is not None
+    assert old.guessing_error == 0.9
+    assert fit_family_law(old, refits=0).plateau == pytest.approx(0.9)

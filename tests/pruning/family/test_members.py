@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pruning.errors import DataError, ParameterError
+from pruning.family.measurements import is_usable
 from pruning.family.members import build_member_job, list_members, read_member_curve
 from pruning.family.sizes import build_sizes
 from pruning.rounds.plan import plan_rounds
@@ -194,10 +195,14 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
     )
     assert curve.unpruned_val_error == pytest.approx(0.075)
     assert (curve.val_errors, curve.val_images) == ((0.1, 0.15), 10)
+    assert (curve.guessing_error, curve.chance) == (None, 0.5)  # a report of an earlier version
+    report["data"]["guessing_error"] = 0.1
     report["control"]["retrain_epochs"] = 0
     again = read_member_curve(report)
     assert again is not None
-    assert again.unpruned_error == 0.1
+    assert again.unpruned_error == again.chance == 0.1
+    assert not is_usable(again)
+    assert is_usable(curve)
     report["rounds"][0]["criterion"] = {"name": "random", "params": {}}
     assert read_member_curve(report) is None
     assert read_member_curve({**report, "rounds": []}) is None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pruning.errors import ParameterError
 from pruning.library import load_model
 from pruning.pipeline.estimate_job import estimate_job
 from pruning.storage.checkpoints import write_dense
@@ -42,6 +45,22 @@ def test_targets_that_the_zeros_reach_are_warned_of() -> None:
     kept = {"id": "mdl_00000000", "keep_zeros": False}
     assert estimate(sparse, model=kept)["warnings"] == []
     assert estimate(sparse, exclude=["fc1.weight"])["warnings"] == []
+
+
+def test_a_gate_under_a_shift_that_nobody_looks_at_is_refused() -> None:
+    def ask(distribution: str, *, evaluated: dict[str, Any] | None = None) -> None:
+        gates = {"min_prune_potential": {"nominal": 0.2, distribution: 0.2}}
+        named = None if evaluated is None else [{"name": "prune_potential", "params": evaluated}]
+        estimate({"normalize": CONSTANTS}, gates=gates, evaluations=named)
+
+    ask("fog 3")
+    ask("noise 0.2")
+    ask("fog 5", evaluated={"corruptions": ["fog"], "severities": [5]})
+    for wrong, evaluated in (("fogg 3", None), ("fog 3", {"corruptions": ["snow"]}), ("a/b", None)):
+        with pytest.raises(ParameterError, match="there are nominal") as caught:
+            ask(wrong, evaluated=evaluated)
+        assert caught.value.pointer == f"/gates/min_prune_potential/{wrong.replace('/', '~1')}"
+        assert ("fog 3" in caught.value.message.partition("there are")[2]) is (evaluated is None)
 
 
 def test_an_upload_is_counted_with_what_its_file_says(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tables of a report's sections."""
+"""The tables of a report's sections, and the lines that load its checkpoints."""
 
 from __future__ import annotations
 
@@ -120,3 +120,18 @@ def test_estimates_in_tables_of_any_version_are_recognised() -> None:
     table = build_table([{"error": old}, {"error": old | {"unit": "fraction"}}])
     assert table is not None
     assert table.rows == [["0.5"], ["50.0 %"]]
+
+
+def test_the_page_has_the_lines_that_load_each_checkpoint() -> None:
+    report = reports.realistic()
+    snippet = "import torch\n\nmean = torch.tensor([0.5])  # <b>&\n"
+    first = report.checkpoints[0].model_copy(update={"load_snippet": snippet})
+    text = to_html(report.model_copy(update={"checkpoints": (first, *report.checkpoints[1:])}))
+    page = Page(text)
+    (block,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "copy"]
+    assert block["aria-label"] == f"Lines that load {first.id}"
+    assert snippet in page.text
+    assert "user-select: all" in text
+    # A report of an earlier version has none.
+    assert 'id="load"' in text
+    assert 'id="load"' not in to_html(report)

@@ -370,3 +370,21 @@ def test_the_package_loads_no_renderer_and_rendering_neither_pyplot_nor_torch() 
 )
 def test_quantities(call: Callable[[], Any], text: str) -> None:
     assert call() == text
+
+
+def test_the_fact_of_the_gates_names_those_that_did_not_pass() -> None:
+    message = "magnitude-0.8: 1,797 test images cannot tell on which side of it the loss lies"
+    (passed,) = reports.realistic().gates
+    missed = passed.model_copy(
+        update={
+            "name": "max_class_increase",
+            "subject": "4",
+            "passed": False,
+            "outcome": "undecided",
+            "message": message,
+        }
+    )
+    report = reports.realistic(gates=(passed, missed))
+    (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "Gates"]
+    assert (fact.value, fact.detail) == ("1 passed, 1 undecided", "max_class_increase (4)")
+    assert to_html(report).count(message) == to_markdown(report).count(message) == 1

@@ -250,6 +250,25 @@ def test_a_gate_on_the_certificate_reads_its_promise(limit: float, outcome: str)
     assert check(checkpoint(), min_certified_accuracy=limit).outcome == "undecided"
 
 
+def test_a_gate_on_the_certificate_says_its_confidence() -> None:
+    rows = [
+        {"checkpoint": id, "error": 0.1, "accuracy_at_least_labelled": 0.86}
+        for id in ("magnitude-0.5", "magnitude-0.9")
+    ]
+    details = {"limits": rows, "confidence": 0.8}
+    sections = {"certificate": Section(title="t", version=2, details=details)}
+    result = check(checkpoint(), sections, min_certified_accuracy=0.85)
+    assert (result.outcome, result.confidence) == ("passed", 0.8)
+    assert "certified at least 86.0 % at 80 % for all checkpoints together" in result.message
+    # One that asks for more is decided by fewer images where less confidence is asked for.
+    few = check(checkpoint(), sections, min_certified_accuracy=0.88).needed
+    many = {"certificate": Section(title="t", version=2, details=details | {"confidence": 0.99})}
+    more = check(checkpoint(), many, min_certified_accuracy=0.88).needed
+    assert few is not None
+    assert more is not None
+    assert few < more
+
+
 def test_what_is_counted_passes_or_fails() -> None:
     latencies = tuple(
         Latency(device="cpu", threads=1, batch=batch, p50=1, p95=1, against_given=ratio)

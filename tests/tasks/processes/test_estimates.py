@@ -238,6 +238,13 @@ def test_an_error_that_guessing_has_is_refused(tolerated: list[float], fine: boo
     )
 
 
+def test_guessing_is_the_best_constant_answer_where_the_labels_are_known() -> None:
+    known = data(guessing_error=0.3)
+    assert estimate_family(payload(known, max_error=[0.29]))["rounds"] == 96
+    message = refused(ParameterError, "/max_error", known, max_error=[0.3])
+    assert "the best constant answer has an error of 0.3; tolerate less" in message
+
+
 def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
     def members(*fractions: float) -> dict[str, Any]:
         return {"depths": [1, 2], "widths": [4], "fractions": fractions}

@@ -342,3 +342,4 @@ def test_the_document_of_a_dataset_counts_the_images_of_each_group(tmp_path: Pat
         }
     )
     assert answer["groups"] == {"sex": {"f": 1}}
+    assert answer["guessing_error"] == 0.5

@@ -1,0 +1,24 @@
+"""Members of a family on the wire."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class MemberView(BaseModel):
+    """The place of a job in its family."""
+
+    role: Literal["member", "answer"]
+    """`answer` for a network that the law chose."""
+    depth: float
+    width: float
+    fraction: float
+    """The fraction of the training images."""
+    seed: int
+    rounds: int
+    density: float
+    """The density at which the pruning ends."""
+    max_error: float | None = None
+    """The tolerated error of an answer."""
