@@ -31,7 +31,7 @@ from pruning.bounds.forms import (
 )
 from pruning.bounds.inputs import Inputs
 from pruning.errors import EvidenceError, ParameterError, StructureError
-from pruning.evidence.criterion import CompensatesRemoval
+from pruning.evidence.criterion import moves_weights
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.graphs.tracing import fold_batchnorm, is_chain
@@ -147,7 +147,7 @@ class Study:
     @staticmethod
     def takes(method: PruningMethod) -> bool:
         """Whether there are bounds: not for a criterion that moves the weights that remain."""
-        return not isinstance(method.criterion, CompensatesRemoval)
+        return not moves_weights(method.criterion)
 
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
