@@ -176,5 +176,5 @@ def test_awkward_networks_have_finite_diagonals(case: str) -> None:
     evidence = Evidence(model, cases.half_masks(model), batches)
     state = torch.get_rng_state()
     for curvature in ("hessian", "hutchinson"):
-        mask_scores(evidence, OBD(curvature=curvature).score(evidence))  # type: ignore[arg-type]
+        mask_scores(evidence, OBD(curvature=curvature).score(evidence))
     assert torch.equal(torch.get_rng_state(), state)
