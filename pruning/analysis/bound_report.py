@@ -192,7 +192,7 @@ def summarise_outcomes(
     """The report of one method's outcomes; `dense` are the logits of the dense network (N, k),
     `labels` (N,).
     """
-    labels = labels.cpu()
+    labels = labels.to(dense.device)
     predictions: list[Prediction] = []
     components: list[Component] = []
     errors: dict[float, Spread | None] = {}

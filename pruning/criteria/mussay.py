@@ -127,7 +127,7 @@ class Mussay:
         owner = layer.name.rpartition(".")[0]
         inputs = incoming.graph.inputs.get(owner)
         if inputs is None:
-            norms = torch.ones(layer.kept.shape[1]).double()
+            norms = torch.ones(layer.kept.shape[1], dtype=torch.float64)
         else:
             norms = torch.stack(incoming.channel_norms.read_by(owner, inputs)).norm(dim=0)
         writers = [
