@@ -24,8 +24,8 @@ NOTES = (
     "`data-independent` that for all inputs of norm `beta`; they rest on assumptions about inputs "
     "not seen and are not certified.",
     "Promised accuracy counts the images whose label's logit less its bound exceeds every other "
-    "logit plus its own; `not ruled out` counts those it does not exclude. Intervals are at 95 % for "
-    "other images and other draws, of a single draw for other images alone. Vacuous is what "
+    "logit plus its own; `not ruled out` counts those it does not exclude. Intervals are at 95 % "
+    "for other images and other draws, of a single draw for other images alone. Vacuous is what "
     "promises no more than chance.",
     "A factor's cost is the bound over the bound with that factor as it is at the images, one at "
     "a time: costs are log10 and need not add up. Networks here are pruned in one shot from the "
