@@ -13,8 +13,6 @@ from pruning.criteria.qm import QM
 from pruning.errors import EvidenceError, ScoreError
 from pruning.evidence.evidence import Evidence
 from pruning.masks import find_prunable
-from pruning.rounds.pruning import mask_scores
-from tests.support import cases
 from tests.support.curvature_cases import assert_close, build_network
 from tests.support.quadratic_cases import build_double, mask_half
 
@@ -168,13 +166,3 @@ def test_what_is_too_large_or_not_finite_is_refused(monkeypatch: pytest.MonkeyPa
     evidence.model.get_parameter("0.weight").data.fill_(torch.nan)
     with pytest.raises(ScoreError, match="outputs are not finite"):
         Evidence(evidence.model, batches=evidence.batches).curvature("hutchinson")
-
-
-@pytest.mark.parametrize("case", cases.AWKWARD)
-def test_awkward_networks_have_finite_diagonals(case: str) -> None:
-    model, batches = cases.awkward(case)
-    evidence = Evidence(model, cases.half_masks(model), batches)
-    state = torch.get_rng_state()
-    for curvature in ("hessian", "hutchinson"):
-        mask_scores(evidence, OBD(curvature=curvature).score(evidence))
-    assert torch.equal(torch.get_rng_state(), state)
