@@ -55,7 +55,7 @@ def report_bounds(model: nn.Module, method: dict[str, Any], move: Move) -> Bound
     ("network", "method"),
     [
         ("mlp", SAMPLERS["corenet corenet"]),
-        ("one layer", SAMPLERS["sipp hybrid"]),
+        pytest.param("one layer", SAMPLERS["sipp hybrid"], marks=pytest.mark.slow),
         ("residual", DETERMINISTIC["wanda"]),
         ("flat", SAMPLERS["pfp top"]),
         ("pre-activation", SAMPLERS["mussay importance"]),
