@@ -24,7 +24,7 @@ ACTIVATIONS = {name for names in FUNCTIONS.values() for name in names} | set(OTH
 
 @dataclass(frozen=True)
 class Affine:
-    """What a BatchNorm does to each of its channels in eval mode: scale times it, and shift."""
+    """The affine map of each channel by a BatchNorm in eval mode: times the scale, plus the shift."""
 
     batchnorm: str
     scale: Tensor
@@ -121,7 +121,7 @@ class _Listener(TorchFunctionMode):
         return result
 
     def _follow(self, output: Tensor, read: list[_Value], activates: bool) -> _Value:
-        """What is known of the output of an operation on these values."""
+        """The record of the output of an operation on these values."""
         batchnorm = read[0].batchnorm
         if len(read) > 1:
             self.merged |= {value.batchnorm for value in read if value.batchnorm is not None}

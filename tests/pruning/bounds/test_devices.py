@@ -57,7 +57,7 @@ def report_bounds(model: nn.Module, method: dict[str, Any], move: Move) -> Bound
         ("mlp", SAMPLERS["corenet corenet"]),
         pytest.param("one layer", SAMPLERS["sipp hybrid"], marks=pytest.mark.slow),
         ("residual", DETERMINISTIC["wanda"]),
-        ("flat", SAMPLERS["pfp top"]),
+        pytest.param("flat", SAMPLERS["pfp top"], marks=pytest.mark.slow),
         ("pre-activation", SAMPLERS["mussay importance"]),
     ],
 )

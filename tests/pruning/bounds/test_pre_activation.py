@@ -93,7 +93,7 @@ def measure_reach(net: nn.Module, incoming: Incoming, x: Tensor) -> dict[str, tu
 def test_no_input_takes_a_channel_beyond_its_point(name: str) -> None:
     """Random inputs of many sizes, and inputs that climb towards the worst channel."""
     closest = 0.0
-    for seed in range(2):
+    for seed in (0, 1) if name == "pre-activation" else (0,):
         net = build(name, seed)
         evidence = Evidence(net, shape=SHAPE)
         incoming = Mussay().prepare(evidence)
@@ -120,7 +120,10 @@ def test_no_input_takes_a_channel_beyond_its_point(name: str) -> None:
     assert closest > 0.1, "the bound is so loose that nothing was tested"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    ["pre-activation", "wide_resnet", pytest.param("densenet22", marks=pytest.mark.slow)],
+)
 def test_certified_forms_cover_drawn_networks_and_those_not_drawn(name: str) -> None:
     for method in (SAMPLERS["mussay importance"], DETERMINISTIC["mussay top_k"]):
         study = make_study(build(name), method, 3.0)

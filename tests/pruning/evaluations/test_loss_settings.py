@@ -113,7 +113,7 @@ def test_the_chosen_change_is_right_on_the_images_that_did_not_choose() -> None:
     covered; of 120 at least 91 % then are, but for one time in a hundred.
     """
     rng = np.random.default_rng(1)
-    truth, flattering, told, covered = 0.3, [], [], 0
+    truth, flattering, honest, covered = 0.3, [], [], 0
     repeats = 120
     for repeat in range(repeats):
         steps = rng.exponential(1.0, (9, IMAGES)) - 1
@@ -124,15 +124,15 @@ def test_the_chosen_change_is_right_on_the_images_that_did_not_choose() -> None:
         assert chosen.change.estimate.low is not None
         assert chosen.change.estimate.high is not None
         flattering.append(chosen.on_choice)
-        told.append(chosen.change.estimate.value)
+        honest.append(chosen.change.estimate.value)
         covered += chosen.change.estimate.low <= truth <= chosen.change.estimate.high
-    error = np.std(told) / np.sqrt(repeats)
+    error = np.std(honest) / np.sqrt(repeats)
     print(  # noqa: T201 (the figures are what the test is for)
         f"chosen of nine lambdas, true change {truth}: {np.mean(flattering):.3f} where chosen, "
-        f"{np.mean(told):.3f} on the others, covered {covered / repeats:.3f}"
+        f"{np.mean(honest):.3f} on the others, covered {covered / repeats:.3f}"
     )
     assert np.mean(flattering) < truth - 5 * error
-    assert abs(np.mean(told) - truth) < 3 * error
+    assert abs(np.mean(honest) - truth) < 3 * error
     assert covered / repeats >= 0.91
 
 
