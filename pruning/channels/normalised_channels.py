@@ -24,7 +24,7 @@ ACTIVATIONS = {name for names in FUNCTIONS.values() for name in names} | set(OTH
 
 @dataclass(frozen=True)
 class Affine:
-    """The affine map of each channel by a BatchNorm in eval mode: times the scale, plus the shift."""
+    """The affine map by a BatchNorm in eval mode: a channel times its scale, plus its shift."""
 
     batchnorm: str
     scale: Tensor
@@ -38,9 +38,9 @@ class BatchNorms:
     """The BatchNorms of a network."""
 
     after: Mapping[str, Affine]
-    """Those that alone read a layer's output, by the name of that layer."""
+    """The BatchNorms that alone read a layer's output, by the name of that layer."""
     before: Mapping[str, Affine]
-    """The others, by the name of each layer that reads what they normalise, through activations."""
+    """The other ones, by the name of each layer that reads what they normalise, through activations."""
 
     @staticmethod
     def of(model: nn.Module, image: Tensor) -> BatchNorms:
@@ -90,7 +90,7 @@ class _Listener(TorchFunctionMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.values: dict[int, _Value] = {}
         self.normalised: dict[str, _Value] = {}
-        """What each BatchNorm reads, by its name."""
+        """The inputs of each BatchNorm, by its name."""
         self.reads: dict[str, set[str | None]] = {}
         """The BatchNorms between layers and each layer that reads them, by its name."""
         self.merged: set[str] = set()
