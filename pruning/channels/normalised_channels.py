@@ -40,7 +40,7 @@ class BatchNorms:
     after: Mapping[str, Affine]
     """The BatchNorms that alone read a layer's output, by the name of that layer."""
     before: Mapping[str, Affine]
-    """The other ones, by the name of each layer that reads what they normalise, activated or not."""
+    """The other ones, by the name of each layer that reads what they normalise."""
 
     @staticmethod
     def of(model: nn.Module, image: Tensor) -> BatchNorms:
