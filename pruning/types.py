@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, device, nn
 
 from pruning.errors import BudgetError
 
@@ -82,6 +82,10 @@ class DrawLaw:
     """
     repeats: int = 1
     """The number of times that a row was drawn, to choose one of them."""
+
+    def to(self, device: device) -> DrawLaw:
+        """The law with its tensors on a device."""
+        return DrawLaw(self.probabilities.to(device), self.draws.to(device), self.repeats)
 
 
 @dataclass(frozen=True)

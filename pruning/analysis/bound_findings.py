@@ -24,7 +24,8 @@ NOTES = (
     "`data-independent` that for all inputs of norm `beta`; they rest on assumptions about inputs "
     "not seen and are not certified.",
     "Promised accuracy counts the images whose label's logit less its bound exceeds every other "
-    "logit plus its own; `not ruled out` counts those it does not exclude. Vacuous is what "
+    "logit plus its own; `not ruled out` counts those it does not exclude. Intervals are at 95 % "
+    "for other images and other draws, of a single draw for other images alone. Vacuous is what "
     "promises no more than chance.",
     "A factor's cost is the bound over the bound with that factor as it is at the images, one at "
     "a time: costs are log10 and need not add up. Networks here are pruned in one shot from the "
@@ -104,7 +105,7 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
     if start is None:
         last = useful[-1]
         return (
-            f"promises {wording.percent(last.predicted)} even at "
+            f"promises {_promise(last)} even at "
             f"{wording.short_percent(last.sparsity)} sparsity, where "
             f"{wording.percent(last.measured)} of the images are right"
         )
@@ -113,12 +114,17 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
         last = useful[-1]
         below = (
             f"at {wording.short_percent(last.sparsity)} it promises "
-            f"{wording.percent(last.predicted)} ({wording.percent(last.measured)} are right); "
+            f"{_promise(last)}, and {wording.percent(last.measured)} are right; "
         )
     return (
         f"{below}vacuous from {wording.short_percent(start.sparsity)} sparsity on, where "
         f"{wording.percent(start.measured)} of the images are right"
     )
+
+
+def _promise(prediction: Prediction) -> str:
+    """The promised accuracy with its interval."""
+    return wording.percent_with_interval(prediction.intervals["predicted"])
 
 
 def _describe_looseness(report: BoundReport, form: str) -> str:

@@ -119,7 +119,7 @@ class LayerDescriber:
         """Which outputs of a layer are still there, bool (out,)."""
         if self.by_channel:
             return masks[layer.name].flatten(1).any(1)
-        return torch.ones(len(layer.weight)).bool()
+        return torch.ones(len(layer.weight), dtype=torch.bool, device=layer.weight.device)
 
     def _arrange_scores(self, name: str, layer: Layer) -> Tensor:
         """The scores of a layer by row of its law; of a criterion without a bound, |w|."""
@@ -157,8 +157,8 @@ class LayerDescriber:
         own.
         """
         module = name.rpartition(".")[0]
-        first = first_of_channel(layer, self._graph.inputs[module])
-        own_channels = bool((first == torch.arange(first.shape[1])).all())
+        first = first_of_channel(layer, self._graph.inputs[module]).to(layer.weight.device)
+        own_channels = bool((first == _list_places(first)).all())
         return None if own_channels else first
 
     @cached_property
@@ -173,8 +173,13 @@ def _share_scores(scores: Tensor, probabilities: Tensor, first: Tensor | None) -
     shares = probabilities
     if first is not None:
         # a channel that a flattening spreads over several inputs counts once
-        shares = probabilities * (first == torch.arange(first.shape[1])).flatten()
+        shares = probabilities * (first == _list_places(first)).flatten()
     return shares * (scores * (probabilities > 0)).sum(1, keepdim=True)
+
+
+def _list_places(first: Tensor) -> Tensor:
+    """The place of each input of a group, (in / G,)."""
+    return torch.arange(first.shape[1], device=first.device)
 
 
 def compute_removed_outputs(layer: PrunedLayer, masks: Masks, alive: Tensor) -> Tensor:

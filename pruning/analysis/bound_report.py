@@ -8,7 +8,7 @@ Source of the questions: Gordon, When are approximation bounds useful?, ICLR 202
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pruning.analysis.bound_study import Outcome
 from pruning.bounds.forms import CERTIFIED
+from pruning.measurement.crossed import crossed_mean
 from pruning.measurement.guessing import guessing_error
 from pruning.measurement.objective import choose_answers
+from pruning.schemas.report import Estimate
 
 WITH = " with "
 """Stands between a form and the factor that is replaced in it."""
@@ -73,6 +75,10 @@ class Prediction:
     """The fraction that the bound does not rule out."""
     measured: float
     """The fraction that are right, the mean over trials."""
+    intervals: Mapping[str, Estimate]
+    """These three, by `predicted`, `optimistic` and `measured`, with their 95 % intervals for other
+    images and other trials.
+    """
     bound: Spread | None
     """The bound of |z' - z| of a logit."""
     tightness: Spread | None
@@ -105,8 +111,11 @@ class Prediction:
             "requested_sparsity": self.requested,
             "certified": self.certified,
             "predicted_accuracy": self.predicted,
+            **self._list_limits("predicted"),
             "optimistic_accuracy": self.optimistic,
+            **self._list_limits("optimistic"),
             "measured_accuracy": self.measured,
+            **self._list_limits("measured"),
             "vacuous": self.vacuous,
             "logit_bound": self.bound.document() if self.bound else None,
             "tightness": self.tightness.document() if self.tightness else None,
@@ -114,6 +123,10 @@ class Prediction:
             "trials": self.trials,
             "draws_needed_factor": self.draws_factor,
         }
+
+    def _list_limits(self, name: str) -> dict[str, float | None]:
+        estimate = self.intervals[name]
+        return {f"{name}_accuracy_low": estimate.low, f"{name}_accuracy_high": estimate.high}
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ def summarise_outcomes(
     """The report of one method's outcomes; `dense` are the logits of the dense network (N, k),
     `labels` (N,).
     """
-    labels = labels.cpu()
+    labels = labels.to(dense.device)
     predictions: list[Prediction] = []
     components: list[Component] = []
     errors: dict[float, Spread | None] = {}
@@ -246,7 +259,8 @@ def _log10(value: float) -> float:
 class _Trial:
     """A form of the bound in one trial, beside the measured errors.
 
-    `predicted`, `optimistic` and `measured` are fractions, as in `Prediction`.
+    `predicted`, `optimistic` and `measured` tell of each input whether it counts in the fraction of
+    that name in `Prediction`, float64 (N,).
     """
 
     predicted: Tensor
@@ -283,9 +297,9 @@ def _compare_trial(form: str, outcome: Outcome, dense: Tensor, labels: Tensor) -
             layer_error = torch.cat(by_form["error"])
             layers[name] = (torch.cat(by_form[form]) / layer_error)[layer_error > 0]
     return _Trial(
-        predicted=(low[own] > others(high)).double().mean(),
-        optimistic=(high[own] >= others(low)).double().mean(),
-        measured=(choose_answers(torch.cat(outcome.answers)) == labels).double().mean(),
+        predicted=(low[own] > others(high)).double(),
+        optimistic=(high[own] >= others(low)).double(),
+        measured=(choose_answers(torch.cat(outcome.answers)) == labels).double(),
         bounds=bound.flatten(),
         tightness=(bound / error).flatten()[error.flatten() > 0],
         draws_factors=factors[margin > 0],
@@ -304,13 +318,19 @@ def _predict(form: str, outcomes: Sequence[Outcome], dense: Tensor, labels: Tens
     laws = [law for outcome in outcomes for law in outcome.pruned.laws.values()]
     drawn = any(bool((law.draws > 0).any()) for law in laws)
     draws_factor = Spread.from_values(torch.cat([trial.draws_factors for trial in trials]))
+    intervals = {
+        "predicted": _average([trial.predicted for trial in trials]),
+        "optimistic": _average([trial.optimistic for trial in trials]),
+        "measured": _average([trial.measured for trial in trials]),
+    }
     return Prediction(
         form=form,
         requested=outcomes[0].pruned.requested,
         sparsity=sum(outcome.pruned.sparsity for outcome in outcomes) / len(outcomes),
-        predicted=_mean([trial.predicted for trial in trials]),
-        optimistic=_mean([trial.optimistic for trial in trials]),
-        measured=_mean([trial.measured for trial in trials]),
+        predicted=intervals["predicted"].value,
+        optimistic=intervals["optimistic"].value,
+        measured=intervals["measured"].value,
+        intervals=intervals,
         bound=Spread.from_values(torch.cat([trial.bounds for trial in trials])),
         tightness=Spread.from_values(torch.cat([trial.tightness for trial in trials])),
         layers={name: Spread.from_values(torch.cat(values)) for name, values in layers.items()},
@@ -330,6 +350,7 @@ def _interpolate_quantile(ordered: Tensor, share: float) -> float:
     return low if low == high else low + (high - low) * (place - math.floor(place))
 
 
-def _mean(values: Sequence[Tensor]) -> float:
-    """The mean of tensors of one number each."""
-    return float(torch.stack(list(values)).mean())
+def _average(trials: Sequence[Tensor]) -> Estimate:
+    """The mean over trials (N,) and inputs, with its interval for others of both."""
+    by_trial = torch.stack(list(trials)).cpu()
+    return crossed_mean(by_trial, torch.ones(by_trial.shape[1]), proportion=True)

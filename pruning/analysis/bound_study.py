@@ -31,7 +31,7 @@ from pruning.bounds.forms import (
 )
 from pruning.bounds.inputs import Inputs
 from pruning.errors import EvidenceError, ParameterError, StructureError
-from pruning.evidence.criterion import CompensatesRemoval
+from pruning.evidence.criterion import moves_weights
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.graphs.tracing import fold_batchnorm, is_chain
@@ -93,7 +93,7 @@ class Study:
     """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning
     starts from it.
 
-    Everything is computed on the CPU, in float64.
+    Everything is computed in float64, on the device of the network and the calibration images.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Study:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(method):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
-        dense = copy.deepcopy(model).cpu().double().eval()
+        dense = copy.deepcopy(model).double().eval()
         self.model = fold_batchnorm(dense)
         self.method = method
-        calibration = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
+        calibration = [(inputs.double(), labels) for inputs, labels in batches]
         if calibration:
             self._check_folding(dense, calibration[0][0][:1])
         self.evidence = Evidence(
@@ -147,11 +147,11 @@ class Study:
     @staticmethod
     def takes(method: PruningMethod) -> bool:
         """Whether there are bounds: not for a criterion that moves the weights that remain."""
-        return not isinstance(method.criterion, CompensatesRemoval)
+        return not moves_weights(method.criterion)
 
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
-        chunks = torch.split(inputs.cpu().double(), ANSWERED_AT_ONCE)
+        chunks = torch.split(inputs.double(), ANSWERED_AT_ONCE)
         with torch.no_grad():
             return torch.cat([self.model(chunk) for chunk in chunks])
 
@@ -204,7 +204,7 @@ class Study:
         """
         outcomes = [Outcome(pruned=network) for network in pruned]
         networks = [self._build_network(network) for network in pruned]
-        inputs = inputs.cpu().double()
+        inputs = inputs.double()
         outputs = sum(
             len(use.layer.weight) * use.patches.shape[-1]
             for use in self._record_inputs(inputs[:1]).values()
@@ -273,7 +273,7 @@ class Study:
         if isinstance(criterion, BoundsRelativeError) and self.chain:
             for form, bound in self._bound_relatively(criterion, layers, part).items():
                 outcome.add_logits(form, bound)
-                violated[form] = torch.zeros(len(part.inputs), dtype=torch.bool)
+                violated[form] = torch.zeros(len(part.inputs)).to(bound).bool()
         for form, by_weight in errors.items():
             # a layer that does not know a factor keeps its bound without that factor
             base = errors[form.partition(" with ")[0]]
@@ -307,7 +307,7 @@ class Study:
             size = self.model(part.inputs).abs()
         bounds = {}
         for form, tau in criterion.relative(layers).items():
-            bound = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
+            bound = size * torch.as_tensor(tau, dtype=size.dtype, device=size.device).reshape(-1, 1)
             bounds[form] = bound.nan_to_num(math.inf, posinf=math.inf)
         return bounds
 

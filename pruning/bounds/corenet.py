@@ -188,7 +188,7 @@ def _amplification(layer: PrunedLayer) -> Tensor:
     (N,).
     """
     bias = layer.layer.bias
-    shift = torch.zeros(1).double() if bias is None else bias.detach().double()
+    shift = layer.patches.new_zeros(1) if bias is None else bias.detach().double()
     weight = as_matrices(layer.layer, layer.weight)[None]
     outputs = multiply_patches(weight, layer.patches)[0] + shift[:, None]
     sizes = multiply_patches(weight.abs(), layer.patches.abs())[0] + shift.abs()[:, None]

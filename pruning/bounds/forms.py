@@ -112,7 +112,8 @@ class PrunedLayer:
         remains = self.kept & (self.law.probabilities > 0)
         if self.first is not None:
             # a channel that is several inputs counts at its first one
-            remains = remains & (self.first == torch.arange(self.first.shape[1])).flatten()
+            places = torch.arange(self.first.shape[1], device=self.first.device)
+            remains = remains & (self.first == places).flatten()
         remaining = remains.sum(1)
         return self.arrange_by_side(torch.where(self.law.draws > 0, remaining, self.law.draws))
 

@@ -221,9 +221,10 @@ def _find_extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
     signed = bool((patches < 0).any())
     low = patches.new_zeros(len(patches), *scaled.shape[:2], patches.shape[-1])
     high = low.clone()
-    # input by input and few outputs at a time, so that the terms stay in the cache
+    # input by input and few outputs at a time, so that the terms stay in the cache; a GPU would
+    # take longer to start many small operations than to compute them
     bytes_per_output = patches.element_size() * patches[0].numel()
-    block = max(1, CACHE // bytes_per_output)
+    block = max(1, (BYTES if patches.is_cuda else CACHE) // bytes_per_output)
     for n, inputs in enumerate(patches):
         for start in range(0, scaled.shape[1], block):
             outputs = slice(start, start + block)

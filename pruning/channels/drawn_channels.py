@@ -104,7 +104,8 @@ class DrawnChannels:
             if bool(fixed[inputs].any()):
                 probabilities.append(fixed[inputs])
                 draws.append(-1)
-            laws[name] = DrawLaw(torch.stack(probabilities), torch.tensor(draws))
+            law = DrawLaw(torch.stack(probabilities), torch.tensor(draws))
+            laws[name] = law.to(weights[name].device)
         return laws
 
 

@@ -15,10 +15,11 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_hessians import compute_layer_hessians
+from pruning.evidence.layer_hessians import INPUTS, compute_layer_hessians, count_block
 from pruning.evidence.quadratic_models import (
     ELEMENTS,
     compute_removal_costs,
@@ -39,7 +40,9 @@ class ExactOBS:
     each row w loses 1/2 delta^T H delta. Within a row, the order of the scores is the order of
     removal. Between layers errors are not comparable, hence the allocation `uniform`; `global`
     compares them as they are. Masked weights stay out from the start; weights on inputs that are
-    always zero go first. Time is rows times inputs^3 in each layer, in float64.
+    always zero go first. Time is rows times inputs^3 in each layer, in float64. A layer may have
+    8,192 inputs; with `block_size`, any number: then its Hessian is taken in blocks of consecutive
+    inputs, each a layer of its own, and time is rows times inputs times block_size^2.
 
     Two inputs that are always equal: removing one costs nothing, since the other takes its place.
 
@@ -63,6 +66,15 @@ class ExactOBS:
     damping: Annotated[
         float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")
     ] = 1e-6
+    block_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=INPUTS,
+            description="consecutive inputs of a layer in one block of its Hessian; null: all, "
+            f"at most {INPUTS}",
+        ),
+    ] = None
 
     def calibration(self, classes: int) -> Calibration:
         """Ask for `images` images at random; labels are not used."""
@@ -81,11 +93,13 @@ class ExactOBS:
         They are the Hessians of all layers, twice more that of the layer at hand (damped, inverse),
         and three matrices for each of its rows that are held at a time.
         """
-        hessians = [math.prod(shape[1:]) ** 2 for shape in shapes]
-        held = max(
-            size * min(shape[0], max(1, ELEMENTS // size))
-            for shape, size in zip(shapes, hessians, strict=True)
-        )
+        hessians = []
+        held = 0
+        for shape in shapes:
+            size, blocks = count_block(math.prod(shape[1:]), self.block_size)
+            hessians.append(blocks * size**2)
+            at_once = min(shape[0] * blocks, max(1, ELEMENTS // size**2))
+            held = max(held, at_once * size**2)
         return 8 * (sum(hessians) + 2 * max(hessians) + 3 * held)
 
     def score(self, evidence: Evidence) -> Scores:
@@ -113,7 +127,7 @@ class ExactOBS:
                 else:
                     inverse = invert(restrict_curvature(layer.hessian[group], alive))
                 parts.append(compute_removal_costs(inverse, rows[part], alive))
-            scores[name] = torch.cat(parts).reshape(evidence.weights[name].shape)
+            scores[name] = layer.join_blocks(torch.cat(parts), evidence.weights[name])
         return scores
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
@@ -129,38 +143,41 @@ class ExactOBS:
             ]
             weight = evidence.weights[name]
             moved = (layer.rows + torch.cat(moves)).masked_fill(~layer.keep, 0.0)
-            weights[name] = moved.reshape(weight.shape).to(weight.dtype)
+            weights[name] = layer.join_blocks(moved, weight).to(weight.dtype)
         return weights
 
     def _damp_layers(self, evidence: Evidence, masks: Masks) -> Iterator[tuple[str, _Layer]]:
-        for name, hessian in compute_layer_hessians(evidence).items():
+        for name, hessian in compute_layer_hessians(evidence, self.block_size).items():
             diagonal = hessian.diagonal(dim1=1, dim2=2)
             dead = diagonal == 0
             alive_inputs = (~dead).sum(1, keepdim=True).clamp_min(1)
             damping = self.damping * diagonal.sum(1, keepdim=True) / alive_inputs
-            rows = evidence.weights[name].double().reshape(-1, hessian.shape[1])
-            groups = torch.arange(len(hessian), device=rows.device)
+            weight = evidence.weights[name]
+            _, blocks = count_block(weight[0].numel(), self.block_size)
+            groups = len(hessian) // blocks
+            # The Hessian of each block of each row: those of a group are the same for its rows.
+            numbers = torch.arange(len(hessian), device=weight.device).reshape(groups, 1, blocks)
             layer = _Layer(
                 # An input that is always zero would make H singular: 1 on its diagonal.
                 hessian=hessian + torch.diag_embed(torch.where(dead, 1.0, damping)),
                 dead=dead,
-                group=groups.repeat_interleave(len(rows) // len(hessian)),
-                rows=rows,
-                keep=masks[name].reshape(rows.shape),
+                group=numbers.expand(-1, len(weight) // groups, -1).flatten(),
+                rows=_split_blocks(weight.double(), hessian.shape[1], 0.0),
+                keep=_split_blocks(masks[name], hessian.shape[1], True),
             )
             yield name, layer
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as rows R of K inputs."""
+    """A layer as rows R of K inputs; where its Hessian is in blocks, each block of a row is one."""
 
     hessian: Tensor
     """The Hessians with damping, (G, K, K)."""
     dead: Tensor
     """True for inputs that are always zero, (G, K)."""
     group: Tensor
-    """The group of each row, (R,)."""
+    """The Hessian of each row, (R,)."""
     rows: Tensor
     """The weight, float64 (R, K)."""
     keep: Tensor
@@ -169,3 +186,14 @@ class _Layer:
     def split_rows(self) -> Iterator[slice]:
         """Yield the rows whose Hessians are held at a time."""
         return split_matrices(len(self.rows), self.hessian[0].numel())
+
+    def join_blocks(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Put rows (R, K) together, shaped as the weight."""
+        inputs = weight[0].numel()
+        return rows.reshape(len(weight), -1)[:, :inputs].reshape(weight.shape)
+
+
+def _split_blocks(weight: Tensor, size: int, filling: float) -> Tensor:
+    """Cut every row of a weight into blocks of `size` inputs, the last filled up: (R, size)."""
+    rows = weight.flatten(1)
+    return F.pad(rows, (0, -rows.shape[1] % size), value=filling).reshape(-1, size)

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Batches, Evidence
+from pruning.evidence.hessian import multiply_hessian
 from pruning.evidence.local_models import FORWARD_AND_BACKWARD
 from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 from pruning.types import Calibration, Scores
@@ -96,7 +97,7 @@ class GraSP:
             gradients = torch.autograd.grad(
                 loss, weights, create_graph=True, materialize_grads=True
             )
-            return _multiply_hessian(gradients, list(vectors.values()), weights)
+            return multiply_hessian(gradients, list(vectors.values()), weights)
 
         return self._sum_over_batches(evidence, differentiate_twice)
 
@@ -125,16 +126,3 @@ def _join_single_image(batches: Batches) -> Batches:
     (inputs, labels), (last_inputs, last_labels) = batches[-2:]
     joined = torch.cat([inputs, last_inputs]), torch.cat([labels, last_labels])
     return [*batches[:-2], joined]
-
-
-def _multiply_hessian(
-    gradients: Sequence[Tensor], vectors: Sequence[Tensor], weights: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    """Compute the gradient of sum g v, which is H v: 0 where the loss is linear in the weights."""
-    products = [
-        (gradient * vector).sum() for gradient, vector in zip(gradients, vectors, strict=True)
-    ]
-    flow = torch.stack(products).sum()
-    if not flow.requires_grad:
-        return tuple(torch.zeros_like(weight) for weight in weights)
-    return torch.autograd.grad(flow, weights, materialize_grads=True)

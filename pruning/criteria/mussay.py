@@ -79,19 +79,17 @@ class Mussay:
         """Compute s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64.
 
         Shape (1, in, 1, 1) or (1, in). p_j is what writes channel j and its bias, BatchNorm folded
-        in (see `ChannelNorms`); |w_ij| is summed over a kernel, and over the inputs that a
-        flattening makes of a channel, so that s_j holds for every output. `top_k` scores the norm
-        of p_j without its bias, `uniform` a random number. In a grouped convolution, j is the same
-        position of every group; for channels of the image, which stay, ||p_j|| counts as 1. Raises
-        `EvidenceError` where not even the shape of an image is known, `ParameterError` for a
-        network of several or unknown activations, `StructureError` where its channels cannot be
-        distinguished.
+        in, or read with the layer behind it (see `ChannelNorms`); |w_ij| is summed over a kernel,
+        and over the inputs that a flattening makes of a channel, so that s_j holds for every
+        output. `top_k` scores the norm of p_j without its bias, `uniform` a random number. In a
+        grouped convolution, j is the same position of every group; for channels of the image,
+        which stay, ||p_j|| counts as 1. Raises `EvidenceError` where not even the shape of an image
+        is known, `ParameterError` for a network of several or unknown activations,
+        `StructureError` where its channels cannot be distinguished.
         """
         if self.variant == "uniform":
             return _draw_uniform(evidence)
         graph, channel_norms, image = _read_network(evidence)
-        norms = torch.where(channel_norms.written, channel_norms.norms, 1.0)
-        points = torch.stack([norms, channel_norms.biases], 1)
         activation: str = self.activation or "identity"
         if self.activation is None and self.variant == "importance":
             activation = find_activation(evidence.model, image, LARGEST)
@@ -105,7 +103,9 @@ class Mussay:
             layer = evidence.model.get_submodule(owner)
             assert isinstance(layer, Layer)
             inputs = graph.inputs[owner]
-            incoming = points[inputs]
+            norms, biases = channel_norms.read_by(owner, inputs)
+            norms = torch.where(channel_norms.written[inputs], norms, 1.0)
+            incoming = torch.stack([norms, biases], 1)
             if self.variant == "top_k":
                 importance = incoming[:, 0]
             else:
@@ -118,18 +118,18 @@ class Mussay:
     def prepare(self, evidence: Evidence) -> Incoming:
         """Return what the bound of a layer asks of the layers before it."""
         graph, channel_norms, image = _read_network(evidence)
-        norms = (channel_norms.norms.square() + channel_norms.biases.square()).sqrt()
         activation = self.activation or find_activation(evidence.model, image, LARGEST)
-        return Incoming(graph, norms, activation)
+        return Incoming(graph, channel_norms, activation)
 
     def bound(self, layer: PrunedLayer) -> Paper:
         """Compute `pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
-        inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
+        owner = layer.name.rpartition(".")[0]
+        inputs = incoming.graph.inputs.get(owner)
         if inputs is None:
-            norms = torch.ones(layer.kept.shape[1]).double()
+            norms = torch.ones(layer.kept.shape[1], dtype=torch.float64)
         else:
-            norms = incoming.norms[inputs]
+            norms = torch.stack(incoming.channel_norms.read_by(owner, inputs)).norm(dim=0)
         writers = [
             layer.seen[name] for name in incoming.find_writers(layer.name) if name in layer.seen
         ]
@@ -153,8 +153,7 @@ class Incoming:
     """The points of the channels that layers read, and the activation behind them."""
 
     graph: ChannelGraph
-    norms: Tensor
-    """The norm of each channel's point with its bias, by channel number."""
+    channel_norms: ChannelNorms
     activation: str
 
     def find_writers(self, name: str) -> list[str]:

@@ -19,7 +19,9 @@ from pruning.types import Masks, Scores
 @criteria.register("obd")
 @dataclass(frozen=True)
 class OBD(CurvedLocality):
-    """Score D w^2 / 2 + lambda / 2 w^2: curvature without gradient, in stages, with a penalty.
+    """Score |D w^2 / 2| + lambda / 2 w^2: curvature without gradient, in stages, with a penalty.
+
+    Only the Hessian itself (`curvature` hessian or hutchinson) may have D < 0.
 
     At w = (ln 3, 0), p = (3/4, 1/4) and D = p (1 - p) = 3/16.
 
@@ -34,12 +36,12 @@ class OBD(CurvedLocality):
     supports_segmentation: ClassVar[bool] = False
 
     def score(self, evidence: Evidence) -> Scores:
-        """Compute s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight.
+        """Compute s = |D theta^2 / 2| + lambda / 2 theta^2, shape of the weight.
 
         D is the diagonal of the curvature.
         """
         return {
-            name: change + self.penalty(evidence.weights[name])
+            name: change.abs() + self.penalty(evidence.weights[name])
             for name, change in self.quadratic(evidence).items()
         }
 

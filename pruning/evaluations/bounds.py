@@ -58,6 +58,12 @@ UNITS: dict[str, Unit] = {
     "measured_accuracy": "fraction",
     "optimistic_accuracy": "fraction",
     "predicted_accuracy": "fraction",
+    "measured_accuracy_low": "fraction",
+    "measured_accuracy_high": "fraction",
+    "optimistic_accuracy_low": "fraction",
+    "optimistic_accuracy_high": "fraction",
+    "predicted_accuracy_low": "fraction",
+    "predicted_accuracy_high": "fraction",
     "draws_needed_factor": "factor",
 }
 ACCURACY = "accuracy promised by the bound and measured"
@@ -76,10 +82,11 @@ class Bounds:
     every layer and logit at test images z; an image is predicted right where the label's logit less
     its bound exceeds all others with theirs. `methods` are criteria with their own allocation and
     sparsifier; by default those of the job that a paper bounds, or else all of it. `images` by
-    default are at most 200, fewer for a large network.
+    default are at most 200, fewer for a large network; there may be as many as the test set has.
+    Accuracies have intervals for other images and other draws.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     methods: tuple[Method, ...] | None = field(default=None)
     sparsities: tuple[Sparsity, ...] | None = field(default=None)
     delta: Annotated[
@@ -255,15 +262,17 @@ def _draw_curves(label: str, report: BoundReport) -> dict[str, Curve]:
     headline = choose_headline_form(report)
     curves = {
         f"predicted/{label}/measured": _draw_curve(
-            ACCURACY, label, report, [(row, row.measured) for row in any_form]
+            ACCURACY, label, report, [(row, row.intervals["measured"]) for row in any_form]
         )
     }
     for form in report.forms:
-        curves[f"predicted/{label}/{form}"] = _draw_curve(
-            ACCURACY, label, report, [(row, row.predicted) for row in report.form(form)]
-        )
+        promised = [(row, row.intervals["predicted"]) for row in report.form(form)]
+        curves[f"predicted/{label}/{form}"] = _draw_curve(ACCURACY, label, report, promised)
     curves[f"predicted/{label}/{headline}, not ruled out"] = _draw_curve(
-        ACCURACY, label, report, [(row, row.optimistic) for row in report.form(headline)]
+        ACCURACY,
+        label,
+        report,
+        [(row, row.intervals["optimistic"]) for row in report.form(headline)],
     )
     curves[f"distance/{label}/measured"] = _draw_curve(
         DISTANCE, label, report, [(row, _log10(report.error[row.requested])) for row in any_form]
@@ -306,10 +315,17 @@ def _draw_curve(
     y_label: str,
     label: str,
     report: BoundReport,
-    points: Sequence[tuple[Prediction, float | None]],
+    points: Sequence[tuple[Prediction, Estimate | float | None]],
 ) -> Curve:
     """A curve over sparsity, without the points that have no value."""
-    known = [(prediction.sparsity, value) for prediction, value in points if value is not None]
+    known = [
+        (
+            prediction.sparsity,
+            value if isinstance(value, Estimate) else Estimate(value=value, n=report.images),
+        )
+        for prediction, value in points
+        if value is not None
+    ]
     return Curve(
         x=tuple(sparsity for sparsity, _ in known),
         x_label="sparsity",
@@ -317,7 +333,7 @@ def _draw_curve(
         x_scale="log",
         y_label=f"{y_label}, {label}",
         y_unit="fraction" if y_label == ACCURACY else "number",
-        y=tuple(Estimate(value=value, n=report.images) for _, value in known),
+        y=tuple(value for _, value in known),
     )
 
 

@@ -34,6 +34,7 @@ from pruning.evaluations._loss_correlations import (
     explain_no_correlation,
 )
 from pruning.evaluations._loss_rounds import RoundLoss
+from pruning.evaluations._loss_settings import choose_penalties, draw_scatter
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 NOTES = (
@@ -56,6 +57,11 @@ STAGES = (
     "Predicted and measured changes of the stages are sums since their round began, on the "
     "calibration images of each stage (drawn again for each)."
 )
+SEARCH = (
+    "Where a criterion ran with several lambdas, half of the training images whose losses are "
+    "known choose one by the smallest |loss change|, and the others tell what it is worth. "
+    "Calibration images are drawn from the same training images and may be among both."
+)
 TRUE = "change of the training loss in the round"
 UNITS: dict[str, Unit] = {
     "sparsity": "share",
@@ -64,6 +70,7 @@ UNITS: dict[str, Unit] = {
     "measured": "nats_difference",
     "predicted_minus_measured": "nats_difference",
     "predicted_over_measured_factor": "factor",
+    "loss_change_where_chosen": "nats_difference",
 }
 SINCE_START = "change of the training loss since the first round began"
 
@@ -80,7 +87,7 @@ class LossModelling:
     interval without 0 and a permutation test of whole criteria at 5 %.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     draws: Annotated[
         int,
         Field(
@@ -105,8 +112,8 @@ class LossModelling:
         return count_repetition_units(size, methods, self.draws)
 
     def evaluate(self, record: JobRecord) -> Section:
-        """Return curves `true/<criterion>`, `predicted/...` and `measured/...`, rank correlations,
-        and the paper's findings.
+        """Return curves `true/<criterion>`, `predicted/...`, `measured/...` and `scatter/...`, the
+        chosen lambdas, rank correlations, and the paper's findings.
         """
         rounds = RoundLoss.from_record(record)
         targets = [row for row in rounds if row.round.target is not None]
@@ -128,6 +135,11 @@ class LossModelling:
             details[name] = [pair.row() for finding in findings for pair in finding.pairs]
             notes += describe_findings(name, findings)
         notes += describe_tests(tables, self.draws)
+        penalties = choose_penalties(targets, record.rounds, record.seed)
+        details["lambda_search"] = [penalty.row() for penalty in penalties]
+        notes += [penalty.sentence() for penalty in penalties]
+        if penalties:
+            notes.append(SEARCH)
         if any(row.round.round > 1 for row in rounds):
             notes.append(CASCADE)
         if any(row.stages for row in rounds):
@@ -135,7 +147,7 @@ class LossModelling:
         return Section(
             title="Loss change and loss models",
             version=self.version,
-            curves=_draw_curves(rounds),
+            curves=_draw_curves(rounds) | draw_scatter(targets),
             notes=tuple(notes),
             scalars={
                 f"spearman/{correlation.key}": correlation.rho

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from pruning.evidence.evidence import Evidence
@@ -16,7 +16,8 @@ class Criterion(Protocol):
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`),
     `sparsifier` (default `top_k`; a name, or a `Method` with parameters) and `granularity` (what it
     scores; default `weight`), and by the methods of `AsksForCalibration`, `EstimatesWork`,
-    `EstimatesMemory`, `ScoresInStages`, `PredictsLossChange` and `CompensatesRemoval`.
+    `EstimatesMemory`, `ScoresInStages`, `PredictsLossChange` and `CompensatesRemoval`. The last may
+    have an attribute `update`, False where the weights that remain stay as they are all the same.
     """
 
     def score(self, evidence: Evidence) -> Scores:
@@ -90,3 +91,8 @@ class CompensatesRemoval(Protocol):
 
         The evidence holds the point before the removal.
         """
+
+
+def moves_weights(criterion: Criterion) -> TypeGuard[CompensatesRemoval]:
+    """Whether a criterion moves the weights that remain."""
+    return isinstance(criterion, CompensatesRemoval) and bool(getattr(criterion, "update", True))

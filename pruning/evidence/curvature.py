@@ -41,14 +41,17 @@ from pruning.measurement.objective import refuse_masks
 from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
-Curvature = Literal["ggn", "empirical_fisher", "mc_fisher"]
+GaussNewton = Literal["ggn", "empirical_fisher", "mc_fisher"]
+"""The kinds of this module."""
+Curvature = Literal["ggn", "empirical_fisher", "mc_fisher", "hessian", "hutchinson"]
+"""Every kind, those of `pruning.evidence.hessian` too."""
 EXACT_CLASSES = 20
 """With more classes than this the default is one drawn label for each image."""
 CUDA_FACTOR = 8
 """On a GPU, larger pieces: the launches of small ones cost more than their arithmetic."""
 
 
-def choose_curvature(classes: int) -> Curvature:
+def choose_curvature(classes: int) -> GaussNewton:
     """Choose the exact curvature up to 20 classes, the sampled one above."""
     return "ggn" if classes <= EXACT_CLASSES else "mc_fisher"
 
@@ -58,7 +61,7 @@ def compute_diagonal(  # noqa: PLR0913 (what is computed is by keyword)
     names: Collection[str],
     *,
     batches: Sequence[tuple[Tensor, Tensor]],
-    kind: Curvature | None,
+    kind: GaussNewton | None,
     generator: Generator,
     loss: Loss = F.cross_entropy,
     samples: int = 1,
@@ -102,7 +105,7 @@ def compute_diagonal(  # noqa: PLR0913 (what is computed is by keyword)
     done = 0
     for batch in batches:
         for x, y in zip(*(torch.split(part, images) for part in batch), strict=True):
-            make_vectors: dict[Curvature, Vectors] = {
+            make_vectors: dict[GaussNewton, Vectors] = {
                 "ggn": compute_ggn_vectors,
                 "empirical_fisher": partial(compute_loss_vectors, loss, y),
                 "mc_fisher": partial(compute_fisher_vectors, draws[:, done : done + len(x)]),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
 from pruning.evidence.curvature import Curvature, compute_diagonal
+from pruning.evidence.hessian import compute_exact_diagonal, estimate_diagonal
 from pruning.masks import find_prunable
 from pruning.networks.modes import evaluate_mode
 from pruning.types import Masks, Scores, Shape
@@ -113,22 +114,37 @@ class Evidence:
     def curvature(self, kind: Curvature | None = None, samples: int = 1) -> Scores:
         """Compute the diagonal of the curvature of the mean loss, shaped as the weights.
 
-        At the current point, once for each kind. `kind` is one of `pruning.evidence.curvature`;
-        None is `ggn` up to 20 classes, `mc_fisher` above, for which `samples` labels of each image
-        are drawn.
+        At the current point, once for each kind. `kind` is one of `pruning.evidence.curvature` and
+        `pruning.evidence.hessian`; None is `ggn` up to 20 classes, `mc_fisher` above, for which
+        `samples` labels of each image are drawn; `hutchinson` draws as many vectors.
         """
         key = kind, samples
         if key not in self._curvatures:
-            self._curvatures[key] = compute_diagonal(
+            self._curvatures[key] = self._compute_curvature(kind, samples)
+        return self._curvatures[key]
+
+    def _compute_curvature(self, kind: Curvature | None, samples: int) -> Scores:
+        masks = {name: self.masks[name] for name in self.weights}
+        if kind == "hessian":
+            return compute_exact_diagonal(self.model, masks, self.batches, self.loss)
+        if kind == "hutchinson":
+            return estimate_diagonal(
                 self.model,
-                list(self.weights),
+                masks,
                 batches=self.batches,
-                kind=kind,
-                generator=self.generator,
                 loss=self.loss,
                 samples=samples,
+                generator=self.generator,
             )
-        return self._curvatures[key]
+        return compute_diagonal(
+            self.model,
+            list(self.weights),
+            batches=self.batches,
+            kind=kind,
+            generator=self.generator,
+            loss=self.loss,
+            samples=samples,
+        )
 
     def losses(self) -> Tensor:
         """Compute the loss of every image of the batches at the current point; (n,), eval mode."""

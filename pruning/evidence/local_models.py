@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pruning.evidence.curvature import Curvature, choose_curvature
 from pruning.evidence.evidence import Evidence
+from pruning.evidence.hessian import WEIGHTS
 from pruning.schedules import Steps, space_densities
 from pruning.types import Calibration, Masks, Scores
 
@@ -85,22 +86,34 @@ class CurvedLocality(Locality):
         Curvature | None,
         Field(
             description="diagonal of the curvature; null: ggn (exact) up to 20 classes, mc_fisher "
-            "(sampled) above"
+            "(sampled) above; hessian (exact, small networks) and hutchinson (sampled) are of the "
+            "loss itself"
         ),
     ] = None
     samples: Annotated[
-        int, Field(ge=1, le=1000, description="labels drawn for each image by mc_fisher")
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="labels drawn for each image by mc_fisher, random vectors by hutchinson",
+        ),
     ] = 1
 
     def units(self, classes: int) -> int:
         """Count one gradient, and C + 1 more for the exact curvature (`ggn`), else 2 + samples.
 
-        Each is a forward and a backward pass over all images.
+        Each is a forward and a backward pass over all images. A product with the Hessian takes as
+        long as two; `hessian` takes one for each weight, here as many as there may be at most.
         """
         kind = self.curvature or choose_curvature(classes)
-        samples = self.samples if kind == "mc_fisher" else 1
-        passes = classes + 2 if kind == "ggn" else 3 + samples
-        return FORWARD_AND_BACKWARD * self.images * passes
+        passes = {
+            "ggn": classes + 2,
+            "mc_fisher": 3 + self.samples,
+            "empirical_fisher": 4,
+            "hessian": 2 + 2 * WEIGHTS,
+            "hutchinson": 2 + 2 * self.samples,
+        }
+        return FORWARD_AND_BACKWARD * self.images * passes[kind]
 
     def quadratic(self, evidence: Evidence) -> Scores:
         """Compute D theta^2 / 2 by name, shape of the weight."""

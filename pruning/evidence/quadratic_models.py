@@ -7,7 +7,9 @@ of weights is removed at least cost, with the set K of kept weights making up fo
     delta_Q = -theta_Q,    delta_K = H_KK^-1 H_KQ theta_Q,
     cost = 1/2 theta_Q^T ([H^-1]_QQ)^-1 theta_Q,
 
-which for Q = {q} is delta = -(theta_q / [H^-1]_qq) H^-1 e_q at cost theta_q^2 / (2 [H^-1]_qq).
+which for Q = {q} is delta = -(theta_q / [H^-1]_qq) H^-1 e_q at cost theta_q^2 / (2 [H^-1]_qq). With
+a gradient g, the model g^T delta + 1/2 delta^T H delta has its least value under delta_Q = -theta_Q
+at delta_K = H_KK^-1 (H_KQ theta_Q - g_K).
 
 Source: Hassibi and Stork, Second order derivatives for network pruning: optimal brain surgeon,
 NeurIPS 1992; the order of removal by rows is that of Frantar and Alistarh, Optimal brain
@@ -78,11 +80,14 @@ def invert(curvature: Tensor) -> Tensor:
     return torch.cholesky_inverse(factor_cholesky(curvature))
 
 
-def solve_removal(curvature: Tensor, theta: Tensor, keep: Tensor) -> Tensor:
+def solve_removal(
+    curvature: Tensor, theta: Tensor, keep: Tensor, gradient: Tensor | None = None
+) -> Tensor:
     """Compute the move of least cost that removes what `keep` does not keep.
 
-    delta_Q = -theta_Q, delta_K = H_KK^-1 H_KQ theta_Q; (..., b) from the curvature (..., b, b) and
-    `theta` and `keep` (..., b). Weights that are zero already are among Q and cost nothing.
+    delta_Q = -theta_Q, delta_K = H_KK^-1 (H_KQ theta_Q - g_K); (..., b) from the curvature
+    (..., b, b) and `theta`, `keep` and the gradient g (..., b), by default 0. Without a gradient,
+    weights that are zero already are among Q and cost nothing.
 
     >>> solve_removal(
     ...     torch.tensor([[4.0, 2.0], [2.0, 5.0]]),
@@ -92,7 +97,10 @@ def solve_removal(curvature: Tensor, theta: Tensor, keep: Tensor) -> Tensor:
     tensor([ 0.5000, -1.0000])
     """
     removed = theta.masked_fill(keep, 0.0)
-    pull = (curvature @ removed.unsqueeze(-1)).masked_fill(~keep.unsqueeze(-1), 0.0)
+    pull = curvature @ removed.unsqueeze(-1)
+    if gradient is not None:
+        pull = pull - gradient.unsqueeze(-1)
+    pull = pull.masked_fill(~keep.unsqueeze(-1), 0.0)
     factor = factor_cholesky(restrict_curvature(curvature, keep))
     return torch.cholesky_solve(pull, factor).squeeze(-1) - removed
 

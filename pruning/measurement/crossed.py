@@ -20,8 +20,10 @@ def crossed_mean(sums: Tensor, sizes: Tensor, *, proportion: bool) -> Estimate:
     over one value for each. The mean is R = sum of sums / (draws x sum of sizes), and with the
     deviations z = (sums - R sizes) / mean size its variance is that of the means of z over draws,
     by the images, plus that of its means over images, by the draws: images and draws are crossed.
-    The interval is Student's, with Satterthwaite's degrees of freedom; of a proportion Wilson's, of
-    as many images as have this variance. No interval at a single image; n is the number of images.
+    The squares of Student's widths of both parts are added, as few draws may agree by chance:
+    Satterthwaite's degrees of freedom would then let the interval shrink. Of a proportion the
+    interval is Wilson's, of as many images as have this variance. No interval at a single image; n
+    is the number of images.
 
     >>> import torch
     >>> agrees = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0]])
@@ -50,14 +52,21 @@ def crossed_mean(sums: Tensor, sizes: Tensor, *, proportion: bool) -> Estimate:
 
 
 def _find_quantile(*parts: tuple[float, int]) -> float:
-    """Student's quantile for a sum of variances, each with its degrees of freedom."""
+    """The quantile whose square is the mean of Student's, weighted by the variances of the parts.
+
+    Each part is a variance with its degrees of freedom.
+    """
     from scipy.stats import t
 
-    spread = sum(variance**2 / freedom for variance, freedom in parts if variance > 0)
-    if spread == 0:
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
         return 0.0
-    freedom = sum(variance for variance, _ in parts) ** 2 / spread
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    squares = sum(
+        variance * float(t.ppf((1 + CONFIDENCE) / 2, freedom)) ** 2
+        for variance, freedom in parts
+        if variance > 0
+    )
+    return math.sqrt(squares / total)
 
 
 def _wilson_limits(value: float, n: float, quantile: float) -> tuple[float, float]:

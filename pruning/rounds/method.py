@@ -11,10 +11,10 @@ from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.errors import ParameterError
 from pruning.evidence.criterion import (
-    CompensatesRemoval,
     Criterion,
     PredictsLossChange,
     ScoresInStages,
+    moves_weights,
 )
 from pruning.granularities import granularities
 from pruning.schemas.recipe import Method, Recipe
@@ -82,7 +82,7 @@ class PruningMethod:
                 "trusted that far; exponential stages with pi of log2(density before / density "
                 f"after) or more{penalty} help"
             )
-        if isinstance(self.criterion, CompensatesRemoval) and retraining == "weight_rewind":
+        if moves_weights(self.criterion) and retraining == "weight_rewind":
             cautions.append(
                 "rewinding the weights undoes what the criterion changed in those that remain; "
                 "only its choice of weights counts"

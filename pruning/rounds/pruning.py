@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pruning.errors import ScoreError
-from pruning.evidence.criterion import CompensatesRemoval, Criterion, PredictsLossChange
+from pruning.evidence.criterion import Criterion, PredictsLossChange, moves_weights
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.masks import apply_masks_, density
@@ -94,7 +94,7 @@ def _remove_weights_(
 
     The evidence is that of the point before: predictions are made while the model is still there.
     """
-    if isinstance(criterion, CompensatesRemoval):
+    if moves_weights(criterion):
         weights = criterion.compensate(evidence, masks)
     if not isinstance(criterion, PredictsLossChange):
         _assign_weights_(model, weights, masks)

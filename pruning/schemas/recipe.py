@@ -175,7 +175,7 @@ class Shifts(Document):
 class Recipe(Document):
     """The science of a job: criterion, targets, steps, retraining and evaluations."""
 
-    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=100)] = Method(
         name="magnitude"
     )
     allocation: Method | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import pruning
 from pruning.criteria import criteria
 from pruning.errors import BudgetError
+from pruning.evidence.criterion import Criterion
 from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
 from pruning.masks import build_full_masks, count_kept, find_prunable, select_weight_masks
@@ -35,12 +38,33 @@ nothing to spare, BatchNorm without variance, scores that are all equal.
 """
 
 
-@pytest.mark.parametrize("name", criteria.names())
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "obs with gradient": ("obs", {"gradient_term": True}),
+    "exact_obs in blocks": ("exact_obs", {"block_size": 3}),
+    "thinet with update": ("thinet", {"update": True}),
+    "qm with hessian": ("qm", {"curvature": "hessian", "pi": 1}),
+    "obd with hutchinson": ("obd", {"curvature": "hutchinson", "pi": 1}),
+}
+"""Criteria with options that compute something else, by label."""
+
+
+def describe(label: str) -> Method:
+    """Describe a registered criterion, or a variant of the table."""
+    name, params = VARIANTS.get(label, (label, {}))
+    return Method(name=name, params=params)
+
+
+def create(label: str) -> Criterion:
+    method = describe(label)
+    return criteria.create(method.name, method.params)
+
+
+@pytest.mark.parametrize("name", [*criteria.names(), *VARIANTS])
 class TestCriterion:
     def test_scores_every_prunable_weight_with_finite_numbers(self, name: str) -> None:
         for case in cases.AWKWARD:
             evidence = evidence_of(case)
-            scores = criteria.create(name).score(evidence)
+            scores = create(name).score(evidence)
             assert set(scores) == set(find_prunable(evidence.model)) != set(), case
             # Raises for a shape that does not broadcast, and for what is not finite.
             mask_scores(evidence, scores)
@@ -52,9 +76,7 @@ class TestCriterion:
     def test_same_generator_seed_gives_the_same_scores(self, name: str) -> None:
         state = torch.get_rng_state()
         for case in STATEFUL:
-            first, second = (
-                criteria.create(name).score(evidence_of(case, seed=7)) for _ in range(2)
-            )
+            first, second = (create(name).score(evidence_of(case, seed=7)) for _ in range(2))
             assert all(torch.equal(first[key], second[key]) for key in first), case
             assert torch.equal(torch.get_rng_state(), state), (
                 "the criterion drew from the global generator"
@@ -74,7 +96,7 @@ class TestCriterion:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         modes, trains = oracles.module_modes(model), [p.requires_grad for p in model.parameters()]
         images = [(x.clone(), y.clone()) for x, y in batches]
-        scores = criteria.create(name).score(evidence)
+        scores = create(name).score(evidence)
         for key in scores:
             scores[key].zero_()  # nor may the scores be the weights themselves
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -100,7 +122,7 @@ class TestCriterion:
         evidence = evidence_of(case, masks)
         total, alive = sum(m.numel() for m in masks.values()), sum(count_kept(masks).values())
         keep = max(1, alive // 2)
-        method = PruningMethod.of(cases.recipe(0.5), Method(name=name))
+        method = PruningMethod.of(cases.recipe(0.5), describe(name))
         try:
             after = prune_(
                 evidence.model,

@@ -20,6 +20,7 @@ from tests.support.quadratic_cases import (
     build_double,
     build_evidence,
     compute_brute_cost,
+    compute_brute_move,
     compute_row_jacobian,
     count_images,
     draw_masks,
@@ -204,3 +205,47 @@ def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None
         assert weights[name].dtype == torch.float32
         torch.testing.assert_close(scores[name], expected[name], rtol=1e-3, atol=1e-7)
         torch.testing.assert_close(weights[name].double(), precise[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("case", ["plain", "grouped", "strided", "tied"])
+def test_blocks_of_inputs_are_layers_of_their_own(case: str, masked: bool) -> None:
+    """The oracle is each block of each row alone; a block of all inputs is the whole layer."""
+    evidence = build_evidence(case)
+    masks = draw_masks(build_full_masks(evidence.weights))
+    if masked:
+        apply_masks_(evidence.model, masks)
+        evidence = Evidence(evidence.model, masks, evidence.batches)
+    hessians = compute_layer_hessians(evidence)
+    scores = ExactOBS(damping=1e-3, block_size=3).score(evidence)
+    after = draw_masks(evidence.masks, seed=6)
+    weights = ExactOBS(damping=1e-3, block_size=3).compensate(evidence, after)
+    for name, weight in evidence.weights.items():
+        rows = weight.flatten(1)
+        alive, keep = evidence.masks[name].flatten(1), after[name].flatten(1)
+        for row in {0, len(rows) - 1}:
+            group = row * len(hessians[name]) // len(rows)
+            for start in range(0, rows.shape[1], 3):
+                part = slice(start, min(start + 3, rows.shape[1]))
+                h = damp_hessian(hessians[name][group][part, part], 1e-3)
+                dead = hessians[name][group].diagonal()[part] == 0
+                live = rows[row, part].masked_fill(dead, 0.0)
+                expected = order_naively(h, live, alive[row, part].nonzero().flatten().tolist())
+                costs = scores[name].flatten(1)[row, part][[p for p, _ in expected]].tolist()
+                raised = list(itertools.accumulate((cost for _, cost in expected), max))
+                assert costs == pytest.approx(raised, rel=1e-7, abs=1e-300)
+                gone = (~keep[row, part]).nonzero().flatten().tolist()
+                move = compute_brute_move(h, rows[row, part], gone) if gone else 0.0
+                torch.testing.assert_close(
+                    weights[name].flatten(1)[row, part], rows[row, part] + move
+                )
+        whole = ExactOBS(damping=1e-3, block_size=1000)
+        assert torch.equal(
+            whole.score(evidence)[name], ExactOBS(damping=1e-3).score(evidence)[name]
+        )
+
+
+def test_memory_of_blocks_is_that_of_the_blocks() -> None:
+    shapes = [(4096, 25088)]
+    whole, blocks = ExactOBS().memory(shapes, 1000), ExactOBS(block_size=1024).memory(shapes, 1000)
+    assert blocks < whole / 20

@@ -129,3 +129,22 @@ def test_layers_of_too_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) 
     compute_layer_hessians(
         Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))])
     )
+    scores = ExactOBS(block_size=3).score(build_double("plain"))
+    assert scores["1.weight"].shape == (5, 4)
+
+
+@pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "tied", "uneven"])
+def test_blocks_are_those_on_the_diagonal_of_the_whole_hessian(case: str) -> None:
+    evidence = build_evidence(case)
+    whole = compute_layer_hessians(evidence)
+    for size in (1, 3, 5, 1000):
+        in_blocks = compute_layer_hessians(evidence, size)
+        for name, hessian in whole.items():
+            groups, inputs = hessian.shape[:2]
+            width = min(size, inputs)
+            by_group = in_blocks[name].reshape(groups, -1, width, width)
+            for group in range(groups):
+                blocks = torch.block_diag(*by_group[group])[:inputs, :inputs]
+                number = torch.arange(inputs) // width
+                expected = hessian[group] * (number[:, None] == number[None, :])
+                torch.testing.assert_close(blocks, expected)

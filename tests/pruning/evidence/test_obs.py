@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pruning.evidence.fisher_blocks
 import pruning.evidence.quadratic_models
 from pruning.criteria.obs import OBS
 from pruning.errors import ScoreError
 from pruning.evidence.cached import once_per_evidence
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.fisher_blocks import compute_group_gradients
+from pruning.evidence.fisher_blocks import (
+    GRADIENTS,
+    compute_group_gradients,
+    divide_weights,
+)
 from pruning.types import Scores
 from tests.support import cases
 from tests.support.quadratic_cases import (
@@ -137,6 +143,108 @@ def test_obs_agrees_with_the_explicit_fisher(
     for name, weight in still.compensate(evidence, masks).items():
         assert torch.equal(weight, evidence.weights[name].masked_fill(~masks[name], 0.0))
         assert torch.equal(still.score(evidence)[name], scores[name])
+
+
+def minimise_quadratic(h: Tensor, g: Tensor, theta: Tensor, gone: list[int]) -> Tensor:
+    """Solve the conditions of the least g^T delta + 1/2 delta^T H delta with delta = -theta on
+    `gone`, multipliers and all, in one dense system.
+    """
+    n, m = len(theta), len(gone)
+    selection = torch.eye(n, dtype=torch.float64)[gone]
+    top = torch.cat([h, selection.T], 1)
+    bottom = torch.cat([selection, torch.zeros(m, m, dtype=torch.float64)], 1)
+    right = torch.cat([-g, -theta[gone]])
+    return torch.linalg.solve(torch.cat([top, bottom]), right)[:n]
+
+
+@pytest.mark.parametrize(
+    ("case", "masked", "size"), [("plain", True, 3), ("grouped", False, 7), ("tied", False, 500)]
+)
+def test_woodtaylor_agrees_with_the_dense_quadratic_with_gradient(
+    case: str, masked: bool, size: int
+) -> None:
+    evidence = build_double(case, mask_half(case) if masked else None)
+    criterion = OBS(block_size=size, damping=1e-2, gradients=4, gradient_term=True)
+    masks = draw_masks(evidence.masks)
+    scores = criterion.score(evidence)
+    weights = criterion.compensate(evidence, masks)
+    loss = torch.stack(
+        [F.cross_entropy(evidence.model(x), y) * len(y) for x, y in evidence.batches]
+    )
+    total = loss.sum() / sum(len(y) for _, y in evidence.batches)
+    change = plain = 0.0
+    for name, weight in evidence.weights.items():
+        fisher = compute_fisher_by_hand(evidence, name, 4, 1e-2, size)
+        (gradient,) = torch.autograd.grad(
+            total, evidence.model.get_parameter(name), retain_graph=True
+        )
+        g = (gradient * evidence.masks[name]).flatten()
+        theta = weight.flatten()
+        newton = -torch.linalg.solve(fisher, g)
+        free = float(g @ newton + 0.5 * newton @ fisher @ newton)
+        for k in (0, len(theta) // 2, len(theta) - 1):
+            move = minimise_quadratic(fisher, g, theta, [k])
+            cost = float(g @ move + 0.5 * move @ fisher @ move) - free
+            if evidence.masks[name].flatten()[k]:
+                assert float(scores[name].flatten()[k]) == pytest.approx(cost, rel=1e-7, abs=1e-12)
+            else:
+                assert float(scores[name].flatten()[k]) == 0.0
+        gone = (~masks[name]).flatten().nonzero().flatten().tolist()
+        move = minimise_quadratic(fisher, g, theta, gone)
+        torch.testing.assert_close(weights[name].flatten(), theta + move, rtol=1e-8, atol=1e-10)
+        change += float(g @ move + 0.5 * move @ fisher @ move)
+        away = torch.zeros_like(theta)
+        away[gone] = -theta[gone]
+        plain += float(g @ away + 0.5 * away @ fisher @ away)
+    assert criterion.predict(evidence, masks) == pytest.approx(change, rel=1e-8)
+    still = OBS(block_size=size, damping=1e-2, gradients=4, gradient_term=True, update=False)
+    assert still.predict(evidence, masks) == pytest.approx(plain, rel=1e-8)
+    assert change < plain
+
+
+@pytest.mark.parametrize(("case", "limit"), [("plain", 1), ("plain", 400), ("grouped", 1500)])
+def test_gradients_in_several_passes_give_the_same_and_stay_below_the_limit(
+    case: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = build_double(case, mask_half(case))
+    criterion = OBS(block_size=3, damping=1e-3, gradients=4, gradient_term=True)
+    masks = draw_masks(evidence.masks)
+    expected = criterion.score(evidence), criterion.compensate(evidence, masks)
+    predicted = criterion.predict(evidence, masks)
+    monkeypatch.setattr(pruning.evidence.fisher_blocks, "GRADIENTS", limit)
+    largest = 0
+    compute = pruning.evidence.fisher_blocks._compute_pieces
+
+    def measure(*args: Any) -> list[Tensor]:
+        nonlocal largest
+        pieces = compute(*args)
+        largest = max(largest, sum(piece.nbytes for piece in pieces))
+        return pieces
+
+    monkeypatch.setattr(pruning.evidence.fisher_blocks, "_compute_pieces", measure)
+    parts = Evidence(evidence.model, evidence.masks, evidence.batches)
+    for scores, whole in zip(
+        (criterion.score(parts), criterion.compensate(parts, masks)), expected, strict=True
+    ):
+        for name in whole:
+            torch.testing.assert_close(scores[name], whole[name], rtol=1e-12, atol=1e-12)
+    assert criterion.predict(parts, masks) == pytest.approx(predicted, rel=1e-12)
+    block = 3 * 4 * 8
+    assert 0 < largest <= max(limit, block)
+
+
+def test_a_large_layer_is_cut_and_memory_is_estimated_by_the_limit() -> None:
+    vgg = {"conv": torch.empty(512, 512 * 9, device="meta"), "fc": torch.empty(10, 512)}
+    passes = divide_weights(vgg, 500, 250)
+    assert len(passes) == 2
+    assert sum(piece.stop - piece.start for pieces in passes for piece in pieces) == (
+        512 * 512 * 9 + 5120
+    )
+    for pieces in passes:
+        assert sum(piece.stop - piece.start for piece in pieces) * 250 * 4 <= GRADIENTS
+        assert all(piece.start % 500 == 0 for piece in pieces)
+    shapes = [(512, 512, 3, 3)] * 8 + [(4096, 25088)]
+    assert OBS().memory(shapes, 1000) <= 5 * 2**30
 
 
 def test_blocks_of_one_are_the_diagonal() -> None:
