@@ -109,12 +109,11 @@ def test_each_target_and_each_other_parameter_has_a_search_of_its_own() -> None:
 @pytest.mark.slow
 def test_the_chosen_change_is_right_on_the_images_that_did_not_choose() -> None:
     """Nine settings of one true change, neighbours nearly alike: the smallest is too small where it
-    was chosen, and right on the others. Of 6,000 such choices by the bare formula 95.1 % are
-    covered; of 120 at least 91 % then are, but for one time in a hundred.
+    was chosen, and right on the others: of 1,000 intervals at 95 % at least 93 % hold the truth.
     """
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
     truth, flattering, honest, covered = 0.3, [], [], 0
-    repeats = 120
+    repeats = 1_000
     for repeat in range(repeats):
         steps = rng.exponential(1.0, (9, IMAGES)) - 1
         walks = np.cumsum(steps, 0) / np.sqrt(np.arange(1, 10))[:, None]
@@ -133,7 +132,7 @@ def test_the_chosen_change_is_right_on_the_images_that_did_not_choose() -> None:
     )
     assert np.mean(flattering) < truth - 5 * error
     assert abs(np.mean(honest) - truth) < 3 * error
-    assert covered / repeats >= 0.91
+    assert covered / repeats >= 0.93
 
 
 def test_the_scatter_has_a_point_for_every_setting_and_a_plot_for_every_target() -> None:
