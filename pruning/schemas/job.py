@@ -169,7 +169,7 @@ class JobSpec(JobFields):
     model: ModelRef
     dataset: DatasetRef
     targets: Targets
-    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=100)] = Method(
         name="magnitude"
     )
     allocation: Method | None = None

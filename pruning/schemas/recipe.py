@@ -91,6 +91,10 @@ class Retrain(Training):
             raise ValueError(f"rewind_epoch has no effect with mode {self.mode!r}")
         if self.mode != "gradual" and self.prune_epochs is not None:
             raise ValueError(f"prune_epochs has no effect with mode {self.mode!r}")
+        if self.mode == "gradual" and self.keep == "best":
+            raise ValueError(
+                "keep: with mode 'gradual' the best epoch may be one before the last pruning"
+            )
         if self.rewind_epoch >= self.epochs:
             raise ValueError(
                 f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs"
@@ -175,7 +179,7 @@ class Shifts(Document):
 class Recipe(Document):
     """The science of a job: criterion, targets, steps, retraining and evaluations."""
 
-    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=100)] = Method(
         name="magnitude"
     )
     allocation: Method | None = None
@@ -220,6 +224,14 @@ class Recipe(Document):
     def criteria(self) -> tuple[Method, ...]:
         """The criteria to compare, one or several."""
         return (self.criterion,) if isinstance(self.criterion, Method) else self.criterion
+
+    @property
+    def retraining(self) -> Training:
+        """The schedule that follows a pruning: that of the first training where it is replayed."""
+        replays = self.retrain.mode in ("weight_rewind", "lr_rewind")
+        if self.train is not None and (replays or self.when == "before_training"):
+            return self.train
+        return self.retrain
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -311,6 +323,8 @@ class Recipe(Document):
         for training in ("train", "retrain"):
             if (document.get(training) or {}).get("corrupt", True) is None:
                 del document[training]["corrupt"]
+            if (document.get(training) or {}).get("keep") == "last":
+                del document[training]["keep"]
         if self.train is not None and not self.train.l1:
             del document["train"]["penalty"]
         return hashlib.sha256(
