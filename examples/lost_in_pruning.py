@@ -3,10 +3,10 @@ on a ResNet-20.
 
 `python examples/lost_in_pruning.py --model STATE.safetensors --images IMAGES.zip` starts the
 service, uploads a CIFAR ResNet-20 and a zip of images, and prunes it in a cascade with the paper's
-four methods (WT, FT, SiPP, PFP) at eight of its prune ratios, retrained after each. Each layer loses
-filters by itself, as in the paper: the shortcuts of this network hold most of its channels. The
-report has the error under 19 corruptions and noise, prune potentials, delta excess error
-and its line, and what was seen of each of the paper's findings. `--url` takes a running service
+four methods (WT, FT, SiPP, PFP) at eight of its prune ratios, retrained after each. Each layer
+loses filters by itself, as in the paper: the shortcuts of this network hold most of its channels.
+The report has the error under 19 corruptions and noise, prune potentials, delta excess error and
+its line, and what was seen of each of the paper's findings. `--url` takes a running service
 instead.
 """
 
