@@ -347,6 +347,7 @@ def test_a_preset_runs(tmp_path: Path) -> None:
         epochs_scale=0.03,
         model={"kwargs": {"depth": 8, "width": 0.3}, "train": train},
         targets={"sparsity": [0.15, 0.3]},
+        criterion={"name": "pfp"},
         evaluations=[],
     )
     data = cases.make_data(shape=(3, 4, 4), fit=48, val=6, test=30)
@@ -364,3 +365,7 @@ def test_a_preset_runs(tmp_path: Path) -> None:
     )
     pipeline.run()
     assert [done.target for done in pipeline.done] == [0.15, 0.3]
+    for done in pipeline.done:
+        mask = done.masks()["layer1.0.conv1.weight"]
+        assert mask.shape[:2] == (5, 5), "the network keeps its shape"
+        assert abs(done.sparsity - (done.target or 0)) < 0.05
