@@ -165,11 +165,11 @@ class JobSpec(JobFields):
 
     type: Literal["prune"]
     preset: PresetName | None = None
-    """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where
-    the job leaves them open.
+    """An experiment of a paper (`GET /v1/presets`): fills in `model`, `targets`, `retrain` and
+    `batchnorm` where the job leaves them open, and parameters as the paper has them.
 
-    Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable
-    weights of its network.
+    The targets of Lost in Pruning are its prune ratios, of all parameters, as sparsities of the
+    prunable weights of its network.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With a preset: the fraction of its epochs, milestones and warm-up; at least one epoch."""

@@ -285,7 +285,8 @@ LOST_IN_PRUNING: dict[str, Preset] = {
 """The cascades of Lost in Pruning: train, then prune and retrain over and over, each retraining the
 whole schedule from its first epoch (learning-rate rewinding; of VGG16 the first 150 of 300 epochs).
 ResNet-56 and ResNet-110 are those of the paper's code, with 9 and 18 bottlenecks in a stage, so
-their depths are 83 and 164.
+their depths are 83 and 164. DeepLabV3 starts from a backbone that was trained on ImageNet where the
+job names one (`model.backbone`), as the paper's does, and else from scratch.
 """
 SPARSEST = {"densenet22": (13, 0.05)}
 """The number of prune ratios of a robust run and its least density, where they are not 16 and .03.
