@@ -155,12 +155,10 @@ def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | Non
     model = None
     if model_id is not None:
         model = _find_input(session, Model, project, model_id, "/model/id")
-    rewind_id = read_rewind_id(spec)
-    if rewind_id is not None:
+    second_id = read_second_model_id(spec)
+    if second_id is not None and model is not None:
         place = "/retrain/rewind/model/id"
-        rewind = _find_input(session, Model, project, rewind_id, place)
-        if model is not None:
-            _check_same_network(model, rewind, place)
+        _check_same_network(model, _find_input(session, Model, project, second_id, place), place)
     dataset = None
     if spec.dataset.id is not None:
         dataset = _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
@@ -173,6 +171,13 @@ def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | Non
     if model is not None and dataset is not None:
         _check_same_classes(model, dataset)
     return model, dataset
+
+
+def find_backbone(session: Session, project: str, spec: Spec) -> Model | None:
+    """Return the uploaded model that the network's backbone starts from; a 404 for another's id."""
+    if not isinstance(spec, JobSpec) or spec.model.backbone is None:
+        return None
+    return _find_input(session, Model, project, spec.model.backbone, "/model/backbone")
 
 
 def _check_same_network(model: Model, rewind: Model, place: str) -> None:
@@ -214,9 +219,15 @@ def read_model_id(spec: Spec) -> str | None:
     return spec.model.id if isinstance(spec, JobSpec) else None
 
 
-def read_rewind_id(spec: Spec) -> str | None:
-    """Return the id of the model whose weights a job rewinds to, if there is one."""
-    if isinstance(spec, FamilySpec) or spec.retrain is None or spec.retrain.rewind is None:
+def read_second_model_id(spec: Spec) -> str | None:
+    """Return the id of the other model that a job reads, if there is one: the weights that it
+    rewinds to, or the backbone that its network starts from.
+    """
+    if isinstance(spec, FamilySpec):
+        return None
+    if spec.model.backbone is not None:
+        return spec.model.backbone
+    if spec.retrain is None or spec.retrain.rewind is None:
         return None
     return spec.retrain.rewind.model["id"]
 

@@ -23,6 +23,7 @@ from api.routes import (
     methods,
     models,
     predictions,
+    presets,
     results,
     web,
 )
@@ -82,6 +83,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     for module in (
         health,
         methods,
+        presets,
         models,
         datasets,
         jobs,

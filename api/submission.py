@@ -18,11 +18,12 @@ from starlette.concurrency import run_in_threadpool
 from api.checks import (
     Spec,
     check_methods,
+    find_backbone,
     find_inputs,
     find_shifted_sets,
     read_catalogue,
     read_model_id,
-    read_rewind_id,
+    read_second_model_id,
 )
 from api.schemas.jobs import JobEstimate, JobView, Validation
 from api.services import Services
@@ -65,11 +66,13 @@ def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, An
         check_methods(spec, read_catalogue(session)[0])
         model, dataset = find_inputs(session, project, spec)
         shifted = find_shifted_sets(session, project, spec)
+        backbone = find_backbone(session, project, spec)
     return {
         "spec": dump_spec(spec),
         "model": None if model is None else _describe_model(model),
         "dataset": None if dataset is None else _describe_images(dataset),
         "shifted": [_describe_images(row) for row in shifted],
+        "backbone": None if backbone is None else _describe_model(backbone),
     }
 
 
@@ -108,7 +111,7 @@ async def submit(
         project=project,
         spec=body,
         model_id=read_model_id(spec),
-        rewind_model_id=read_rewind_id(spec),
+        rewind_model_id=read_second_model_id(spec),
         dataset_id=spec.dataset.id,
         shifted_ids=frozenset(jobs.list_shifted_ids(body)),
         priority=spec.priority,

@@ -79,6 +79,7 @@ class Service(Resource[C]):
     ready = Operation(service.ready)
     version = Operation(service.version)
     methods = Operation(service.methods)
+    presets = Operation(service.presets)
 
 
 class Models(Resource[C]):

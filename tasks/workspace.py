@@ -55,13 +55,13 @@ def fill(
         return
     with store.read() as session:
         model = session.get(Model, claim.model_id) if claim.model_id else None
-        rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
+        second = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
         shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
         stages = jobs.list_stage_files(session, claim.job_id)
     inputs: list[tuple[str, str | None, Model | Dataset | None]] = [
         ("model", claim.model_id, model),
-        ("rewind", claim.rewind_model_id, rewind),
+        (_name_second(claim.spec), claim.rewind_model_id, second),
         ("data", claim.dataset_id, dataset),
     ]
     for number, (id, shifted_row) in enumerate(shifted):
@@ -79,7 +79,7 @@ def fill(
         "checkpoint_steps": settings.checkpoint_steps,
         "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
         "threads": settings.threads or len(os.sched_getaffinity(0)),
-        "model": _describe_model(claim.spec["model"], model),
+        "model": _describe_model(claim.spec["model"], model, second),
         "dataset": _describe_dataset(claim.spec, dataset),
     }
     (folder / "job.json").write_text(json.dumps(job))
@@ -185,15 +185,27 @@ def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFil
         path.unlink()
 
 
-def _describe_model(reference: dict[str, Any], row: Model | None) -> dict[str, Any]:
+def _name_second(spec: dict[str, Any]) -> str:
+    """Return what the second model of a job is to it."""
+    return "rewind" if spec["model"].get("backbone") is None else "backbone"
+
+
+def _describe_model(
+    reference: dict[str, Any], row: Model | None, second: Model | None
+) -> dict[str, Any]:
+    """Return what the job process has to know of the network; one that starts from a backbone sees
+    images as the backbone did.
+    """
     if row is None:
+        preprocessing: dict[str, Any] = {"normalize": None}
+        if reference.get("backbone") is not None and second is not None:
+            preprocessing = {"normalize": second.normalize, "source": second.source}
         return {
             "architecture": reference["architecture"],
             "kwargs": reference.get("kwargs", {}),
-            "normalize": None,
             "classes": None,
             "sha256": None,
-        }
+        } | preprocessing
     return {
         "architecture": row.architecture,
         "kwargs": row.kwargs,

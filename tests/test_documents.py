@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from pruning.architectures import architectures
+from pruning.networks.loading import build_outline, resolve
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.presets import PRESETS
 from tests.support import room_map
 
 ROOT = Path(__file__).parents[1]
@@ -72,3 +78,29 @@ def test_the_lock_fits_the_project() -> None:
         assert name in locked, f"{name} is not locked; run: make lock"
         for version in locked[name]:
             assert version in requirement.specifier, f"{name} {version}; run: make lock"
+
+
+def test_the_papers_document_names_every_preset_and_its_runs() -> None:
+    """The list of what is not as in the papers is for the presets that there are, and no others."""
+    text = (ROOT / "docs/papers.md").read_text(encoding="utf-8")
+    named: dict[str, int] = {}
+    for names, runs in re.findall(r"^\| (`[a-z0-9_`, ]+`) \|[^|]+\| (\d) \|$", text, re.MULTILINE):
+        named |= dict.fromkeys(re.findall(r"`(\w+)`", names), int(runs))
+    assert named == {name: preset.runs for name, preset in PRESETS.items()}
+    papers = {preset.paper for preset in PRESETS.values()}
+    assert all(f"\n## {paper}" in text for paper in papers)
+    assert text.count("Not as in the paper") == 4
+    assert "docs/papers.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/families").glob("*.json")))
+def test_the_families_of_the_papers_are_jobs(path: Path) -> None:
+    """Every file is a family whose smallest and largest members can be built."""
+    spec = FamilySpec.model_validate(
+        json.loads(path.read_text(encoding="utf-8")) | {"dataset": {"id": "dst_00000000"}}
+    )
+    assert f"examples/families/{path.name}" in (ROOT / "docs/papers.md").read_text(encoding="utf-8")
+    architecture: Any = architectures.get(spec.model.architecture)
+    for pick in (min, max):
+        size = architecture.member(pick(spec.members.depths), pick(spec.members.widths))
+        build_outline(resolve(spec.model.architecture, spec.model.kwargs | size))

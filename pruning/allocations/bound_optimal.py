@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pruning.allocations import allocations
 from pruning.allocations._shares import LayerCapacities
@@ -82,13 +81,16 @@ def _share_by_weights(scores: Scores, budget: Budget) -> dict[str, float]:
 
 def _share_by_channels(scores: Scores, capacities: LayerCapacities, keep: int) -> dict[str, float]:
     """Compute the expected distinct channels, in weights, at the least epsilon within `keep`."""
-    alive: dict[str, Tensor] = {name: score[score > -math.inf] for name, score in scores.items()}
+    widest = max(score.numel() for score in scores.values())
+    rows = torch.zeros(len(scores), widest, dtype=torch.float64)
+    for row, score in zip(rows, scores.values(), strict=True):
+        alive = score[score > -math.inf]
+        row[: len(alive)] = alive  # a score of 0 is never drawn, and adds nothing
+    costs = torch.tensor([capacities.costs[name] for name in scores], dtype=torch.float64)
 
     def compute_shares(log_epsilon: float) -> dict[str, float]:
-        return {
-            name: capacities.costs[name] * expect_channels(score, math.exp(log_epsilon))
-            for name, score in alive.items()
-        }
+        shares = costs * expect_channels(rows, math.exp(log_epsilon))
+        return dict(zip(scores, shares.tolist(), strict=True))
 
     small = -320.0
     large = 700.0

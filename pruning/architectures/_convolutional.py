@@ -43,3 +43,10 @@ def draw_kaiming_normal_(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != meta:
             nn.init.kaiming_normal_(module.weight)
+
+
+def zero_biases_(net: nn.Module) -> None:
+    """Set the bias of every Linear and Conv2d to zero, in place."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -69,18 +69,23 @@ class DenseNet(nn.Module):
     """
 
     def __init__(
-        self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int
+        self,
+        *,
+        bottleneck: bool,
+        layers: int,
+        growth: int,
+        compression: float,
+        channels: int,
+        classes: int,
     ) -> None:
         super().__init__()
         layer = Bottleneck if bottleneck else Basic
-        # Three blocks, and a bottleneck layer has two convolutions.
-        layers_per_block = CONVOLUTIONS // 6 if bottleneck else CONVOLUTIONS // 3
         width = 2 * growth
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         stages: list[nn.Module] = []
         for stage in range(3):
             dense_layers = []
-            for _ in range(layers_per_block):
+            for _ in range(layers):
                 dense_layers.append(layer(width, growth))
                 width += growth
             stages.append(nn.Sequential(*dense_layers))
@@ -122,8 +127,11 @@ class DenseNet22(AnySizeArchitecture):
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
+        bottleneck = self.block == "bottleneck"
         net = DenseNet(
-            bottleneck=self.block == "bottleneck",
+            bottleneck=bottleneck,
+            # Three blocks, and a bottleneck layer has two convolutions.
+            layers=CONVOLUTIONS // 6 if bottleneck else CONVOLUTIONS // 3,
             growth=self.growth,
             compression=self.compression,
             channels=self.channels,

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from pruning.architectures import architectures
+from pruning.architectures._convolutional import draw_kaiming_normal_, zero_biases_
 from pruning.errors import ParameterError
 
 ACTIVATIONS = {
@@ -83,6 +84,13 @@ class Mlp(FlatArchitecture):
 
     hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
     activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
+    initialisation: Annotated[
+        Literal["pytorch", "kaiming"],
+        Field(
+            description="pytorch: as PyTorch draws linear layers; kaiming: normal with variance "
+            "2 / inputs, and biases of zero"
+        ),
+    ] = "pytorch"
 
     @staticmethod
     def member(depth: int, width: float) -> dict[str, Any]:
@@ -94,5 +102,9 @@ class Mlp(FlatArchitecture):
         return {"hidden": [require_whole("width", width)] * depth}
 
     def build(self) -> nn.Module:
-        """The network with PyTorch's initialisation."""
-        return build_dense_net(self.inputs, self.hidden, self.classes, self.activation)
+        """The network, initialised as `initialisation` says."""
+        net = build_dense_net(self.inputs, self.hidden, self.classes, self.activation)
+        if self.initialisation == "kaiming":
+            draw_kaiming_normal_(net)
+            zero_biases_(net)
+        return net

@@ -99,6 +99,8 @@ class TorchvisionSegmentation:
     """
 
     task: ClassVar[Task] = "segmentation"
+    backbone_prefix: ClassVar[str] = "backbone."
+    """The beginning of the names of the backbone's tensors."""
     name: Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})] = "deeplabv3_resnet50"
     aux: bool = False
     classes: Annotated[int, Field(ge=2, le=255)] = 21

@@ -1,11 +1,12 @@
 """The VGG family for small images (Simonyan and Zisserman, 2015).
 
-Networks have 3x3 convolutions with BatchNorm, and one linear classifier. Parameter names follow
-kuangliu/pytorch-cifar, so its checkpoints load as they are.
+Networks have 3x3 convolutions with or without BatchNorm, and one linear classifier or several
+linear layers. Parameter names follow kuangliu/pytorch-cifar, so its checkpoints load as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._convolutional import (
+    ScaledArchitecture,
+    draw_kaiming_normal_,
+    zero_biases_,
+)
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -32,27 +37,43 @@ class VggNet(nn.Module):
     """Five stages of convolutions and a max pooling, global average pooling, classifier."""
 
     def __init__(
-        self, convolutions: tuple[int, ...], widths: tuple[int, ...], channels: int, classes: int
+        self,
+        stages: Iterable[tuple[int, int]],
+        *,
+        channels: int,
+        classes: int,
+        batchnorm: bool,
+        head: tuple[int, ...],
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for count, width in zip(convolutions, widths, strict=True):
+        for count, width in stages:
             for _ in range(count):
-                layers += [
-                    nn.Conv2d(channels, width, 3, padding=1),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                ]
+                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                if batchnorm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU())
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(channels, classes)
+        self.classifier = _build_head(channels, head, classes)
         # Not in `forward`, whose course must not depend on its input: it is traced.
         self.register_forward_pre_hook(_refuse_small)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, classes); `DataError` where H or W is below 32."""
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _build_head(channels: int, hidden: tuple[int, ...], classes: int) -> nn.Module:
+    """One linear layer, or several with ReLU between them."""
+    if not hidden:
+        return nn.Linear(channels, classes)
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(channels, width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.Linear(channels, classes))
 
 
 def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
@@ -68,13 +89,16 @@ def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
 @architectures.register("vgg")
 @dataclass(frozen=True)
 class Vgg(ScaledArchitecture):
-    """VGG with BatchNorm, depth 11, 13, 16, 19: stages of 64, 128, 256, 512, 512 times `width`.
+    """VGG, depth 11, 13, 16, 19: stages of 64, 128, 256, 512, 512 channels times `width`.
 
     The classifier is one linear layer on the global average, as used on CIFAR, so images of at
-    least 32 pixels fit.
+    least 32 pixels fit; `head` puts hidden layers of so many units times `width` before it. Without
+    `batchnorm` biases start at zero.
 
     >>> sum(p.numel() for p in Vgg(depth=16).build().parameters())
     14728266
+    >>> sum(p.numel() for p in Vgg(11, batchnorm=False, head=(512, 512)).build().parameters())
+    9750922
     """
 
     smallest: ClassVar[int] = SMALLEST
@@ -82,10 +106,27 @@ class Vgg(ScaledArchitecture):
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+    batchnorm: bool = True
+    head: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100_000)], ...],
+        Field(max_length=8, description="units of the hidden layers before the classifier"),
+    ] = ()
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
-        widths = tuple(max(1, round(width * self.width)) for width in WIDTHS)
-        net = VggNet(CONVOLUTIONS[self.depth], widths, self.channels, self.classes)
+        widths = (self._scale(width) for width in WIDTHS)
+        net = VggNet(
+            zip(CONVOLUTIONS[self.depth], widths, strict=True),
+            channels=self.channels,
+            classes=self.classes,
+            batchnorm=self.batchnorm,
+            head=tuple(self._scale(width) for width in self.head),
+        )
         draw_kaiming_normal_(net)
+        if not self.batchnorm:
+            zero_biases_(net)
         return net
+
+    def _scale(self, width: int) -> int:
+        """A number of channels or units times the width, at least one."""
+        return max(1, round(width * self.width))

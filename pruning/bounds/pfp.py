@@ -18,26 +18,29 @@ LARGEST = 1e300
 """The number of draws that stands for infinitely many."""
 
 
-def expect_channels(coefficients: Tensor, epsilon: float) -> float:
+def expect_channels(coefficients: Tensor, epsilon: float) -> Tensor:
     """E[distinct] = sum_j 1 - (1 - p_j)^m of m = 3 (6 + 2 epsilon) c / epsilon^2 draws, c = sum_j
-    c_j, p_j = c_j / c.
+    c_j, p_j = c_j / c, of each row.
 
-    `coefficients` (C,) are alpha_l s_j, a channel's sensitivity times its layer's constant, none
-    below 0. The released code rounds m up and keeps at least one channel; here both are left to the
-    rounding of the whole budget.
+    `coefficients` (..., C) are alpha_l s_j, a channel's sensitivity times its layer's constant,
+    none below 0. The released code rounds m up and keeps at least one channel; here both are left
+    to the rounding of the whole budget.
 
     >>> import torch
-    >>> c = torch.tensor([3.0, 1.0, 0.0])
-    >>> [round(expect_channels(c, epsilon), 3) for epsilon in (0.1, 10.0, 100.0)]
-    [2.0, 1.579, 0.359]
+    >>> c = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> for epsilon in (0.1, 10.0, 100.0):
+    ...     print([round(channels, 3) for channels in expect_channels(c, epsilon).tolist()])
+    [2.0, 0.0]
+    [1.579, 0.0]
+    [0.359, 0.0]
     """
-    total = float(coefficients.double().sum())
-    if total <= 0:
-        return 0.0
-    draws = LARGEST
+    values = coefficients.double()
+    totals = values.sum(-1)
+    draws = torch.full_like(totals, LARGEST)
     if epsilon > 1e-140:  # the square of a smaller one is 0
-        draws = min(LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon)
-    return float(expected_distinct(coefficients.double() / total, draws))
+        draws = (3 * (6 + 2 * epsilon) * totals / epsilon / epsilon).clamp_max(LARGEST)
+    positive = totals.where(totals > 0, torch.ones_like(totals))
+    return expected_distinct(values / positive[..., None], draws)
 
 
 def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float) -> Paper:

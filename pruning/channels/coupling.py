@@ -28,6 +28,8 @@ from pruning.errors import StructureError
 
 Labels: TypeAlias = Positions
 """A label for each channel of a layer."""
+OUTPUTS = "they are the network's outputs"
+"""Why the channels that the network answers with must stay."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Coupling:
     """The labels of the channels that a module writes, by its name."""
     fixed: list[tuple[Labels, str]] = field(default_factory=list)
     """The channels that cannot be removed, with the reason."""
+    feeds: set[tuple[str, str]] = field(default_factory=set)
+    """A convolution or linear layer, and another that reads what it writes with none between."""
 
 
 class _Framed(nn.Module):
@@ -171,7 +175,29 @@ class _Tracer:
                 reads = label[first_in : first_in + channels[0]]
                 writes = label[first_out : first_out + channels[1]]
                 self._add_node(coupling, node, reads, writes)
+            if self._is_layer(node):
+                writer = self.names[node.module]
+                coupling.feeds |= {(writer, reader) for reader in self._find_readers(node)}
         return coupling
+
+    def _is_layer(self, node: Any) -> bool:
+        """Whether a node is a convolution or linear layer of the network."""
+        return node.module in self.names and isinstance(node.module, nn.Linear | nn.Conv2d)
+
+    def _find_readers(self, writer: Any) -> set[str]:
+        """The names of the layers that read what a layer writes, with no other layer between."""
+        readers = set()
+        ahead, seen = list(writer.outputs), set()
+        while ahead:
+            node = ahead.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if self._is_layer(node):
+                readers.add(self.names[node.module])
+            else:
+                ahead += node.outputs
+        return readers
 
     def _find_rows(self, index: int) -> list[int]:
         """The row that a node reads and the row that it writes."""
@@ -183,7 +209,7 @@ class _Tracer:
         if node.module is self.image:
             coupling.fixed.append((writes, "they are the image's channels"))
         elif node.type == torch_pruning.ops.OPTYPE.OUTPUT:
-            coupling.fixed.append((reads, "they are the network's outputs"))
+            coupling.fixed.append((reads, OUTPUTS))
         elif name is None or count_channels(node.module) is None:
             reason = f"a {type(node.module).__name__} uses them"
             coupling.fixed += [(reads, reason), (writes, reason)]

@@ -55,6 +55,8 @@ class ChannelGraph:
     """The channel at each position of what a module writes, by module name."""
     carried: Tensor
     """(2, n): a channel, and the one that a parameter-free shortcut carries it into."""
+    feeds: frozenset[tuple[str, str]] = frozenset()
+    """A convolution or linear layer, and another that reads what it writes with none between."""
 
     @staticmethod
     def of(model: nn.Module, shape: Shape, names: Collection[str]) -> ChannelGraph:
@@ -305,7 +307,8 @@ def _number_channels(model: nn.Module, coupling: Coupling, names: Collection[str
             sources = module.sources.cpu()
             fed = sources >= 0  # the other outputs are zeros
             carried.append(torch.stack([inputs[name][sources[fed]], outputs[name][fed]]))
-    return ChannelGraph(tuple(groups), inputs, outputs, torch.cat(carried, 1))
+    feeds = frozenset(coupling.feeds)
+    return ChannelGraph(tuple(groups), inputs, outputs, torch.cat(carried, 1), feeds)
 
 
 def _join_writers(count: int, writers: Sequence[Labels]) -> Labels:

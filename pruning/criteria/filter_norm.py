@@ -14,6 +14,7 @@ from torch.linalg import vector_norm
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
+from pruning.evidence.filter_coupling import GRANULARITIES, Coupling
 from pruning.types import Scores
 
 
@@ -32,8 +33,13 @@ class FilterNorm:
     """
 
     allocation: ClassVar[str] = "uniform"
-    granularity: ClassVar[str] = "channel"
     p: Literal[1, 2] = 1
+    coupling: Coupling = "network"
+
+    @property
+    def granularity(self) -> str:
+        """Channels of the network, or filters of each layer."""
+        return GRANULARITIES[self.coupling]
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s_f = (sum over the filter's weights of |w|^p)^(1/p).

@@ -19,6 +19,7 @@ from pruning.bounds.sipp import coefficient
 from pruning.criteria import criteria
 from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
+from pruning.evidence.filter_coupling import GRANULARITIES, Coupling
 from pruning.evidence.sensitivities import (
     compute_sample_size,
     compute_sensitivities,
@@ -47,7 +48,6 @@ class PFP:
     """
 
     allocation: ClassVar[str] = "bound_optimal"
-    granularity: ClassVar[str] = "channel"
     variant: Literal["deterministic", "randomized", "top"] = "deterministic"
     delta: Annotated[
         float,
@@ -56,6 +56,12 @@ class PFP:
     c: Annotated[
         float, Field(gt=0, le=100, description="constant of the bound and of the number of images")
     ] = 3.0
+    coupling: Coupling = "network"
+
+    @property
+    def granularity(self) -> str:
+        """Channels of the network, or input channels of each layer."""
+        return GRANULARITIES[self.coupling]
 
     @property
     def sparsifier(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,21 +19,11 @@ from pruning.allocations.global_ import Global
 from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
 from pruning.channels.slicing import slice_channels
-from pruning.errors import BudgetError, ParameterError, ScoreError
+from pruning.errors import BudgetError, ScoreError
 from pruning.granularities import granularities
+from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
 from pruning.masks import count_kept, select_top, select_weight_masks
 from pruning.types import Budget, DrawLaw, Keeps, Masks, Selected, Selection
-
-
-class _NoShapes(dict[str, tuple[int, ...]]):
-    """Shapes that refuse to be read: channels have none for an allocation to divide by."""
-
-    def __missing__(self, name: str) -> NoReturn:
-        raise ParameterError(
-            "this allocation divides weights by their shapes and cannot divide channels; use "
-            "global or uniform",
-            pointer="/allocation",
-        )
 
 
 @granularities.register("channel")
@@ -102,7 +92,7 @@ class Channel:
         def choose(channels: int) -> Tensor:
             """Choose the channels that remain where `channels` are allocated."""
             sizes = {name: len(score) for name, score in importance.items()}
-            keeps = selection.allocation.allocate(importance, Budget(channels, sizes, _NoShapes()))
+            keeps = selection.allocation.allocate(importance, Budget(channels, sizes, NoShapes()))
             return _choose_best(graph, importance, keeps, before)
 
         def count_weights(channels: int) -> int:
@@ -149,11 +139,11 @@ class Channel:
 def _sum_scores(graph: ChannelGraph, selection: Selection) -> tuple[Tensor, Tensor]:
     """Sum each unit's mean score over its layers, and count these layers; float64, by channel."""
     total, members = torch.zeros(2, graph.size, dtype=torch.float64)
-    by_input = _scores_inputs(selection)
+    by_input = scores_inputs(selection)
     for name, weight in selection.weights.items():
         owner = name.rpartition(".")[0]
         score = selection.scores[name].double().cpu()
-        if owner not in graph.outputs or not _distinguishes(score, weight, by_input):
+        if owner not in graph.outputs or not distinguishes(score, weight, by_input):
             continue
         score = score.masked_fill(score == -math.inf, 0.0)
         if by_input:
@@ -217,26 +207,6 @@ class _WeightCounter:
             index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
             total += int(mask[index].sum())
         return total
-
-
-def _scores_inputs(selection: Selection) -> bool:
-    """Return whether the criterion scores input channels.
-
-    A score as large as a weight with a single output could be either: another layer's score decides
-    it.
-    """
-    return any(
-        _distinguishes(score, selection.weights[name], by_input=True)
-        and not _distinguishes(score, selection.weights[name], by_input=False)
-        for name, score in selection.scores.items()
-    )
-
-
-def _distinguishes(score: Tensor, weight: Tensor, by_input: bool) -> bool:
-    """Return whether the score distinguishes a layer's input channels, or else its outputs."""
-    if by_input:
-        return score.shape[:2] == (1, weight.shape[1]) and score.numel() == weight.shape[1]
-    return score.shape[0] == weight.shape[0]
 
 
 def _choose_best(

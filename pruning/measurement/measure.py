@@ -162,6 +162,11 @@ def measure_network(
     )
 
 
+def measure_errors(model: nn.Module, data: Data, split: Split) -> Tensor:
+    """The errors of the images of a split, as in `Measured.wrong`, of a network in eval mode."""
+    return _measure_split(model, data, split, lambda images: None).wrong
+
+
 @dataclass(frozen=True)
 class _MeasuredSplit:
     """The errors and losses of the images of a split; for segmentation their overlaps, else the

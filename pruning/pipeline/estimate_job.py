@@ -18,6 +18,7 @@ from pruning.errors import DataError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.masks import find_prunable
 from pruning.measurement.costs import dense_costs
+from pruning.networks.backbone import FROM_SCRATCH, find_prefix, take_backbone
 from pruning.networks.loading import build_outline, check_fits, read_parameters, resolve
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations
@@ -40,11 +41,13 @@ def estimate_job(
     model: Mapping[str, Any] | None,
     dataset: Mapping[str, Any] | None,
     shifted: Sequence[Mapping[str, Any]],
+    backbone: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
-    `document` is the job as submitted; `model`, `dataset` and `shifted` are what the store knows of
-    its uploads. Raises a `SecateurError` with a pointer to the field that does not fit.
+    `document` is the job as submitted; `model`, `dataset`, `shifted` and `backbone` are what the
+    store knows of its uploads. Raises a `SecateurError` with a pointer to the field that does not
+    fit.
     """
     spec = JobSpec.model_validate(document)
     dataset = describe_dataset(spec.dataset.builtin, dataset)
@@ -57,6 +60,9 @@ def estimate_job(
     check_fits(architecture, shape, dataset["classes"], dataset["task"])
     _check_shifted_sets(spec, dataset, shifted, shape)
     outline = build_outline(architecture).eval()
+    if backbone is not None:
+        source = resolve(backbone["architecture"], backbone["kwargs"])
+        take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
     recipe = spec.recipe()
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
@@ -88,10 +94,17 @@ def estimate_job(
         *list_warnings(recipe),
         *list_shift_warnings(recipe),
         *_list_model_warnings(spec, model, dataset),
+        *([FROM_SCRATCH] if starts_from_scratch(spec, architecture) else []),
         *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
     ]
     warnings += rehearse(_build_small(architecture, outline), recipe, shape)
     return costs | {"warnings": warnings}
+
+
+def starts_from_scratch(spec: JobSpec, architecture: Architecture) -> bool:
+    """Whether the job trains a network from scratch that has a backbone to start from."""
+    has_backbone = find_prefix(architecture) is not None
+    return has_backbone and spec.model.id is None and spec.model.backbone is None
 
 
 def _count_kept_zeros(recipe: Recipe, model: Mapping[str, Any]) -> int:

@@ -4,12 +4,13 @@ with a watcher that is notified of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from pruning.analysis.job_record import RoundRecord
 from pruning.analysis.job_size import JobSize
@@ -20,8 +21,10 @@ from pruning.data.tensors import Data, prepare
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
 from pruning.networks import check_fits, load_state_, read_state, resolve
+from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
-from pruning.networks.loading import read_parameters
+from pruning.networks.loading import build_outline, load_weights_, read_parameters
+from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
@@ -60,10 +63,10 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
     `threads`, `cache` and `checkpoint_steps`. The folder holds `model.safetensors` and
-    `rewind.safetensors` where the job has them, `data.safetensors` for an uploaded dataset,
-    `shifted-<number>.safetensors` for each shifted set, and `stages/` with what an earlier attempt
-    saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be
-    run.
+    `rewind.safetensors` or `backbone.safetensors` where the job has them, `data.safetensors` for an
+    uploaded dataset, `shifted-<number>.safetensors` for each shifted set, and `stages/` with what
+    an earlier attempt saved. Files of results are written to `files/`. Raises a `SecateurError` for
+    what cannot be run.
     """
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -103,6 +106,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     guess = describe_guess(data.source) if spec.model.id is not None else None
     if guess is not None:
         pipeline.ledger.warn(guess)
+    if starts_from_scratch(spec, architecture):
+        pipeline.ledger.warn(FROM_SCRATCH)
     publisher = _Publisher(results, folder / "files", watcher)
     pipeline.target_done = publisher.finish_target
     pipeline.run()
@@ -169,7 +174,7 @@ def _build_pipeline(
         classes=len(data.classes),
     )
     networks = Networks(
-        build=architecture.build,
+        build=_start_from_backbone(architecture, folder / "backbone.safetensors"),
         initial=load_network("model"),
         rewind=load_network("rewind"),
     )
@@ -183,6 +188,21 @@ def _build_pipeline(
         checkpoint_steps=job["checkpoint_steps"],
         evaluations=estimate_evaluation_units(job_size),
     )
+
+
+def _start_from_backbone(architecture: Architecture, path: Path) -> Callable[[], nn.Module]:
+    """A function that builds the network, with the weights of its backbone where they are given."""
+    if not path.exists():
+        return architecture.build
+    wanted = build_outline(architecture).state_dict()
+    weights = take_backbone(architecture, wanted, read_state(path))
+
+    def build() -> nn.Module:
+        network = architecture.build()
+        load_weights_(network, weights)
+        return network
+
+    return build
 
 
 @dataclass

@@ -112,13 +112,10 @@ class Trainer:
         Retrainings that replay the training of the dense network take its schedule; where nothing
         was trained before, they take its draws too. The rounds of a gradual retraining are one run.
         """
-        train, retrain = self.recipe.train, self.recipe.retrain
-        if train is not None and self.recipe.when == "before_training":
-            return train, "train"
-        name = "retrain-1" if retrain.mode == "gradual" else f"retrain-{number}"
-        if train is not None and retrain.mode in ("weight_rewind", "lr_rewind"):
-            return train, name
-        return retrain, name
+        if self.recipe.train is not None and self.recipe.when == "before_training":
+            return self.recipe.retraining, "train"
+        name = "retrain-1" if self.recipe.retrain.mode == "gradual" else f"retrain-{number}"
+        return self.recipe.retraining, name
 
     def train_(  # noqa: PLR0913 (all but model and schedule are by keyword)
         self,
@@ -144,6 +141,7 @@ class Trainer:
             warn=self.ledger.warn,
             at_epoch=at_epoch,
             advance=lambda images: self.ledger.advance(image_cost * images),
+            look=self.ledger.advance,
         )
         train_(
             model,

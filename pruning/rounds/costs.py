@@ -18,6 +18,7 @@ from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
+from pruning.schemas.training import Training
 from pruning.training.loop import count_steps_per_epoch
 
 MAX_ROUNDS = 2000
@@ -47,15 +48,21 @@ class Costs:
     @property
     def dense(self) -> int:
         """The work of training the dense network (if the recipe does) and measuring it."""
-        epochs = self.recipe.train.epochs if self.recipe.train is not None else 0
-        return TRAIN_COST * epochs * self.images["fit"] + self.measuring
+        train = self.recipe.train
+        work = 0 if train is None else self._training(train, train.epochs, TRAIN_COST)
+        return work + self.measuring
 
     def retraining(self, epochs: int) -> int:
         """The work of retraining for a number of epochs, and of measuring the network."""
         image_cost = TRAIN_COST
         if self.recipe.retrain.distillation is not None:
             image_cost += TEACHER_COST
-        return image_cost * epochs * self.images["fit"] + self.measuring
+        return self._training(self.recipe.retraining, epochs, image_cost) + self.measuring
+
+    def _training(self, training: Training, epochs: int, image_cost: int) -> int:
+        """The work of some epochs of a schedule, with the search for the best of them."""
+        looked_at = self.images["val"] if training.keep == "best" else 0
+        return epochs * (image_cost * self.images["fit"] + looked_at)
 
     @property
     def control(self) -> int:

@@ -44,6 +44,11 @@ class ModelRef(Document):
     architecture: Name | None = None
     kwargs: dict[str, Any] = {}
     train: Train | None = None
+    backbone: Identifier | None = None
+    """With an architecture that has a backbone (DeepLabV3, FCN, LR-ASPP): the uploaded classifier
+    whose weights the backbone starts from, as one that was trained on ImageNet. Without it the
+    backbone starts from random weights.
+    """
     keep_zeros: bool = True
     """The exact zeros among the prunable weights of an uploaded network count as pruned and stay
     zero through retraining; with `false` they are trained and pruned like other weights.
@@ -55,6 +60,8 @@ class ModelRef(Document):
             raise ValueError("give either 'id' (an uploaded model) or 'architecture'")
         if self.id is not None and self.kwargs:
             raise ValueError("kwargs come with the uploaded model; leave them out")
+        if self.id is not None and self.backbone is not None:
+            raise ValueError("backbone has no effect with an uploaded network, which has its own")
         if self.architecture is not None and self.train is None:
             raise ValueError("an architecture without weights needs 'train'")
         if self.train is not None and "keep_zeros" in self.model_fields_set:
@@ -158,11 +165,11 @@ class JobSpec(JobFields):
 
     type: Literal["prune"]
     preset: PresetName | None = None
-    """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where
-    the job leaves them open.
+    """An experiment of a paper (`GET /v1/presets`): fills in `model`, `targets`, `retrain` and
+    `batchnorm` where the job leaves them open, and parameters as the paper has them.
 
-    Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable
-    weights of its network.
+    The targets of Lost in Pruning are its prune ratios, of all parameters, as sparsities of the
+    prunable weights of its network.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With a preset: the fraction of its epochs, milestones and warm-up; at least one epoch."""

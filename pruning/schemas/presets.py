@@ -1,269 +1,36 @@
-"""Named jobs: the prune-retrain cascades of Lost in Pruning, with its hyper-parameters; imports no
-torch.
-
-Source: Liebenwein et al., Lost in Pruning, MLSys 2021, and its code: train, then prune and retrain
-over and over, each retraining the whole schedule from its first epoch (learning-rate rewinding; of
-VGG16 the first 150 of 300 epochs).
-"""
+"""Named jobs, completed with the hyper-parameters of a paper's experiment; imports no torch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-# The prune ratios of the networks that the paper retrains, in percent of all parameters.
-MANY = (
-    15, 30.2, 42.7, 53, 61.4, 68.3, 74, 78.6, 82.5, 85.6, 88.2, 90.3, 92, 93.5, 94.6, 95.6,
-    96.4, 97, 97.6, 98,
-)  # fmt: skip
-DENSE = (
-    15, 24.1, 32.1, 39.4, 45.8, 51.6, 56.8, 61.4, 65.5, 69.2, 72.4, 75.4, 78, 80.3, 82.4, 84.3,
-    86, 87.5, 88.8, 90, 92.6, 95.3,
-)  # fmt: skip
-RESNET20 = (
-    15, 22.4, 29.2, 35.4, 41, 46.2, 50.8, 55.1, 59.1, 62.6, 65.9, 68.9, 71.6, 74.1, 76.3, 78.4,
-    80.3, 82, 83.6, 85, 89.6, 93.8, 98,
-)  # fmt: skip
-IMAGENET = (
-    10, 17.4, 24.2, 30.4, 36.2, 41.4, 46.2, 50.7, 54.7, 58.4, 61.9, 65, 69, 73.2, 77.4, 81.6,
-    85.8, 90,
-)  # fmt: skip
-VOC = (20, 36.5, 49.6, 60, 68.3, 74.8, 80, 84.1, 87.4, 90, 92, 93.7, 95.1, 96.2, 97)
+from pruning.schemas.preset_table import PRESETS as PRESETS
+from pruning.schemas.preset_table import Preset
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One row of the paper's table of experiments: a network, its training and its prune ratios."""
-
-    architecture: str
-    kwargs: Mapping[str, Any]
-    parameters: int
-    """The parameters of the network for colour images of `classes` classes, without those that only
-    training uses.
-    """
-    prunable: int
-    """The weights of convolutions and the classifier among them."""
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    nesterov: bool
-    milestones: tuple[int, ...]
-    gamma: float
-    warmup: int
-    prune_ratios: tuple[float, ...]
-    """The percentages of all parameters that are removed, one for each retrained network."""
-    retrain_epochs: int | None = None
-    """The number of first epochs of the schedule that make a retraining; `None`: all of them."""
-    classes: int = 10
-    """The classes of the paper's data."""
-    schedule: str = "step"
-    """The schedule of the learning rate; `milestones` and `gamma` belong to `step`."""
-
-    @property
-    def sparsities(self) -> list[float]:
-        """The prune ratios as fractions of the prunable weights, since only these are removed.
-
-        sparsity = prune ratio * parameters / prunable
-
-        >>> PRESETS["vgg16"].sparsities[:2], PRESETS["densenet22"].sparsities[-1]
-        ([0.150129, 0.30226], 0.980379)
-        """
-        return [
-            round(ratio / 100 * self.parameters / self.prunable, 6) for ratio in self.prune_ratios
-        ]
-
-    def training(self, epochs: int, scale: float) -> dict[str, Any]:
-        """Return the first `epochs` of the schedule, shortened to max(1, round(scale epochs)).
-
-        Milestones and warm-up are shortened by the same factor as the rounded epochs: the learning
-        rate takes the same course over the fraction of the training that is done.
-
-        >>> short = PRESETS["resnet20"].training(182, 0.1)
-        >>> (
-        ...     short["epochs"],
-        ...     short["lr_schedule"]["milestones"],
-        ...     round(short["lr_schedule"]["warmup_epochs"], 4),
-        ... )
-        (18, [9.0, 13.450549], 0.4945)
-        """
-        fewer = max(1, round(scale * epochs))
-        factor = fewer / epochs
-        schedule: dict[str, Any] = {
-            "name": self.schedule,
-            "warmup_epochs": round(self.warmup * factor, 6),
-        }
-        if self.schedule == "step":
-            schedule |= {
-                "gamma": self.gamma,
-                "milestones": [
-                    round(epoch * factor, 6) for epoch in self.milestones if epoch < epochs
-                ],
-            }
-        return {
-            "epochs": fewer,
-            "batch_size": self.batch_size,
-            "augment": "crop_flip",
-            "optimizer": {
-                "name": "sgd",
-                "lr": self.lr,
-                "momentum": 0.9,
-                "weight_decay": self.weight_decay,
-                "nesterov": self.nesterov,
-            },
-            "lr_schedule": schedule,
-        }
-
-
-PRESETS: dict[str, Preset] = {
-    "resnet20": Preset(
-        architecture="cifar_resnet",
-        kwargs={"depth": 20, "shortcut": "B"},
-        parameters=272_474,
-        prunable=270_896,
-        epochs=182,
-        batch_size=128,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(91, 136),
-        gamma=0.1,
-        warmup=5,
-        prune_ratios=RESNET20,
-    ),
-    "resnet56": Preset(
-        architecture="cifar_resnet",
-        kwargs={"depth": 83, "shortcut": "B", "block": "bottleneck"},
-        parameters=869_530,
-        prunable=856_496,
-        epochs=182,
-        batch_size=128,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(91, 136),
-        gamma=0.1,
-        warmup=5,
-        prune_ratios=MANY,
-    ),
-    "resnet110": Preset(
-        architecture="cifar_resnet",
-        kwargs={"depth": 164, "shortcut": "B", "block": "bottleneck"},
-        parameters=1_704_154,
-        prunable=1_679_024,
-        epochs=182,
-        batch_size=128,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(91, 136),
-        gamma=0.1,
-        warmup=5,
-        prune_ratios=MANY,
-    ),
-    "vgg16": Preset(
-        architecture="vgg",
-        kwargs={"depth": 16},
-        parameters=14_728_266,
-        prunable=14_715_584,
-        epochs=300,
-        batch_size=256,
-        lr=0.05,
-        weight_decay=5e-4,
-        nesterov=False,
-        milestones=tuple(range(30, 300, 30)),
-        gamma=0.5,
-        warmup=10,
-        prune_ratios=MANY,
-        retrain_epochs=150,
-    ),
-    "densenet22": Preset(
-        architecture="densenet22",
-        kwargs={},
-        parameters=71_686,
-        prunable=69_684,
-        epochs=300,
-        batch_size=64,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=True,
-        milestones=(150, 225),
-        gamma=0.1,
-        warmup=10,
-        prune_ratios=DENSE,
-    ),
-    "wrn16_8": Preset(
-        architecture="wide_resnet",
-        kwargs={"depth": 16, "width": 8},
-        parameters=10_961_370,
-        prunable=10_954_160,
-        epochs=200,
-        batch_size=128,
-        lr=0.1,
-        weight_decay=5e-4,
-        nesterov=True,
-        milestones=(60, 120, 160),
-        gamma=0.2,
-        warmup=5,
-        prune_ratios=(*DENSE, 98),
-    ),
-    "resnet18": Preset(
-        architecture="torchvision",
-        kwargs={"name": "resnet18"},
-        parameters=11_689_512,
-        prunable=11_678_912,
-        epochs=90,
-        batch_size=256,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(30, 60, 80),
-        gamma=0.1,
-        warmup=5,
-        prune_ratios=IMAGENET,
-        classes=1000,
-    ),
-    "resnet101": Preset(
-        architecture="torchvision",
-        kwargs={"name": "resnet101"},
-        parameters=44_549_160,
-        prunable=44_442_816,
-        epochs=90,
-        batch_size=256,
-        lr=0.1,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(30, 60, 80),
-        gamma=0.1,
-        warmup=5,
-        prune_ratios=IMAGENET[:16],
-        classes=1000,
-    ),
-    "deeplabv3_resnet50": Preset(
-        architecture="torchvision_segmentation",
-        kwargs={"name": "deeplabv3_resnet50", "aux": True},
-        parameters=39_638_869,
-        prunable=39_582_144,
-        epochs=45,
-        batch_size=16,
-        lr=0.02,
-        weight_decay=1e-4,
-        nesterov=False,
-        milestones=(),
-        gamma=0.1,
-        warmup=0,
-        prune_ratios=VOC,
-        classes=21,
-        schedule="poly",
-    ),
+STRUCTURED = ("filter_norm", "pfp")
+"""The criteria that the code of Lost in Pruning applies to each layer by itself."""
+EVALUATIONS: Mapping[str, Mapping[str, Any]] = {
+    "robustness": {"against": "given"},
+    "prune_potential": {
+        "against": "given",
+        "margin": 0.005,
+        "noise": [round(0.05 * step, 2) for step in range(1, 15)],
+        "noise_unit": "paper",
+        "noise_draws": 100,
+    },
+    "noise_similarity": {
+        "levels": [round(0.05 * step, 2) for step in range(15)],
+        "noise_unit": "paper",
+        "draws": 100,
+        "separate": True,
+    },
+    "informative_features": {"separate": True},
 }
-"""The presets by name. ResNet-56 and ResNet-110 are those of the paper's code, with 9 and 18
-bottlenecks in a stage, so their depths are 83 and 164. A new preset is one more entry.
-"""
+"""The parameters of evaluations as Lost in Pruning has them, for those that a job names."""
 
 
 def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,8 +40,11 @@ def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     Filled in are `model` (architecture, kwargs and `train`, key by key; only `train`, and only
     where it is given, for an uploaded model; no kwargs for another architecture), `targets`,
     `retrain` (key by key where it has the preset's mode or none, left alone otherwise) and
-    `batchnorm`; the last two not with `when: before_training`. Expanding twice is expanding once.
-    Raises `ValueError` for an unknown name or a scale outside (0, 1].
+    `batchnorm`; the last two not with `when: before_training`. Robust runs fill in `shifts`,
+    comparisons of criteria `criterion`. With Lost in Pruning, `filter_norm` and `pfp` prune each
+    layer by itself where the job names no `granularity`, and the evaluations that the job names
+    have the paper's parameters (`EVALUATIONS`). Expanding twice is expanding once. Raises
+    `ValueError` for an unknown name or a scale outside (0, 1].
 
     >>> job = expand_preset(
     ...     {
@@ -306,6 +76,12 @@ def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     _fill_model(expanded, preset, preset.training(preset.epochs, scale))
     if expanded.get("targets") is None:
         expanded["targets"] = {"sparsity": preset.sparsities}
+    if preset.criteria and expanded.get("criterion") is None:
+        expanded["criterion"] = _copy_plainly(preset.criteria)
+    if preset.corrupt and expanded.get("shifts") is None:
+        expanded["shifts"] = {"knowledge": "partly_modelled"}
+    if preset.paper == "Lost in Pruning":
+        _fill_methods(expanded)
     if expanded.get("when") != "before_training":
         _fill_retrain(expanded, preset, scale)
         if expanded.get("batchnorm") is None:
@@ -348,6 +124,33 @@ def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
         job["retrain"] = retrain | requested
 
 
+def _fill_methods(job: dict[str, Any]) -> None:
+    """Fill in the parameters of criteria and evaluations as Lost in Pruning has them."""
+    if job.get("granularity") is None:
+        separate = {name: {"coupling": "layer"} for name in STRUCTURED}
+        criterion = job.get("criterion")
+        if isinstance(criterion, list):
+            job["criterion"] = [_fill_params(method, separate) for method in criterion]
+        elif criterion is not None:
+            job["criterion"] = _fill_params(criterion, separate)
+    if isinstance(job.get("evaluations"), list):
+        paper = dict(EVALUATIONS)
+        gates = job.get("gates")
+        if isinstance(gates, dict) and gates.get("max_delta_excess_error") is not None:
+            del paper["robustness"]  # the gate compares with the dense control
+        job["evaluations"] = [_fill_params(method, paper) for method in job["evaluations"]]
+
+
+def _fill_params(method: Any, params: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return a method with the parameters of its name under its own."""
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str):
+        return method  # refused where the job is read
+    if method["name"] not in params:
+        return method
+    filled = _copy_plainly(params[method["name"]])
+    return {**method, "params": _merge(filled, method.get("params"))}
+
+
 def _merge(filled: dict[str, Any], requested: Any) -> Any:
     """Return the job's own keys on top of those filled in; anything but an object stays as it is,
     to be refused where the job is read.
@@ -362,5 +165,5 @@ def _copy_plainly(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return list(value)
+        return [_copy_plainly(part) for part in value]
     return copy.deepcopy(value)

@@ -91,6 +91,10 @@ class Retrain(Training):
             raise ValueError(f"rewind_epoch has no effect with mode {self.mode!r}")
         if self.mode != "gradual" and self.prune_epochs is not None:
             raise ValueError(f"prune_epochs has no effect with mode {self.mode!r}")
+        if self.mode == "gradual" and self.keep == "best":
+            raise ValueError(
+                "keep: with mode 'gradual' the best epoch may be one before the last pruning"
+            )
         if self.rewind_epoch >= self.epochs:
             raise ValueError(
                 f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs"
@@ -221,6 +225,14 @@ class Recipe(Document):
         """The criteria to compare, one or several."""
         return (self.criterion,) if isinstance(self.criterion, Method) else self.criterion
 
+    @property
+    def retraining(self) -> Training:
+        """The schedule that follows a pruning: that of the first training where it is replayed."""
+        replays = self.retrain.mode in ("weight_rewind", "lr_rewind")
+        if self.train is not None and (replays or self.when == "before_training"):
+            return self.train
+        return self.retrain
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         self._check_evaluations()
@@ -311,6 +323,8 @@ class Recipe(Document):
         for training in ("train", "retrain"):
             if (document.get(training) or {}).get("corrupt", True) is None:
                 del document[training]["corrupt"]
+            if (document.get(training) or {}).get("keep") == "last":
+                del document[training]["keep"]
         if self.train is not None and not self.train.l1:
             del document["train"]["penalty"]
         return hashlib.sha256(

@@ -116,6 +116,11 @@ class Training(Document):
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
     corrupt: Corrupt | None = None
     """Robust training; cropping and flipping come after it."""
+    keep: Literal["last", "best"] = "last"
+    """`best`: the weights of the epoch with the least validation error, the first of equal ones.
+
+    The validation errors in the report are then those of the best of many, and too low.
+    """
 
     @model_validator(mode="after")
     def _schedule_inside(self) -> Training:

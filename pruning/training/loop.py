@@ -19,6 +19,7 @@ from pruning.networks.loading import load_weights_
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator, seeded
+from pruning.training.best_epoch import BestEpoch
 from pruning.training.layout import choose_layout
 from pruning.training.optimizer import learning_rate_factor, make_optimizer, shrink_
 from pruning.types import Masks
@@ -48,6 +49,8 @@ class Controls:
     every_s: float = 30.0
     advance: Callable[[int], None] = field(default=lambda images: None)
     """Called with the number of images trained on since the last call."""
+    look: Callable[[int], None] = field(default=lambda images: None)
+    """Called with the number of images looked at, without training on them."""
     at_epoch: Callable[[int], None] = field(default=lambda epoch: None)
     """Called before the first step of every epoch, with the model at that point."""
     warn: Callable[[str], None] = field(default=lambda message: None)
@@ -104,10 +107,11 @@ def train_(  # noqa: PLR0913 (all but model, data and schedule are by keyword)
     what the network itself draws (dropout), are derived from (seed, name, epoch, step), so the
     result depends on no global state. After every update, the proximal step of the schedule's
     `Penalty`, if it has one, is taken on the prunable weights without `exclude`, and the masks are
-    applied. With `controls.saver` the state is kept every `controls.every_steps` steps and a later
-    call goes on from there, to the same bytes on the same device and thread count. Raises
-    `DivergenceError` when the loss is not a finite number, `ParameterError` where a batch of one
-    image leaves BatchNorm without a variance.
+    applied. With `keep` of `best` the weights are those of the epoch, among the ones trained here,
+    with the least error on `data.val`. With `controls.saver` the state is kept every
+    `controls.every_steps` steps and a later call goes on from there, to the same bytes on the same
+    device and thread count. Raises `DivergenceError` when the loss is not a finite number,
+    `ParameterError` where a batch of one image leaves BatchNorm without a variance.
     """
     run = _Run(
         model=model,
@@ -165,6 +169,7 @@ class _Run:
         self.steps = count_steps_per_epoch(len(data.fit), training.batch_size)
         self.layout = choose_layout(model)
         self.optimizer = make_optimizer(model, training.optimizer)
+        self.best = BestEpoch(data) if training.keep == "best" else None
         self.unsaved_steps = 0
         self.saved_at = 0.0
 
@@ -181,7 +186,11 @@ class _Run:
                 self.controls.at_epoch(epoch)
             losses = self._train_epoch(epoch, step, losses)
             self._check_losses(losses, epoch, self.steps)
+            if self.best is not None:
+                self.controls.look(self.best.look(self.model))
             epoch, step = epoch + 1, 0
+        if self.best is not None:
+            self.best.restore_(self.model)
         self._check_weights()
         self.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
@@ -316,7 +325,11 @@ class _Run:
             for key, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{index}.{key}"] = value
-        saver.save(tensors, {"epoch": epoch, "step": step, "micro_batch": self.micro_batch})
+        meta: dict[str, Any] = {"epoch": epoch, "step": step, "micro_batch": self.micro_batch}
+        if self.best is not None:
+            tensors |= self.best.tensors()
+            meta["best_error"] = self.best.error
+        saver.save(tensors, meta)
 
     def _restore(self, start_epoch: int) -> tuple[int, int]:
         """Load the newest saved state, if any, and return the epoch and step to go on with."""
@@ -333,6 +346,8 @@ class _Run:
                 _, index, part = key.split(".", 2)
                 state.setdefault(int(index), {})[part] = value
         load_weights_(self.model, weights)
+        if self.best is not None:
+            self.best.load(tensors, meta.get("best_error"))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.micro_batch = int(meta["micro_batch"])
@@ -343,6 +358,8 @@ class _Run:
         # A last batch of a single image is left out, a smaller last batch is not: hence the minima.
         epoch_images = min(self.steps * batch_size, images)
         self.controls.advance((epoch - start_epoch) * epoch_images + min(step * batch_size, images))
+        if self.best is not None:
+            self.controls.look((epoch - start_epoch) * len(self.data.val))
         return epoch, step
 
 

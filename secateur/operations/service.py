@@ -31,6 +31,12 @@ def methods() -> Flow[dict[str, Any]]:
     return (yield from _fetch_document("/v1/methods"))
 
 
+def presets() -> Flow[list[dict[str, Any]]]:
+    """Return the presets: experiments of papers by name, with networks, trainings and targets."""
+    document = yield from _fetch_document("/v1/presets")
+    return list(document["items"])
+
+
 def _fetch_document(path: str, *, probe: bool = False) -> Flow[dict[str, Any]]:
     reply = yield from call(Request(method="GET", path=path, retry="never" if probe else "always"))
     document = reply.json()

@@ -81,7 +81,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
         return estimate_family(payload)
     from pruning.pipeline.estimate_job import estimate_job
 
-    return estimate_job(payload["spec"], payload["model"], payload["dataset"], payload["shifted"])
+    uploads = (payload["model"], payload["dataset"], payload["shifted"], payload.get("backbone"))
+    return estimate_job(payload["spec"], *uploads)
 
 
 def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]
     model_id: Mapped[str | None] = mapped_column(index=True)
     rewind_model_id: Mapped[str | None] = mapped_column(index=True)
+    """The other model that the job reads: weights to rewind to, or a backbone to start from."""
     dataset_id: Mapped[str | None] = mapped_column(index=True)
     priority: Mapped[int]
     fence: Mapped[int] = mapped_column(default=0)

@@ -237,6 +237,8 @@ def test_ids_of_nothing_are_a_404_that_points(world: World) -> None:
         retrain={"mode": "weight_rewind", "rewind": {"model": {"id": f"mdl_{nothing}"}}},
     )
     fault(world.client.post("/v1/jobs", json=rewind), 404, "not_found", "/retrain/rewind/model/id")
+    backbone = changed(model=SPEC["model"] | {"backbone": f"mdl_{nothing}"})
+    fault(world.client.post("/v1/jobs", json=backbone), 404, "not_found", "/model/backbone")
 
 
 def test_model_and_data_must_have_the_same_classes(world: World) -> None:

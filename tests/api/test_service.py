@@ -17,6 +17,9 @@ import pytest
 import tasks.queue
 from api import openapi
 from api.main import create_app
+from pruning.schemas.job import JobSpec
+from pruning.schemas.presets import PRESETS
+from pruning.schemas.training import Train
 from secateur.version import VERSION
 from tests.support.api_world import ADMIN, CATALOGUE, World, fault
 
@@ -177,6 +180,19 @@ def test_the_description_is_complete() -> None:
 
 def test_the_description_of_the_service_is_served(world: World) -> None:
     assert world.client.get("/openapi.json").json() == openapi.describe(create_app())
+
+
+def test_the_presets_are_listed_with_what_they_fill_in(world: World) -> None:
+    items = {entry["name"]: entry for entry in world.client.get("/v1/presets").json()["items"]}
+    assert list(items) == list(PRESETS)
+    assert items["resnet20"]["train"]["epochs"] == items["resnet20"]["retrain_epochs"] == 182
+    assert items["vgg16"]["retrain_epochs"] == 150
+    assert (items["loss_mlp"]["runs"], len(items["loss_mlp"]["criteria"])) == (5, 82)
+    for name, entry in items.items():
+        job = {"type": "prune", "preset": name, "dataset": {"builtin": "digits"}}
+        expanded = JobSpec.model_validate(job)
+        assert list(expanded.targets.sparsity) == entry["sparsities"]
+        assert expanded.model.train == Train.model_validate(entry["train"])
 
 
 @pytest.mark.parametrize("module", ["api.http.pointers", "api.http.files", "api.schemas.times"])

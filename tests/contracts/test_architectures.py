@@ -12,6 +12,8 @@ from pruning.masks import find_prunable
 from pruning.networks.loading import load_state_
 
 SMALL: dict[str, dict[str, Any]] = {
+    "imagenet_resnet": {"depth": 18, "width": 0.25, "classes": 10},
+    "preact_resnet": {"width": 0.25},
     "torchvision": {"name": "mobilenet_v3_small"},
     "torchvision_segmentation": {"name": "lraspp_mobilenet_v3_large"},
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pruning.data import uploads
@@ -116,6 +117,38 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
         assert measured.val_error.value == pytest.approx(reported.val_error.value, abs=1e-6)
     page = service.client.jobs.report(job.id, format="html")
     assert "mean IoU" in (page if isinstance(page, str) else page.decode())
+
+
+@pytest.mark.slow
+def test_a_backbone_comes_from_an_uploaded_classifier(service: Running, tmp_path: Path) -> None:
+    """At a learning rate near zero the trained network still has the classifier's backbone."""
+    classifier = load_model("torchvision", name="mobilenet_v3_large", classes=5)
+    save_file(classifier.state_dict(), tmp_path / "classifier.safetensors")
+    normalize = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    backbone = service.client.models.upload(
+        tmp_path / "classifier.safetensors",
+        "torchvision",
+        kwargs={"name": "mobilenet_v3_large", "classes": 5},
+        normalize=normalize,
+    )
+    id, _ = send(service, tmp_path, "images/{split}", {"train": 4, "val": 1, "test": 1}, 32)
+    job = spec(id, "lraspp_mobilenet_v3_large", 1, evaluations=[], targets={"sparsity": [0.1]})
+    job["model"]["train"]["optimizer"] = {"lr": 1e-12, "weight_decay": 0}
+    job["model"]["backbone"] = backbone.id
+    submitted = service.client.jobs.submit(job)
+    service.client.jobs.wait(submitted.id, timeout_s=300, interval_s=0.2)
+    report = service.client.jobs.results(submitted.id).parsed_report()
+    assert not any("the backbone starts from random weights" in text for text in report.warnings)
+    preprocessing = report.model.preprocessing
+    assert preprocessing is not None
+    assert (preprocessing.source, preprocessing.std) == ("given", (0.25, 0.25, 0.25))
+    checkpoint = report.checkpoints[0].id
+    file = service.client.jobs.download(submitted.id, checkpoint, tmp_path / "c", format="dense")
+    pruned = load_file(file)["backbone.4.block.0.0.weight"]
+    given = classifier.state_dict()["features.4.block.0.0.weight"]
+    kept = pruned != 0
+    assert kept.float().mean() > 0.5
+    torch.testing.assert_close(pruned[kept], given[kept])
 
 
 def test_without_splits_the_report_says_what_was_set_aside(

@@ -15,6 +15,7 @@ from pruning.architectures.vgg import Vgg
 from pruning.architectures.wide_resnet import WideResNet
 from pruning.errors import DataError, ParameterError
 from pruning.networks.loading import check_fits, load_model, resolve
+from pruning.seeding import seeded
 from tests.support.convolutional_cases import build, images
 
 
@@ -218,3 +219,38 @@ def test_vgg_takes_larger_images(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9)])
 def test_the_others_take_images_of_any_size(architecture: Any, size: tuple[int, int]) -> None:
     assert architecture.build().eval()(torch.zeros(2, 3, *size)).shape == (2, 4)
+
+
+def test_the_networks_of_the_loss_models_start_as_the_papers() -> None:
+    """Kaiming-normal weights, biases of zero; no BatchNorm in VGG11, and one after the classifier
+    of the pre-activation ResNet.
+    """
+    kaiming = {"initialisation": "kaiming", "activation": "tanh"}
+    bare = {"depth": 11, "width": 0.25, "batchnorm": False, "head": [512, 512]}
+    with seeded(0):
+        mlp, vgg = resolve("mlp", kaiming).build(), resolve("vgg", bare).build()
+    for network in (mlp, vgg):
+        layers = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+        for layer in layers:
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            spread = float(layer.weight.detach().std()) * (layer.weight[0].numel() / 2) ** 0.5
+            assert spread == pytest.approx(1, abs=0.12)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in vgg.modules())
+    head = [
+        (part.in_features, part.out_features)
+        for part in vgg.modules()
+        if isinstance(part, nn.Linear)
+    ]
+    assert head == [(128, 128), (128, 128), (128, 10)]
+    preact = resolve("preact_resnet", {"width": 0.1}).build()
+    shapes = {name: tuple(value.shape) for name, value in preact.state_dict().items()}
+    assert (shapes["linear.weight"], shapes["bn2.weight"]) == ((10, 51, 1, 1), (10,))
+    assert "linear.bias" not in shapes
+    assert {name.split(".")[2] for name in shapes if name.startswith("layer2.0.")} == {
+        "bn1",
+        "conv1",
+        "bn2",
+        "conv2",
+        "shortcut",
+    }

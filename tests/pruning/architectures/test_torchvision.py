@@ -29,10 +29,17 @@ from pruning.masks import (
     list_layer_shapes,
 )
 from pruning.measurement.costs import count_flops
-from pruning.networks.loading import check_fits, load_model, resolve
+from pruning.networks.loading import (
+    build_outline,
+    check_fits,
+    load_model,
+    load_state_,
+    resolve,
+)
 from pruning.networks.modes import evaluate_mode
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
+from pruning.seeding import seeded
 from tests.support import cases
 
 
@@ -294,3 +301,20 @@ def test_the_catalogue_needs_no_torchvision() -> None:
     properties = json.loads(answer.stdout.splitlines()[-1])
     assert properties["torchvision"]["enum"] == NAMES
     assert properties["torchvision_segmentation"]["enum"] == list(SEGMENTERS)
+
+
+FIFTY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("torchvision", {"name": "resnet50"}),
+    ("imagenet_resnet", {"depth": 50}),
+)
+
+
+def test_the_family_for_imagenet_is_torchvisions_at_width_1() -> None:
+    with seeded(0):
+        theirs = resolve("torchvision", {"name": "resnet18"}).build().eval()
+        ours = resolve("imagenet_resnet", {"depth": 18, "classes": 10}).build().eval()
+    load_state_(ours, theirs.state_dict())
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours(images), theirs(images))
+    names = [list(build_outline(resolve(*net)).state_dict()) for net in FIFTY]
+    assert names[0] == names[1]

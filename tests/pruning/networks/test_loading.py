@@ -247,6 +247,7 @@ def test_parameters_follow_from_the_dataset_unless_they_are_given() -> None:
     assert read_parameters(net) == {
         "hidden": [5],
         "activation": "relu",
+        "initialisation": "pytorch",
         "channels": 3,
         "height": 4,
         "width": 6,

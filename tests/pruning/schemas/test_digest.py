@@ -36,10 +36,12 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"train": {"augment": "crop"}},
         {"train": {"penalty": {"l1": 1e-4}}},
         {"train": {"penalty": {"l1": 2e-4}}},
+        {"train": {"keep": "best"}},
     ],
     "retrain": [
         {"retrain": {"mode": "none"}},
         {"retrain": {"epochs": 2}},
+        {"retrain": {"keep": "best"}},
         {"retrain": {"batch_size": 64}},
         {"retrain": {"precision": "bf16"}},
         {"retrain": {"optimizer": {"lr": 0.02}}},

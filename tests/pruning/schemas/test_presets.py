@@ -143,7 +143,8 @@ def test_a_shortened_schedule_takes_the_same_course(name: str, scale: float) -> 
             learning_rate_factor(whole.lr_schedule, part * whole.epochs, whole.epochs), abs=1e-3
         )
     retrained = {planned.epochs for planned in plan_rounds(recipe(name, epochs_scale=scale))}
-    assert retrained == {(0, max(1, round(scale * (150 if name == "vgg16" else whole.epochs))))}
+    retrain_epochs = PRESETS[name].retrain_epochs or whole.epochs
+    assert retrained == {(0, max(1, round(scale * retrain_epochs)))}
 
 
 @every_preset
@@ -176,9 +177,11 @@ def test_the_whole_cascade_can_be_planned(name: str) -> None:
         parameters=preset.parameters,
         classes=preset.classes,
     )
-    assert costs["rounds"] == costs["checkpoints"] == len(preset.prune_ratios)
+    rounds = len(preset.prune_ratios) * max(1, len(preset.criteria))
+    retrainings = rounds + len(preset.prune_ratios)  # with those of the dense controls
+    assert costs["rounds"] == costs["checkpoints"] == rounds
     assert costs["steps"] == -(-45_000 // preset.batch_size) * (
-        preset.epochs + 2 * len(preset.prune_ratios) * (preset.retrain_epochs or preset.epochs)
+        preset.epochs + retrainings * (preset.retrain_epochs or preset.epochs)
     )
 
 
@@ -344,6 +347,7 @@ def test_a_preset_runs(tmp_path: Path) -> None:
         epochs_scale=0.03,
         model={"kwargs": {"depth": 8, "width": 0.3}, "train": train},
         targets={"sparsity": [0.15, 0.3]},
+        criterion={"name": "pfp"},
         evaluations=[],
     )
     data = cases.make_data(shape=(3, 4, 4), fit=48, val=6, test=30)
@@ -361,3 +365,7 @@ def test_a_preset_runs(tmp_path: Path) -> None:
     )
     pipeline.run()
     assert [done.target for done in pipeline.done] == [0.15, 0.3]
+    for done in pipeline.done:
+        mask = done.masks()["layer1.0.conv1.weight"]
+        assert mask.shape[:2] == (5, 5), "the network keeps its shape"
+        assert abs(done.sparsity - (done.target or 0)) < 0.05

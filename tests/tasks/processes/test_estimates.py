@@ -134,7 +134,7 @@ def test_an_architecture_without_depth_and_width_is_refused() -> None:
         "/model/architecture",
         model={"architecture": "lenet_300_100", "train": {"epochs": 1}},
     )
-    assert "takes no depth and width; those that do: cifar_resnet, mlp, vgg" in message
+    assert "takes no depth and width; those that do: cifar_resnet, densenet, " in message
     with pytest.raises(SecateurError, match="unknown architecture"):
         estimate_family(payload(model={"architecture": "cifar_resne", "train": {"epochs": 1}}))
 

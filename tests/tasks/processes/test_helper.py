@@ -51,7 +51,7 @@ def test_a_model_that_fits_is_counted(tmp_path: Path) -> None:
         2,
         1,
     )
-    assert answer["kwargs"] == {**MLP, "activation": "relu"}
+    assert answer["kwargs"] == {**MLP, "activation": "relu", "initialisation": "pytorch"}
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,10 @@ def test_the_catalogue_says_which_architectures_have_families() -> None:
     entries = {entry["name"]: entry for entry in run_helper("catalogue", {})["architectures"]}
     assert {name for name, entry in entries.items() if "family" in entry} == {
         "cifar_resnet",
+        "densenet",
+        "imagenet_resnet",
         "mlp",
+        "preact_resnet",
         "vgg",
         "wide_resnet",
     }
