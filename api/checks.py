@@ -158,7 +158,8 @@ def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | Non
     second_id = read_second_model_id(spec)
     if second_id is not None and model is not None:
         place = "/retrain/rewind/model/id"
-        _check_same_network(model, _find_input(session, Model, project, second_id, place), place)
+        second = _find_input(session, Model, project, second_id, place)
+        _check_same_network(model, second, read_catalogue(session)[0], place)
     dataset = None
     if spec.dataset.id is not None:
         dataset = _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
@@ -180,10 +181,21 @@ def find_backbone(session: Session, project: str, spec: Spec) -> Model | None:
     return _find_input(session, Model, project, spec.model.backbone, "/model/backbone")
 
 
-def _check_same_network(model: Model, rewind: Model, place: str) -> None:
-    if (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
+def _check_same_network(model: Model, rewind: Model, catalogue: dict[str, Any], place: str) -> None:
+    defaults = _read_defaults(catalogue, model.architecture)
+    same_arguments = defaults | rewind.kwargs == defaults | model.kwargs
+    if rewind.architecture != model.architecture or not same_arguments:
         message = f"model {rewind.id} is another network than {model.id}"
         raise build_problem([Fault(place, "rewind_mismatch", message)])
+
+
+def _read_defaults(catalogue: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """The defaults of an architecture's parameters: an upload from before a parameter was added
+    does not name it.
+    """
+    entries = {entry["name"]: entry["params"] for entry in catalogue["architectures"]}
+    properties = entries.get(architecture, {}).get("properties", {})
+    return {name: schema["default"] for name, schema in properties.items() if "default" in schema}
 
 
 def _check_same_classes(model: Model, dataset: Dataset) -> None:

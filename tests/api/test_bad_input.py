@@ -262,6 +262,17 @@ def test_weights_rewind_to_the_same_network_only(world: World) -> None:
     )
 
 
+def test_an_upload_from_before_a_parameter_was_added_is_the_same_network(world: World) -> None:
+    spec = changed(
+        model={"id": world.model(kwargs={})},
+        retrain={
+            "mode": "weight_rewind",
+            "rewind": {"model": {"id": world.model(kwargs={"activation": "relu"})}},
+        },
+    )
+    assert world.client.post("/v1/jobs", json=spec).status_code == 202
+
+
 def test_what_the_helper_refuses_is_a_422_with_its_code(world: World) -> None:
     world.helper.error = tasks.helper.HelperError(
         "impossible_budget", "cannot keep 0 of 9", "/targets/sparsity/1"

@@ -52,7 +52,11 @@ CATALOGUE: dict[str, Any] = {
     "datasets": [entry("digits")],
     "corruptions": [entry("fog"), entry("snow")],
     "architectures": [
-        entry("mlp", hidden={"type": "array", "items": {"type": "integer"}}),
+        entry(
+            "mlp",
+            hidden={"type": "array", "items": {"type": "integer"}},
+            activation={"type": "string", "default": "relu"},
+        ),
         {**entry("odd"), "params": {**schema(size={"type": "integer"}), "required": ["size"]}},
     ],
 }
