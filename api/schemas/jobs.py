@@ -10,6 +10,7 @@ from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
 from pruning.schemas.job import TERMINAL, Status
 from tasks.store.families import MemberProgress
+from tasks.store.jobs import runs_by_members
 from tasks.store.tables import Event, FamilyMember, Job
 
 
@@ -28,7 +29,7 @@ class Progress(BaseModel):
     total: float
     eta_s: float | None
     members: MemberCount | None = None
-    """The members of a family; `null` for other jobs."""
+    """The members of a family, or the replicates of a job; `null` for other jobs."""
 
 
 class JobError(BaseModel):
@@ -50,9 +51,11 @@ class JobLinks(BaseModel):
     report: str
     cancel: str
     members: str | None = None
-    """The list of the jobs of a family's members; `null` for other jobs."""
+    """The list of the jobs of a family's members, or of a job's replicates; `null` for other
+    jobs.
+    """
     parent: str | None = None
-    """The family of a member; `null` for other jobs."""
+    """The family of a member, or the job of a replicate; `null` for other jobs."""
 
 
 class JobView(BaseModel):
@@ -70,10 +73,10 @@ class JobView(BaseModel):
     started_at: Time | None
     finished_at: Time | None
     parent: str | None = None
-    """The family that the job is a member of."""
+    """The family that the job is a member of, or the job that it is a replicate of."""
     member: dict[str, Any] | None = None
     """The member's role (`member`, or `answer` for a network that the law chose), depth, width,
-    fraction, seed and rounds.
+    fraction, seed and rounds; of a replicate its role (`replicate`) and seed.
     """
     spec: dict[str, Any]
     """The job as it was submitted."""
@@ -111,18 +114,18 @@ class JobView(BaseModel):
                 "created_at": to_iso(row.created_at),
                 "started_at": to_iso_or_none(row.started_at),
                 "finished_at": to_iso_or_none(row.finished_at),
-                "links": _build_links(row.id, kind, member),
+                "links": _build_links(row.id, member, is_parent=runs_by_members(spec)),
             }
         )
 
 
-def _build_links(id: str, kind: str, member: FamilyMember | None) -> dict[str, str]:
+def _build_links(id: str, member: FamilyMember | None, *, is_parent: bool) -> dict[str, str]:
     """Return the addresses of a job, with those of its members or of its family."""
     path = f"/v1/jobs/{id}"
     links = {"self": path}
     for name in ("events", "results", "report", "cancel"):
         links[name] = f"{path}/{name}"
-    if kind == "family":
+    if is_parent:
         links["members"] = f"/v1/jobs?parent={id}"
     if member is not None:
         links["parent"] = f"/v1/jobs/{member.family_id}"

@@ -19,6 +19,7 @@ from pruning.data.shifted import split_shifted
 from pruning.data.tensors import Data, prepare
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
+from pruning.measurement.image_errors import ImageErrors
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.device import pick_device
 from pruning.networks.loading import read_parameters
@@ -59,7 +60,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     """Run the job of a working folder to its report.
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
-    `threads`, `cache` and `checkpoint_steps`. The folder holds `model.safetensors` and
+    `threads`, `cache` and `checkpoint_steps`, and `keeps_images` where the errors on each image are
+    wanted for pooling. The folder holds `model.safetensors` and
     `rewind.safetensors` where the job has them, `data.safetensors` for an uploaded dataset,
     `shifted-<number>.safetensors` for each shifted set, and `stages/` with what an earlier attempt
     saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be
@@ -107,6 +109,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     pipeline.target_done = publisher.finish_target
     pipeline.run()
     sections, failures = results.evaluate()
+    if job.get("keeps_images", False):
+        publisher.write_images(pipeline)
     publisher.publish(results.report(sections, failures))
 
 
@@ -122,7 +126,7 @@ def _load_data(
     data = prepare(
         arrays,
         limit=recipe.limit,
-        seed=recipe.seed,
+        seed=recipe.image_seed,
         normalize=normalize,
         classes=job["model"]["classes"],
         source=source,
@@ -131,7 +135,7 @@ def _load_data(
     for number, shifted_set in enumerate(spec.dataset.shifted):
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
         shifted_splits[shifted_set.name] = split_shifted(
-            shifted_set.name, uploaded, data, seed=recipe.seed
+            shifted_set.name, uploaded, data, seed=recipe.image_seed
         )
     return arrays, replace(data, shifted=shifted_splits)
 
@@ -203,6 +207,16 @@ class _Publisher:
         self.publish(report)
         checkpoint = report.checkpoints[-1]
         self.watcher.checkpoint(checkpoint.id, checkpoint.sparsity, checkpoint.error.value)
+
+    def write_images(self, pipeline: Pipeline) -> None:
+        """Write what replicates are pooled from: the errors of every network on each image."""
+        networks = {"given": pipeline.given_measured}
+        networks |= {control.name: control.measured for control in pipeline.controls}
+        networks |= {row.id: row.measured for row in pipeline.done if row.target is not None}
+        test = pipeline.data.test
+        path = self.folder / "report.images.safetensors"
+        ImageErrors.collect(networks, test.dataset_indices, test.labels).save(path)
+        self.watcher.file("report", "images", path)
 
     def publish(self, report: Report) -> None:
         """Write the report in every format, after its summary."""

@@ -32,6 +32,7 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 NOMINAL = "nominal"
 """The name that reports give the test images of the dataset itself."""
+MOST_REPLICATES = 32
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -187,6 +188,11 @@ class JobSpec(JobFields):
     gates: Gates = Gates()
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] = 1
+    """Runs under the seeds `seed ... seed + replicates - 1`, each a job of its own, pooled in one
+    report. All see the same images in the same splits: the draw of images is that of `seed`, or of
+    `dataset.limit.seed`.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -201,6 +207,8 @@ class JobSpec(JobFields):
             raise ValueError(
                 "epochs_scale: has no effect without a preset; set the epochs themselves"
             )
+        if self.seed + self.replicates > 2**63:
+            raise ValueError("replicates: their seeds exceed 2^63 - 1; take a smaller seed")
         retrain = self.retrain
         if retrain is not None and retrain.mode == "weight_rewind":
             if self.model.train is None and retrain.rewind is None:

@@ -13,13 +13,14 @@ from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.verdicts import (
-    GateResult as GateResult,
-)
-from pruning.schemas.verdicts import (
+    CrossedVariance,
     JointStatement,
     NeededImages,
     PairedCounts,
     RecommendationVerdict,
+)
+from pruning.schemas.verdicts import (
+    GateResult as GateResult,
 )
 
 Scale = Literal["linear", "log", "sparsity"]
@@ -190,6 +191,10 @@ class Increase(Document):
     """The images behind `given`; `null` for segmentation, and in reports of earlier versions."""
     control_counts: PairedCounts | None = None
     """The same behind `control`."""
+    given_variance: CrossedVariance | None = None
+    """The variance of `given` over replicates and images; `null` for a single run."""
+    control_variance: CrossedVariance | None = None
+    """The same of `control`."""
 
 
 class BatchNorm(Document):
@@ -242,6 +247,10 @@ class Checkpoint(Network):
     val_counts: PairedCounts | None = None
     """The validation images behind it; `null` for segmentation, and in reports of earlier
     versions.
+    """
+    val_variance: CrossedVariance | None = None
+    """The variance of `val_error_increase` over replicates and validation images; `null` for a
+    single run.
     """
     layers: tuple[Layer, ...]
     load_snippet: str = ""
@@ -350,8 +359,22 @@ class DataInfo(Document):
     """The error of the best constant answer on the test images; `null` in earlier reports."""
 
 
+class ReplicateRow(Document):
+    """A replicate of a job: a run of it under one seed, with a report of its own."""
+
+    job: str
+    seed: int
+    status: str
+    remark: str = ""
+    """The reason why it has no results."""
+
+
 class Report(Document):
-    """Everything that a job measured."""
+    """Everything that a job measured.
+
+    With `replicates` the numbers are means over them, with intervals for other seeds and other
+    images; sizes, FLOPs and latencies are the largest of any.
+    """
 
     schema_version: Literal[1] = 1
     job_id: str
@@ -382,6 +405,8 @@ class Report(Document):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False
+    replicates: tuple[ReplicateRow, ...] = ()
+    """The replicates of a job that has several; empty for a single run."""
     usage: Annotated[
         dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")
     ] = {}

@@ -32,6 +32,19 @@ class PairedCounts(Document):
     n: int
 
 
+class CrossedVariance(Document):
+    """The variance of a mean over replicates of a job and over the images that all of them see, by
+    its two sources.
+    """
+
+    by_images: float
+    """The variance that other images would bring."""
+    by_replicates: float
+    """The variance that other seeds would bring."""
+    images: int
+    replicates: int
+
+
 class NeededImages(Document):
     """The number of images that would decide what is undecided."""
 

@@ -126,7 +126,9 @@ def _test_margin(
                 confidence=gate.confidence or confidence,
                 needed=gate.needed,
             )
-    increase = read_increase(estimate, best.error_increase.control_counts)
+    increase = read_increase(
+        estimate, best.error_increase.control_counts, best.error_increase.control_variance
+    )
     if increase is None:
         return _Margin(outcome="undecided", name="margin", value=estimate, confidence=confidence)
     low, high = increase.compute_limits(confidence)
