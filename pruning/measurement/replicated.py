@@ -2,9 +2,10 @@
 and tests, and the band of one further run.
 
 Replicates differ in their seed and look at the same images: the two are crossed, and both are
-samples. An increase of the error has the limits value +- sqrt(z^2 V_images + t^2 V_replicates), z
-the normal quantile and t Student's with as many degrees of freedom as replicates less one: with few
-replicates it is they that are hardly known.
+samples. A mean has the limits value +- sqrt(z^2 V_images + t^2 V_replicates), z the normal quantile
+and t Student's with as many degrees of freedom as replicates less one: with few replicates it is
+they that are hardly known. Seeds move an error by a factor: at the upper limit of an increase to
+the error e, V_replicates is ((e + width) / e)^2 times that at the mean.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pruning.measurement.intervals import Z95
+from pruning.measurement.measure import estimate_error
 from pruning.measurement.paired import MOST_IMAGES, POWER
 from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.verdicts import CrossedVariance
@@ -38,25 +40,40 @@ def measure_increase(first: Tensor, second: Tensor) -> tuple[float, CrossedVaria
     2012, do for one pair): few discordant images say little of how many there are.
     """
     gaps = first.double() - second.double()
-    value, variance = measure_mean(gaps)
-    images = gaps.shape[1]
-    if first.dtype == torch.bool:
-        means = torch.cat([gaps.mean(0), torch.tensor([1.0, -1.0], dtype=torch.float64)])
-        by_images = float(means.var()) / (images + 2)
-        variance = variance.model_copy(update={"by_images": by_images})
-    return value, variance
+    added = [1.0, -1.0] if first.dtype == torch.bool else []
+    variance = _split_variance(gaps, added)
+    # An image more keeps the factor between errors finite where no image is wrong.
+    error = float(first.double().mean()) + 1 / first.shape[1]
+    return float(gaps.mean()), variance.model_copy(update={"error": error})
 
 
-def measure_mean(values: Tensor) -> tuple[float, CrossedVariance]:
-    """The mean of values (replicates, images), and its variance."""
+def measure_error(errors: Tensor) -> Estimate:
+    """The mean error of networks on images, (replicates, images), with its 95 % interval.
+
+    It is the exact one of a single network where all replicates are the same, or none is ever
+    wrong. V_images is that with one wrong and one right image more.
+    """
+    if bool((errors == errors[0]).all()):
+        return estimate_error(errors[0])
+    added = [1.0, 0.0] if errors.dtype == torch.bool else []
+    value = float(errors.double().mean())
+    variance = _split_variance(errors.double(), added)
+    variance = variance.model_copy(update={"error": value})
+    return estimate_with_interval(value, variance, "fraction", 0.0, 1.0)
+
+
+def _split_variance(values: Tensor, added: Sequence[float]) -> CrossedVariance:
+    """The variance of the mean of values (replicates, images); `added` are images more for the part
+    of the images.
+    """
     replicates, images = values.shape
-    means = values.double()
-    by_images = float(means.mean(0).var()) / images if images > 1 else 0.0
-    by_replicates = float(means.mean(1).var()) / replicates
-    variance = CrossedVariance(
-        by_images=by_images, by_replicates=by_replicates, images=images, replicates=replicates
+    means = torch.cat([values.mean(0), torch.tensor(added, dtype=torch.float64)])
+    return CrossedVariance(
+        by_images=float(means.var()) / len(means) if len(means) > 1 else 0.0,
+        by_replicates=float(values.mean(1).var()) / replicates,
+        images=images,
+        replicates=replicates,
     )
-    return float(means.mean()), variance
 
 
 def pool_estimates(estimates: Sequence[Estimate]) -> tuple[Estimate, CrossedVariance]:
@@ -97,24 +114,53 @@ def estimate_with_interval(
     most: float = math.inf,
 ) -> Estimate:
     """A mean with its two-sided 95 % interval, within the limits of what is possible."""
-    width = compute_half_width(variance, (1 + CONFIDENCE) / 2)
-    low = max(least, value - width)
-    high = min(most, value + width)
+    low, high = compute_limits(value, variance, (1 + CONFIDENCE) / 2)
+    if not math.isfinite(high):  # Student's quantile leaves no limit within what is possible
+        high = value + compute_half_width(variance, (1 + CONFIDENCE) / 2)
+    low, high = max(least, low), min(most, high)
     return Estimate(value=value, low=low, high=high, n=variance.images or None, unit=unit)
 
 
-def compute_half_width(variance: CrossedVariance, confidence: float) -> float:
-    """The distance from a mean to its limit, one-sided at this confidence."""
+def compute_half_width(variance: CrossedVariance, confidence: float, factor: float = 1.0) -> float:
+    """The distance from a mean to its limit, one-sided at this confidence, where seeds move it
+    `factor` times as much as at the mean.
+    """
+    normal, student = _find_quantiles(variance, confidence)
+    by_replicates = (student * factor) ** 2 * variance.by_replicates
+    return math.sqrt(normal**2 * variance.by_images + by_replicates)
+
+
+def compute_limits(
+    value: float, variance: CrossedVariance, confidence: float
+) -> tuple[float, float]:
+    """The lower and the upper limit, each one-sided at this confidence; the upper one is infinite
+    where nothing bounds it.
+
+    The upper one, at the distance w, solves w^2 = z^2 V_images + t^2 V_replicates (1 + w / e)^2.
+    """
+    width = compute_half_width(variance, confidence)
+    if not variance.error:
+        return value - width, value + width
+    _, student = _find_quantiles(variance, confidence)
+    share = student**2 * variance.by_replicates / variance.error**2
+    if share >= 1:
+        return value - width, math.inf
+    half = share * variance.error
+    root = math.sqrt(half**2 + (1 - share) * width**2)
+    return value - width, value + (half + root) / (1 - share)
+
+
+def _find_quantiles(variance: CrossedVariance, confidence: float) -> tuple[float, float]:
+    """The normal quantile, and Student's for the replicates."""
     from scipy.special import stdtrit
 
-    normal = NormalDist().inv_cdf(confidence)
     student = float(stdtrit(variance.replicates - 1, confidence))
-    return math.sqrt(normal**2 * variance.by_images + student**2 * variance.by_replicates)
+    return NormalDist().inv_cdf(confidence), student
 
 
 def p_value_below(value: float, variance: CrossedVariance, limit: float) -> float:
     """The p-value against "the mean is at least the limit": the level at which the upper limit
-    meets it.
+    meets it; above one half where the mean is larger.
 
     >>> variance = CrossedVariance(by_images=1e-4, by_replicates=0.0, images=100, replicates=3)
     >>> round(p_value_below(0.0, variance, 0.0164485), 4)
@@ -122,12 +168,27 @@ def p_value_below(value: float, variance: CrossedVariance, limit: float) -> floa
     """
     gap = limit - value
     if gap < 0:
-        return 1.0 - p_value_below(limit, variance, value)
-    # The logarithm of the level is searched, between 1e-15 and one half.
+        return 1.0 - p_value_above(value, variance, limit)
+    factor = 1 + gap / variance.error if variance.error else 1.0
+    return _find_level(variance, gap, factor)
+
+
+def p_value_above(value: float, variance: CrossedVariance, limit: float) -> float:
+    """The p-value against "the mean is at most the limit": the level at which the lower limit
+    meets it.
+    """
+    gap = value - limit
+    if gap < 0:
+        return 1.0 - p_value_below(value, variance, limit)
+    return _find_level(variance, gap, 1.0)
+
+
+def _find_level(variance: CrossedVariance, gap: float, factor: float) -> float:
+    """The level at which a limit lies at this distance, at least 1e-15; 1/2 for none."""
     low, high = math.log(1e-15), math.log(0.5)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if compute_half_width(variance, 1 - math.exp(middle)) > gap:
+        if compute_half_width(variance, 1 - math.exp(middle), factor) > gap:
             low = middle
         else:
             high = middle
@@ -141,13 +202,14 @@ def count_needed_images(
     cases and with as many replicates; None where no number of images would.
     """
     gap = abs(limit - value)
+    factor = 1 + gap / variance.error if variance.error and limit > value else 1.0
     power = NormalDist().inv_cdf(POWER)
 
     def is_enough(images: float) -> bool:
         by_images = variance.by_images * variance.images / images
         more = variance.model_copy(update={"by_images": by_images})
         deviation = math.sqrt(by_images + variance.by_replicates)
-        return compute_half_width(more, confidence) + power * deviation <= gap
+        return compute_half_width(more, confidence, factor) + power * deviation <= gap
 
     if not variance.images or not is_enough(MOST_IMAGES):
         return None

@@ -7,12 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from pruning.measurement.crossed import crossed_mean
 from pruning.measurement.replicated import (
     estimate_with_interval,
+    measure_error,
     measure_increase,
     pool_estimates,
 )
@@ -136,8 +133,8 @@ def _pool_fields(
 ) -> dict[str, Any]:
     """The fields of `Network`: errors and sparsities are means, costs the largest of any."""
     return {
-        "error": _pool_error(stack_errors(finished, names)),
-        "val_error": _pool_error(stack_errors(finished, names, validation=True)),
+        "error": measure_error(stack_errors(finished, names)),
+        "val_error": measure_error(stack_errors(finished, names, validation=True)),
         "loss": pool_estimates([network.loss for network in networks])[0],
         "non_finite_outputs": max(network.non_finite_outputs for network in networks),
         "sparsity": _average(network.sparsity for network in networks),
@@ -149,13 +146,6 @@ def _pool_fields(
         "latency_ms": _find_slowest(networks),
         "retrain_epochs": max(network.retrain_epochs for network in networks),
     }
-
-
-def _pool_error(errors: Tensor) -> Estimate:
-    """The mean error with its interval over replicates and images."""
-    ones = torch.ones(errors.shape[1])
-    mean = crossed_mean(errors.double(), ones, proportion=errors.dtype == torch.bool)
-    return mean.in_unit("fraction")
 
 
 def _pool_evaluated(networks: Sequence[Evaluated]) -> Evaluated:

@@ -77,7 +77,9 @@ def build_report(
     recommendation = decide(
         recommendation, checkpoints, gates, recipe.gates.confidence, partial=partial
     )
-    warnings = list(dict.fromkeys(text for one in finished for text in one.report.warnings))
+    warnings = list(
+        dict.fromkeys(text for replicate in finished for text in replicate.report.warnings)
+    )
     if references.retraining_harms:
         warnings.append(references.warning())
     return Report(

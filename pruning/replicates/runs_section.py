@@ -47,20 +47,22 @@ def build_runs_section(finished: Sequence[Finished], checkpoints: Sequence[Check
         curves=curves,
         details={
             "checkpoints": rows,
-            "runs": [row for one in finished for row in _list_runs(one)],
+            "runs": [row for replicate in finished for row in _list_runs(replicate)],
         },
         units=UNITS,
         notes=(*_describe_spread(finished, checkpoints), *NOTES),
     )
 
 
+def _list_owners(checkpoint: Checkpoint, finished: Sequence[Finished]) -> list[Finished]:
+    """The replicates that have the checkpoint."""
+    return [replicate for replicate in finished if checkpoint.id in replicate.checkpoints]
+
+
 def _collect_errors(checkpoint: Checkpoint, finished: Sequence[Finished]) -> list[float]:
     """The test error of the checkpoint in every replicate that has it."""
-    return [
-        replicate.checkpoints[checkpoint.id].error.value
-        for replicate in finished
-        if checkpoint.id in replicate.checkpoints
-    ]
+    owners = _list_owners(checkpoint, finished)
+    return [replicate.checkpoints[checkpoint.id].error.value for replicate in owners]
 
 
 def _predict(checkpoint: Checkpoint, finished: Sequence[Finished]) -> Estimate:
@@ -114,7 +116,7 @@ def _draw(
         (replicate.checkpoints[checkpoint.id].sparsity, error)
         for checkpoint in checkpoints
         for replicate, error in zip(
-            [one for one in finished if checkpoint.id in one.checkpoints],
+            _list_owners(checkpoint, finished),
             _collect_errors(checkpoint, finished),
             strict=True,
         )

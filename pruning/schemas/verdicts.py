@@ -43,6 +43,10 @@ class CrossedVariance(Document):
     """The variance that other seeds would bring."""
     images: int
     replicates: int
+    error: float | None = None
+    """The mean error that the increase led to: seeds move an error by a factor, so that they move a
+    larger one by more. `null` where the variance is taken as the same at every value.
+    """
 
 
 class NeededImages(Document):

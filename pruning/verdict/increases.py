@@ -140,8 +140,8 @@ class ReplicatedIncrease:
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The limits for other images and other seeds."""
-        width = replicated.compute_half_width(self.variance, confidence)
-        return self.value - width, self.value + width
+        low, high = replicated.compute_limits(self.value, self.variance, confidence)
+        return low, min(high, 1.0)
 
     def p_value_below(self, limit: float) -> float:
         """The level at which the upper limit meets the limit."""
@@ -149,7 +149,7 @@ class ReplicatedIncrease:
 
     def p_value_beyond(self, limit: float) -> float:
         """The level at which the lower limit meets the limit."""
-        return replicated.p_value_below(-self.value, self.variance, -limit)
+        return replicated.p_value_above(self.value, self.variance, limit)
 
     def count_needed(self, limit: float, confidence: float) -> int | None:
         """The images in all, with as many replicates."""
