@@ -77,33 +77,47 @@ def _split_variance(values: Tensor, added: Sequence[float]) -> CrossedVariance:
 
 
 def pool_estimates(estimates: Sequence[Estimate]) -> tuple[Estimate, CrossedVariance]:
-    """The mean over replicates of what each of them measured, with its 95 % interval.
+    """The mean over replicates of what each of them measured, with its 95 % interval and variance.
 
-    Nothing is known of single images: V_images is at most the square of the mean standard error,
-    half the width of an interval over 1.96, as if all replicates erred alike on other images. The
-    interval is wider than needed where they do not. Without intervals it is of the replicates
-    alone.
+    A standard error is half the width of an interval over 1.96; see `pool_values`. Without
+    intervals that of the mean is of the replicates alone.
 
     >>> pooled, _ = pool_estimates([Estimate(value=0.1), Estimate(value=0.3)])
     >>> pooled.value, round(pooled.high, 2)
     (0.2, 1.47)
     """
-    values = torch.tensor([estimate.value for estimate in estimates], dtype=torch.float64)
     deviations = [
         (estimate.high - estimate.low) / (2 * Z95)
         for estimate in estimates
         if estimate.low is not None and estimate.high is not None
     ]
-    deviation = sum(deviations) / len(deviations) if deviations else 0.0
     images = [estimate.n for estimate in estimates if estimate.n is not None]
+    return pool_values(
+        [estimate.value for estimate in estimates],
+        deviations,
+        images=min(images, default=0),
+        unit=estimates[0].unit,
+    )
+
+
+def pool_values(
+    values: Sequence[float], deviations: Sequence[float], *, images: int, unit: Unit | None
+) -> tuple[Estimate, CrossedVariance]:
+    """The mean of a value of each replicate with its 95 % interval and its variance.
+
+    `deviations` are the standard errors of the values over images. Nothing is known of single
+    images: V_images is at most the square of the mean standard error, as if all replicates erred
+    alike on other images. The interval is wider than needed where they do not.
+    """
+    numbers = torch.tensor(values, dtype=torch.float64)
+    deviation = sum(deviations) / len(deviations) if deviations else 0.0
     variance = CrossedVariance(
         by_images=deviation**2,
-        by_replicates=float(values.var()) / len(values),
-        images=min(images, default=0),
-        replicates=len(values),
+        by_replicates=float(numbers.var()) / len(numbers),
+        images=images,
+        replicates=len(numbers),
     )
-    unit = estimates[0].unit
-    return estimate_with_interval(float(values.mean()), variance, unit), variance
+    return estimate_with_interval(float(numbers.mean()), variance, unit), variance
 
 
 def estimate_with_interval(

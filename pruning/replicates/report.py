@@ -61,7 +61,7 @@ def build_report(
         pool_checkpoint(id, owners) for id, owners in _list_owners(finished).items()
     )
     given, controls = pool_given(finished), pool_controls(finished)
-    sections = build_sections(spec, finished, checkpoints)
+    sections = build_sections(recipe, finished, checkpoints)
     partial = not all(run.ended for run in runs) or len(runs) < spec.replicates
     over_given, _ = pool_increase(
         finished, [controls[-1].name] * len(finished), [GIVEN] * len(finished)
