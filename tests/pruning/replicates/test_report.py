@@ -9,6 +9,7 @@ import torch
 from pruning.laws.pair import read_law_pair
 from pruning.laws.queries import forecast_error
 from pruning.replicates.finished import Finished
+from pruning.replicates.plan import Member, Run
 from pruning.replicates.report import build_report
 from pruning.replicates.turn import take_turn
 from pruning.reporting import to_html, to_junit, to_markdown
@@ -55,7 +56,7 @@ def test_errors_are_means_and_increases_are_over_the_own_controls(
         assert increase.control_counts is None
         assert increase.control_variance is not None
         assert increase.control_variance.by_replicates == pytest.approx(
-            np.var(increases, ddof=1) / 3
+            np.var(increases, ddof=1) / 2
         )
         assert checkpoint.size_bytes["sparse"] == max(one.size_bytes["sparse"] for one in own)
         assert checkpoint.error.low is not None
@@ -83,14 +84,13 @@ def test_gates_and_the_recommendation_are_of_the_mean(
     named = min(val_errors, key=lambda job: val_errors[job])
     assert f"job {named}" in report.recommendation.reason
     assert report.joint is not None
-    assert "3 replicates" in gate.message or gate.outcome == "passed"
 
 
 def test_the_section_of_replicates_has_every_run_and_the_band_of_a_further_one(
     finished: list[Finished], report: Report
 ) -> None:
     details = report.sections["replicates"].details
-    assert len(details["runs"]) == 3 * len(report.checkpoints)
+    assert len(details["runs"]) == 2 * len(report.checkpoints)
     for row in details["checkpoints"]:
         errors = [replicate.checkpoints[row["checkpoint"]].error.value for replicate in finished]
         band = Estimate.model_validate(row["further_run"])
@@ -121,7 +121,7 @@ def test_classes_and_exemplars_are_those_of_the_population(
     assert section.scalars["exemplars/magnitude-0.95"].value >= against
     for row in section.details["exemplars"]:
         assert row["modal_answer"] != row["modal_answer_of_controls"]
-        assert 1 <= row["replicates_with_it"] <= 3
+        assert 1 <= row["replicates_with_it"] <= 2
 
 
 def test_shifts_and_potentials_are_pooled_with_every_replicate_beside_them(report: Report) -> None:
@@ -134,7 +134,7 @@ def test_shifts_and_potentials_are_pooled_with_every_replicate_beside_them(repor
     section = report.sections["prune_potential"]
     pooled = section.details["potential_by_distribution"]
     single = section.details["potential_by_replicate"]
-    assert len(single) == 3 * len(pooled)
+    assert len(single) == 2 * len(pooled)
     for row in pooled:
         own = [one for one in single if one["distribution"] == row["distribution"]]
         assert row["potential"]["value"] == pytest.approx(
@@ -147,7 +147,7 @@ def test_one_law_is_fitted_to_all_runs_and_answers_later_questions(report: Repor
     section = report.sections["scaling_law"]
     law = read_law_pair(section.details["raw_laws"]["magnitude"]).law
     assert len(law.points) == 4, "runs of a density are averaged"
-    assert "One law through the points of 3 replicates" in section.notes[0]
+    assert "One law through the points of 2 replicates" in section.notes[0]
     forecast = forecast_error(read_law_pair(section.details["raw_laws"]["magnitude"]), 0.1, 0.9)
     assert forecast["error"]["low"] < forecast["error"]["value"] < forecast["error"]["high"]
 
@@ -170,29 +170,29 @@ def test_the_report_is_read_back_and_rendered(report: Report) -> None:
     assert [(row.seed, row.status) for row in report.replicates] == [
         (3, "succeeded"),
         (4, "succeeded"),
-        (5, "succeeded"),
     ]
 
 
 def test_turns_start_wait_pool_and_end() -> None:
     folder, runs = replicate_runs.run_replicates()
-    state = take_turn(folder, JOB, DOCUMENT, [])
+    document = DOCUMENT | {"replicates": 3}
+    third = Run(job="job_00000005", member=Member(seed=5), status="running")
+    state = take_turn(folder, JOB, document, [])
     assert [member.seed for member in state.start] == [3, 4, 5]
     assert (state.finished, state.report, state.failure) == (False, None, None)
-    state = take_turn(folder, JOB, DOCUMENT, [runs[0], end(runs[1], "running"), runs[2]])
+    state = take_turn(folder, JOB, document, [*runs, third])
     assert (state.start, state.finished) == ((), False)
     assert state.report is not None
     assert state.report.partial
     assert state.report.recommendation.verdict != "ship"
-    lost = [runs[0], end(runs[1], "failed", "out of memory"), runs[2]]
-    state = take_turn(folder, JOB, DOCUMENT, lost)
+    state = take_turn(folder, JOB, document, [*runs, end(third, "failed", "out of memory")])
     assert state.finished
     assert state.report is not None
     assert not state.report.partial
     assert [failure.code for failure in state.report.failures] == ["replicate_failed"]
     assert {row.status for row in state.report.replicates} == {"succeeded", "failed"}
-    alone = [runs[0], end(runs[1], "failed", "out of memory"), end(runs[2], "cancelled")]
-    state = take_turn(folder, JOB, DOCUMENT, alone)
+    alone = [runs[0], end(runs[1], "failed", "out of memory"), end(third, "cancelled")]
+    state = take_turn(folder, JOB, document, alone)
     assert state.finished
     assert state.report is None
     assert state.failure is not None

@@ -37,6 +37,7 @@ def read_report(world: World, id: str) -> Report:
     return Report.model_validate(world.report(id))
 
 
+@pytest.mark.slow
 def test_two_replicates_are_run_and_pooled(world: World) -> None:
     id = submit(world, deadline_s=3600, labels={"study": "x"})
     run_at_once(world, id)
