@@ -4,8 +4,8 @@ and tests, and the band of one further run.
 Replicates differ in their seed and look at the same images: the two are crossed, and both are
 samples. A mean has the limits value +- sqrt(z^2 V_images + t^2 V_replicates), z the normal quantile
 and t Student's with as many degrees of freedom as replicates less one: with few replicates it is
-they that are hardly known. Seeds move an error by a factor: at the upper limit of an increase to
-the error e, V_replicates is ((e + width) / e)^2 times that at the mean.
+they that are hardly known. Seeds move an error by a factor: a one-sided upper limit of an increase
+to the error e takes ((e + width) / e)^2 times the V_replicates at the mean.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ def measure_error(errors: Tensor) -> Estimate:
     added = [1.0, 0.0] if errors.dtype == torch.bool else []
     value = float(errors.double().mean())
     variance = _split_variance(errors.double(), added)
-    variance = variance.model_copy(update={"error": value})
     return estimate_with_interval(value, variance, "fraction", 0.0, 1.0)
 
 
@@ -128,10 +127,8 @@ def estimate_with_interval(
     most: float = math.inf,
 ) -> Estimate:
     """A mean with its two-sided 95 % interval, within the limits of what is possible."""
-    low, high = compute_limits(value, variance, (1 + CONFIDENCE) / 2)
-    if not math.isfinite(high):  # Student's quantile leaves no limit within what is possible
-        high = value + compute_half_width(variance, (1 + CONFIDENCE) / 2)
-    low, high = max(least, low), min(most, high)
+    width = compute_half_width(variance, (1 + CONFIDENCE) / 2)
+    low, high = max(least, value - width), min(most, value + width)
     return Estimate(value=value, low=low, high=high, n=variance.images or None, unit=unit)
 
 
@@ -147,7 +144,7 @@ def compute_half_width(variance: CrossedVariance, confidence: float, factor: flo
 def compute_limits(
     value: float, variance: CrossedVariance, confidence: float
 ) -> tuple[float, float]:
-    """The lower and the upper limit, each one-sided at this confidence; the upper one is infinite
+    """The lower and the upper limit, each one-sided at this confidence, the upper one infinite
     where nothing bounds it.
 
     The upper one, at the distance w, solves w^2 = z^2 V_images + t^2 V_replicates (1 + w / e)^2.

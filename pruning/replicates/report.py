@@ -33,17 +33,6 @@ from pruning.verdict.joint import state_jointly
 from pruning.verdict.recommendation import References, recommend
 from pruning.verdict.shift_guidelines import apply_guideline
 
-SINGLE = (
-    "sizes, FLOPs and latencies are the largest of any replicate; layers are means; networks to "
-    "download are those of the replicates"
-)
-DIFFERENT = (
-    "the replicates share their images, splits and the network they are given; their seeds move "
-    "the initialisation and training of a network that the job trains, the order and augmentation "
-    "of images in retraining, the images that criteria look at, the order of draws, and the noise "
-    "and corruptions of evaluations under shift"
-)
-
 
 def build_report(
     job_id: str,
@@ -99,7 +88,7 @@ def build_report(
         gates=gates,
         joint=state_jointly(checkpoints, recommendation, recipe.gates, sections),
         failures=tuple(_list_failures(runs, finished)),
-        warnings=(*warnings, DIFFERENT, SINGLE),
+        warnings=tuple(warnings),
         partial=partial,
         replicates=tuple(
             ReplicateRow(job=run.job, seed=run.member.seed, status=run.status, remark=run.error)

@@ -29,6 +29,12 @@ NOTES = (
     f"on the same test images, with a probability of {wording.percent(RUN_CONFIDENCE, 0)}, by "
     "Student's t with as many degrees of freedom as replicates less one: with two or three "
     "replicates it is wide because little is known of how far runs lie apart.",
+    "The replicates share their images, their splits and the network they are given. Their seeds "
+    "move the initialisation and training of a network that the job trains, the order and the "
+    "augmentation of images in retraining, the training images that criteria look at, random "
+    "choices of methods, and the noise and corruptions of evaluations under shift.",
+    "Sizes, FLOPs and latencies are the largest of any replicate, the weights that remain in a "
+    "layer are means. Networks to download are those of the replicates.",
 )
 
 

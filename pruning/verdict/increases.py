@@ -44,6 +44,10 @@ class Increase(Protocol):
     def images(self) -> int | None:
         """The number of images behind it."""
 
+    @property
+    def replicates(self) -> int:
+        """The number of runs behind it."""
+
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The lower and the upper limit, each one-sided at `confidence`."""
 
@@ -64,6 +68,7 @@ class PairedIncrease:
     """An increase of the share of images that a network gets wrong, paired with a reference."""
 
     errors: PairedErrors
+    replicates: int = 1
 
     @property
     def value(self) -> float:
@@ -101,6 +106,7 @@ class NormalIncrease:
     value: float
     deviation: float
     images: int | None
+    replicates: int = 1
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """Value +- z standard errors."""
@@ -138,6 +144,11 @@ class ReplicatedIncrease:
         """The number of images that every replicate sees."""
         return self.variance.images or None
 
+    @property
+    def replicates(self) -> int:
+        """The number of replicates."""
+        return self.variance.replicates
+
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The limits for other images and other seeds."""
         low, high = replicated.compute_limits(self.value, self.variance, confidence)
@@ -171,6 +182,11 @@ class WorstIncrease:
     def images(self) -> int:
         """The number of images of all groups."""
         return sum(group.images or 0 for group in self.groups)
+
+    @property
+    def replicates(self) -> int:
+        """The number of runs behind every group."""
+        return min(group.replicates for group in self.groups)
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The largest lower limit, each at 1 - (1 - confidence) / number of groups, and the largest
