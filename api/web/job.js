@@ -54,9 +54,9 @@ function failure(error) {
       error.retryable === undefined ? "" : error.retryable ? "a retry may help" : "a retry will not help"].filter(Boolean).join(", ")));
 }
 
-// Only a checkpoint that the test images prove is recommended in green; a family's has no verdict.
+// Only a checkpoint that the test images prove is recommended in green; a family of an earlier version has no verdict.
 function tag(advice) {
-  const ships = advice.verdict === "ship" || advice.job;
+  const ships = advice.verdict ? advice.verdict === "ship" : advice.job;
   return h("span", { cls: `badge ${ships ? "succeeded" : "paused"}` }, ships ? "recommended" : "chosen on validation");
 }
 

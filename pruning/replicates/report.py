@@ -134,7 +134,7 @@ def _name_network(recommendation: Recommendation, finished: Sequence[Finished]) 
         f"{wording.count_of(len(owners), 'replicate')}; of their networks that of seed {best.seed} "
         f"(job {best.run.job}) has the smallest validation error."
     )
-    return recommendation.model_copy(update={"reason": reason})
+    return recommendation.model_copy(update={"reason": reason, "job": best.run.job})
 
 
 def _list_failures(runs: Sequence[Run], finished: Sequence[Finished]) -> list[Failure]:

@@ -163,7 +163,7 @@ class JobSpec(JobFields):
     the job leaves them open.
 
     Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable
-    weights of its network.
+    weights of its network. The paper repeats every training three times: `"replicates": 3`.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With a preset: the fraction of its epochs, milestones and warm-up; at least one epoch."""

@@ -299,6 +299,10 @@ class Recommendation(Document):
 
     checkpoint: str | None
     """The sparsest checkpoint within the margin on the validation images, whatever the verdict."""
+    job: str | None = None
+    """The replicate whose network of that checkpoint has the smallest validation error; `null` for
+    a single run.
+    """
     sparsity: float | None
     margin: float
     reason: str

@@ -82,6 +82,7 @@ def test_gates_and_the_recommendation_are_of_the_mean(
         replicate.run.job: replicate.checkpoints[best.id].val_error.value for replicate in finished
     }
     named = min(val_errors, key=lambda job: val_errors[job])
+    assert report.recommendation.job == named
     assert f"job {named}" in report.recommendation.reason
     assert report.joint is not None
 

@@ -9,7 +9,7 @@ import pytest
 from pruning.schemas.report import Report
 from tasks.store.jobs import PARKED
 from tests.support.job_world import World, read_job, statuses
-from tests.support.small_families import read_members
+from tests.support.small_families import act_after, kill_processes, read_members
 from tests.support.small_families import take_turn as run_at_once
 
 SPEC: dict[str, Any] = {
@@ -72,3 +72,27 @@ def test_two_replicates_are_run_and_pooled(world: World) -> None:
     assert summary["recommendation"]["checkpoint"] == report.recommendation.checkpoint
     assert statuses(world.store, id)[-1] == "succeeded"
     world.assert_tidy(id)
+
+
+@pytest.mark.slow
+def test_a_turn_that_dies_is_taken_again_and_starts_no_replicate_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submit(world)
+    killed = act_after(monkeypatch, "members", kill_processes)
+    run_at_once(world, id)
+    assert killed == [1]
+    assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
+    members = read_members(world, id)
+    assert set(members) == {"seed5", "seed6"}
+    run_at_once(world, id)
+    assert (world.job(id).status, world.job(id).owner) == ("running", PARKED)
+    assert read_members(world, id) == members
+    world.request(members["seed5"], "cancel")
+    world.request(members["seed6"], "cancel")
+    run_at_once(world, id)
+    job = world.job(id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert (job.error["code"], job.error["retryable"]) == ("too_few_replicates", True)
+    assert "it was cancelled" in job.error["message"]
