@@ -17,6 +17,7 @@ from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
 from pruning.data.shifted import split_shifted
 from pruning.data.tensors import Data, prepare
+from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
 from pruning.measurement.image_errors import ImageErrors
@@ -70,6 +71,11 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = JobSpec.model_validate(job["spec"])
+    if spec.replicates > 1:
+        raise ParameterError(
+            f"replicates: {spec.replicates} of them are as many jobs; this runs one",
+            pointer="/replicates",
+        )
     recipe = spec.recipe()
     device = pick_device(spec.device)
     arrays, data = _load_data(folder, job, spec, recipe)

@@ -18,12 +18,12 @@ from pruning.replicates.networks import (
 from pruning.replicates.plan import Run
 from pruning.replicates.sections import build_sections
 from pruning.schemas.job import JobSpec
+from pruning.schemas.replicates import ReplicateRow
 from pruning.schemas.report import (
     Checkpoint,
     Failure,
     Network,
     Recommendation,
-    ReplicateRow,
     Report,
     Round,
 )

@@ -12,6 +12,7 @@ from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
+from pruning.schemas.replicates import ReplicateRow
 from pruning.schemas.verdicts import (
     CrossedVariance,
     JointStatement,
@@ -192,9 +193,8 @@ class Increase(Document):
     control_counts: PairedCounts | None = None
     """The same behind `control`."""
     given_variance: CrossedVariance | None = None
-    """The variance of `given` over replicates and images; `null` for a single run."""
     control_variance: CrossedVariance | None = None
-    """The same of `control`."""
+    """The variance of `control` over replicates and images; `null` for a single run."""
 
 
 class BatchNorm(Document):
@@ -249,9 +249,7 @@ class Checkpoint(Network):
     versions.
     """
     val_variance: CrossedVariance | None = None
-    """The variance of `val_error_increase` over replicates and validation images; `null` for a
-    single run.
-    """
+    """The variance of `val_error_increase` over replicates and images; `null` for one run."""
     layers: tuple[Layer, ...]
     load_snippet: str = ""
     """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
@@ -300,9 +298,7 @@ class Recommendation(Document):
     checkpoint: str | None
     """The sparsest checkpoint within the margin on the validation images, whatever the verdict."""
     job: str | None = None
-    """The replicate whose network of that checkpoint has the smallest validation error; `null` for
-    a single run.
-    """
+    """Of replicates the one whose network of it has the smallest validation error, else `null`."""
     sparsity: float | None
     margin: float
     reason: str
@@ -363,22 +359,8 @@ class DataInfo(Document):
     """The error of the best constant answer on the test images; `null` in earlier reports."""
 
 
-class ReplicateRow(Document):
-    """A replicate of a job: a run of it under one seed, with a report of its own."""
-
-    job: str
-    seed: int
-    status: str
-    remark: str = ""
-    """The reason why it has no results."""
-
-
 class Report(Document):
-    """Everything that a job measured.
-
-    With `replicates` the numbers are means over them, with intervals for other seeds and other
-    images; sizes, FLOPs and latencies are the largest of any.
-    """
+    """Everything that a job measured."""
 
     schema_version: Literal[1] = 1
     job_id: str
@@ -410,7 +392,9 @@ class Report(Document):
     warnings: tuple[str, ...] = ()
     partial: bool = False
     replicates: tuple[ReplicateRow, ...] = ()
-    """The replicates of a job that has several; empty for a single run."""
+    """The replicates of a job that has several; empty for a single run. The numbers are then means
+    over them, with intervals for other seeds and images; sizes, FLOPs and latencies the largest.
+    """
     usage: Annotated[
         dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")
     ] = {}

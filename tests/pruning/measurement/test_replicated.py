@@ -93,6 +93,14 @@ def test_the_error_of_one_and_the_same_network_has_the_exact_interval() -> None:
     )
 
 
+def test_images_with_errors_of_their_own_are_pooled_as_they_are() -> None:
+    errors = torch.tensor([[0.2, 0.4, 0.6], [0.1, 0.5, 0.9]], dtype=torch.float64)
+    assert measure_error(errors).value == pytest.approx(0.45)
+    value, variance = measure_increase(errors, torch.full_like(errors, 0.1))
+    assert value == pytest.approx(0.35)
+    assert variance.by_images == pytest.approx(np.var([0.15, 0.45, 0.75], ddof=1) / 3)
+
+
 def test_pooled_estimates_take_images_as_shared_by_all_replicates() -> None:
     estimates = [Estimate(value=value, low=value - 0.1, high=value + 0.1) for value in (0.2, 0.3)]
     pooled, variance = pool_estimates(estimates)
@@ -139,11 +147,11 @@ def draw_wrong(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replicates", [2, 3, 5, 10])
-@pytest.mark.parametrize("seed_sd", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("seed_sd", [0.1, 0.3])
 def test_an_increase_of_the_limit_seldom_passes_and_intervals_cover(
     replicates: int, seed_sd: float
 ) -> None:
-    """A seed moves the error by 0, 10 or 30 % of it; every second job is of a given network."""
+    """A seed moves the error by 10 or 30 % of it; every second job is of a given network."""
     rng = np.random.default_rng([replicates, round(10 * seed_sd)])
     jobs, increase = 1000, 0.02
     passed = covered = covered_errors = 0
@@ -230,8 +238,8 @@ def run_small(seed: int, folder: Path) -> Iterator[float]:
     recipe = Recipe.model_validate(
         {
             "targets": {"sparsity": [0.8, 0.9, 0.95]},
-            "train": {"epochs": 6, "batch_size": 32, "optimizer": {"lr": 0.05}},
-            "retrain": {"epochs": 2, "batch_size": 32, "optimizer": {"lr": 0.02}},
+            "train": {"epochs": 4, "batch_size": 32, "optimizer": {"lr": 0.05}},
+            "retrain": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.02}},
             "evaluations": [],
             "limit": {"train": 500, "seed": 0},
             "seed": seed,
