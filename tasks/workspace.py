@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from pruning.schemas.job import runs_by_members
 from tasks import owners
 from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
@@ -52,7 +53,7 @@ def fill(
     `OSError` for one that cannot be read. A stage that is missing or damaged is left out: it will
     be computed again.
     """
-    if jobs.runs_by_members(claim.spec):
+    if runs_by_members(claim.spec):
         _fill_parent(folder, store, artifacts, claim)
         return
     with store.read() as session:

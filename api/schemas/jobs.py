@@ -8,9 +8,8 @@ from pydantic import BaseModel
 
 from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
-from pruning.schemas.job import TERMINAL, Status
+from pruning.schemas.job import TERMINAL, Status, runs_by_members
 from tasks.store.families import MemberProgress
-from tasks.store.jobs import runs_by_members
 from tasks.store.tables import Event, FamilyMember, Job
 
 

@@ -13,7 +13,7 @@ from pruning.schemas.report import Estimate
 
 @dataclass(frozen=True, kw_only=True)
 class LawPoints:
-    """What a law of one criterion is fitted to: errors at densities, of one or of several runs."""
+    """Errors of one criterion at densities, of one or of several runs: a law is fitted to them."""
 
     criterion: Method
     densities: Sequence[float]
@@ -47,6 +47,7 @@ class LawPoints:
 
 
 def list_labels(record: JobRecord) -> list[str]:
+    """The criteria of a job by label."""
     return list(dict.fromkeys(row.label for row in record.rounds))
 
 

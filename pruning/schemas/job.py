@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -245,3 +246,10 @@ class JobSpec(JobFields):
         elif self.when == "before_training":
             fields["retrain"] = Retrain(mode="none")
         return Recipe(**fields)
+
+
+def runs_by_members(spec: Mapping[str, Any]) -> bool:
+    """Return whether a job of this spec is run by other jobs, its members: a family, or a pruning
+    job with replicates.
+    """
+    return spec.get("type") == "family" or (spec.get("replicates") or 1) > 1

@@ -298,7 +298,7 @@ class Recommendation(Document):
     checkpoint: str | None
     """The sparsest checkpoint within the margin on the validation images, whatever the verdict."""
     job: str | None = None
-    """Of replicates the one whose network of it has the smallest validation error, else `null`."""
+    """The replicate whose network of it has the smallest validation error; `null` for one run."""
     sparsity: float | None
     margin: float
     reason: str

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from pruning.schemas.job import TERMINAL
+from pruning.schemas.job import TERMINAL, runs_by_members
 from tasks.store.assets import read_clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
@@ -277,11 +277,6 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
 def is_parent(job: Job) -> bool:
     """Return whether the job is run by members: a family, or a pruning job with replicates."""
     return isinstance(job.spec, dict) and runs_by_members(job.spec)
-
-
-def runs_by_members(spec: dict[str, Any]) -> bool:
-    """Return whether jobs of this spec are run by members, whatever else it holds."""
-    return spec.get("type") == "family" or (spec.get("replicates") or 1) > 1
 
 
 def is_parked(job: Job) -> bool:

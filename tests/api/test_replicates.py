@@ -111,8 +111,8 @@ def test_the_checkpoints_of_the_job_are_those_of_its_replicates(world: World) ->
     world.result(id, "report", "json", report)
     for job in replicates:
         world.result(job, "magnitude-0.5", "sparse", b"network")
-    found = world.client.get(f"/v1/jobs/{id}/checkpoints").json()["data"]
-    assert [(row["job"], row["id"]) for row in found] == [
+    listed = world.client.get(f"/v1/jobs/{id}/checkpoints").json()["data"]
+    assert [(row["job"], row["id"]) for row in listed] == [
         (job, "magnitude-0.5") for job in replicates
     ]
     partial = world.client.get(f"/v1/jobs/{id}/report")

@@ -43,10 +43,10 @@ def test_a_job_with_replicates_end_to_end(service: Running) -> None:
     own = {row["id"]: client.jobs.results(row["id"]).parsed_report() for row in rows}
     for checkpoint in report.checkpoints:
         errors = [
-            one.error.value
+            other.error.value
             for single in own.values()
-            for one in single.checkpoints
-            if one.id == checkpoint.id
+            for other in single.checkpoints
+            if other.id == checkpoint.id
         ]
         assert checkpoint.error.value == pytest.approx(sum(errors) / 2)
     assert {checkpoint.job for checkpoint in results.checkpoints} == set(own)

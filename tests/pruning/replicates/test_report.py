@@ -49,8 +49,10 @@ def test_errors_are_means_and_increases_are_over_the_own_controls(
     ]
     for checkpoint in report.checkpoints:
         own = [replicate.checkpoints[checkpoint.id] for replicate in finished]
-        assert checkpoint.error.value == pytest.approx(np.mean([one.error.value for one in own]))
-        increases = [one.error_increase.control.value for one in own]
+        assert checkpoint.error.value == pytest.approx(
+            np.mean([other.error.value for other in own])
+        )
+        increases = [other.error_increase.control.value for other in own]
         increase = checkpoint.error_increase
         assert increase.control.value == pytest.approx(np.mean(increases))
         assert increase.control_counts is None
@@ -58,7 +60,7 @@ def test_errors_are_means_and_increases_are_over_the_own_controls(
         assert increase.control_variance.by_replicates == pytest.approx(
             np.var(increases, ddof=1) / 2
         )
-        assert checkpoint.size_bytes["sparse"] == max(one.size_bytes["sparse"] for one in own)
+        assert checkpoint.size_bytes["sparse"] == max(other.size_bytes["sparse"] for other in own)
         assert checkpoint.error.low is not None
         assert checkpoint.error.low <= checkpoint.error.value
 
@@ -113,9 +115,9 @@ def test_classes_and_exemplars_are_those_of_the_population(
         weighted = sum(row.n * row.increase.value for row in own) / sum(row.n for row in own)
         best = next(row for row in report.checkpoints if row.id == id)
         assert weighted == pytest.approx(best.error_increase.control.value)
-    answers = torch.stack([one.images.answers["magnitude-0.95"] for one in finished])
+    answers = torch.stack([other.images.answers["magnitude-0.95"] for other in finished])
     dense = torch.stack(
-        [one.images.answers[one.checkpoints["magnitude-0.95"].control] for one in finished]
+        [other.images.answers[other.checkpoints["magnitude-0.95"].control] for other in finished]
     )
     unanimous = (answers == answers[0]).all(0) & (dense == dense[0]).all(0)
     against = int((unanimous & (answers[0] != dense[0])).sum())
@@ -137,11 +139,11 @@ def test_shifts_and_potentials_are_pooled_with_every_replicate_beside_them(repor
     single = section.details["potential_by_replicate"]
     assert len(single) == 2 * len(pooled)
     for row in pooled:
-        own = [one for one in single if one["distribution"] == row["distribution"]]
+        own = [other for other in single if other["distribution"] == row["distribution"]]
         assert row["potential"]["value"] == pytest.approx(
-            np.mean([one["potential"]["value"] for one in own])
+            np.mean([other["potential"]["value"] for other in own])
         )
-        assert row["safe"] == min(one["safe"] for one in own)
+        assert row["safe"] == min(other["safe"] for other in own)
 
 
 def test_one_law_is_fitted_to_all_runs_and_answers_later_questions(report: Report) -> None:
@@ -158,8 +160,8 @@ def test_the_certificate_is_the_least_of_the_replicates(
 ) -> None:
     rows = report.sections["certificate"].details["limits"]
     promised = [
-        one.report.sections["certificate"].details["limits"][0]["accuracy_at_least_labelled"]
-        for one in finished
+        other.report.sections["certificate"].details["limits"][0]["accuracy_at_least_labelled"]
+        for other in finished
     ]
     assert rows[0]["accuracy_at_least_labelled"] == min(promised)
 
