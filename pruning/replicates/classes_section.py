@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pruning import wording
 from pruning.analysis.class_damage import ALPHA
-from pruning.measurement import replicated
+from pruning.measurement import crossed_limits, replicated
 from pruning.measurement.exemplars import find_exemplars
 from pruning.measurement.paired import POWER, adjust_holm
 from pruning.replicates.finished import Finished, stack_errors
@@ -99,12 +99,12 @@ def _test_classes(
         if int(inside.sum()) < 1:
             continue
         value, variance = replicated.measure_increase(pruned[:, inside], control[:, inside])
-        below = replicated.p_value_below(value, variance, 0.0)
-        above = replicated.p_value_above(value, variance, 0.0)
+        below = crossed_limits.p_value_below(value, variance, 0.0)
+        above = crossed_limits.p_value_above(value, variance, 0.0)
         beyond_others = 1.0
         if not bool(inside.all()):
             more, spread = _contrast(pruned, control, inside)
-            beyond_others = replicated.p_value_above(more, spread, 0.0)
+            beyond_others = crossed_limits.p_value_above(more, spread, 0.0)
         yield _Tested(
             checkpoint=id,
             name=name,
@@ -150,9 +150,9 @@ def _describe(tested: Sequence[_Tested]) -> list[dict[str, Any]]:
 def _describe_row(row: _Tested, p_values: tuple[float, float], tests: int) -> dict[str, Any]:
     """The numbers of a row; its interval holds with those of all `tests` rows together."""
     level = ALPHA / (2 * tests)
-    low, high = replicated.compute_limits(row.value, row.variance, 1 - level)
+    low, high = crossed_limits.compute_limits(row.value, row.variance, 1 - level)
     deviation = (row.variance.by_images + row.variance.by_replicates) ** 0.5
-    detectable = replicated.compute_half_width(row.variance, 1 - level)
+    detectable = crossed_limits.compute_half_width(row.variance, 1 - level)
     detectable += NormalDist().inv_cdf(POWER) * deviation
     damage = Damage(
         checkpoint=row.checkpoint,

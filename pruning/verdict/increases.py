@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from pruning.measurement import replicated
+from pruning.measurement import crossed_limits
 from pruning.measurement.intervals import Z95
 from pruning.measurement.paired import (
     MOST_IMAGES,
@@ -151,20 +151,20 @@ class ReplicatedIncrease:
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The limits for other images and other seeds."""
-        low, high = replicated.compute_limits(self.value, self.variance, confidence)
+        low, high = crossed_limits.compute_limits(self.value, self.variance, confidence)
         return low, min(high, 1.0)
 
     def p_value_below(self, limit: float) -> float:
         """The level at which the upper limit meets the limit."""
-        return replicated.p_value_below(self.value, self.variance, limit)
+        return crossed_limits.p_value_below(self.value, self.variance, limit)
 
     def p_value_beyond(self, limit: float) -> float:
         """The level at which the lower limit meets the limit."""
-        return replicated.p_value_above(self.value, self.variance, limit)
+        return crossed_limits.p_value_above(self.value, self.variance, limit)
 
     def count_needed(self, limit: float, confidence: float) -> int | None:
         """The images in all, with as many replicates."""
-        return replicated.count_needed_images(self.value, self.variance, limit, confidence)
+        return crossed_limits.count_needed_images(self.value, self.variance, limit, confidence)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,16 @@ from scipy.stats import norm, t
 
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
-from pruning.measurement.replicated import (
+from pruning.measurement.crossed_limits import (
     compute_limits,
     count_needed_images,
+    p_value_above,
+    p_value_below,
+)
+from pruning.measurement.replicated import (
     estimate_with_interval,
     measure_error,
     measure_increase,
-    p_value_above,
-    p_value_below,
     pool_estimates,
     predict_run,
 )

@@ -288,7 +288,7 @@ def test_replicates_cost_as_many_times_as_one_run() -> None:
         "targets": {"sparsity": [0.5, 0.9]},
         "evaluations": [{"name": "prune_potential", "params": {"noise": [0.1]}}],
     }
-    asked = {"model": None, "dataset": data(), "shifted": []}
+    asked: dict[str, Any] = {"model": None, "dataset": data(), "shifted": []}
     single = estimate(asked | {"spec": spec})
     several = estimate(asked | {"spec": spec | {"replicates": 3}})
     for name in (*SUMMED, "checkpoints"):
