@@ -220,9 +220,11 @@ def _describe_differences(earlier: dict[str, Any] | None, spec: JobSpec, who: st
 def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
     """Return the fields of a recipe that move the error at a density.
 
-    Without limits every image is used, so it does not matter how they would be drawn.
+    Without limits every image is used, so it does not matter how they would be drawn; no more than
+    that of the job does the seed of the draw.
     """
     fields = spec.recipe().model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    del fields["limit"]["seed"]
     if fields["limit"]["train"] is None and fields["limit"]["test"] is None:
         fields["limit"] = None
     return fields

@@ -17,7 +17,7 @@ def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
     A member names its family; the progress of a family is that of its members together.
     """
     memberships = families.find_memberships(session, [row.id for row in rows])
-    family_ids = [row.id for row in rows if jobs.is_family(row)]
+    family_ids = [row.id for row in rows if jobs.is_parent(row)]
     progress = families.sum_progress(session, family_ids)
     now = assets.read_clock(session) if progress else 0.0
     return [

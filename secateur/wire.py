@@ -59,20 +59,22 @@ class Progress(Answer):
     total: float | None = None
     eta_s: float | None = None
     members: MemberCount | None = None
-    """The members of a family; `None` for other jobs."""
+    """The members of a family, or the replicates of a job; `None` for other jobs."""
 
 
 class FamilyMember(Answer):
-    """The place of a job in its family."""
+    """The place of a job in its family, or among the replicates of a job, which have a seed
+    alone.
+    """
 
     role: str
-    """`member`, or `answer` for a network that the family's law chose."""
-    depth: float
-    width: float
-    fraction: float
+    """`member`, `answer` for a network that the family's law chose, or `replicate`."""
+    depth: float | None = None
+    width: float | None = None
+    fraction: float | None = None
     seed: int
-    rounds: int
-    density: float
+    rounds: int | None = None
+    density: float | None = None
     """The density at which its pruning ends."""
     max_error: float | None = None
     """The error that is tolerated, for an answer."""
@@ -103,7 +105,7 @@ class Job(Answer):
     started_at: str | None = None
     finished_at: str | None = None
     parent: str | None = None
-    """The family that the job is a member of."""
+    """The family that the job is a member of, or the job that it is a replicate of."""
     member: FamilyMember | None = None
     spec: dict[str, Any] = {}
     error: JobError | None = None
@@ -172,7 +174,7 @@ class CheckpointResult(Answer):
     shown: ClassVar[tuple[str, ...]] = ("id", "sparsity", "error")
     id: str
     job: str | None = None
-    """The job whose checkpoint it is: for a family, that of a member."""
+    """The job whose checkpoint it is: of a family a member, of several replicates one of them."""
     criterion: Any = None
     requested_sparsity: float | None = None
     sparsity: float | None = None

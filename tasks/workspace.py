@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from pruning.schemas.job import runs_by_members
 from tasks import owners
 from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
@@ -25,6 +26,8 @@ from tasks.store.tables import Dataset, FamilyMember, Job, Model, StageFile
 logger = logging.getLogger(__name__)
 
 LINK_ATTEMPTS = 20
+POOLED = ("json", "images")
+"""The files of a replicate's report that are pooled."""
 
 
 class DeletedError(Exception):
@@ -50,8 +53,8 @@ def fill(
     `OSError` for one that cannot be read. A stage that is missing or damaged is left out: it will
     be computed again.
     """
-    if claim.spec["type"] == "family":
-        _fill_family(folder, store, artifacts, claim)
+    if runs_by_members(claim.spec):
+        _fill_parent(folder, store, artifacts, claim)
         return
     with store.read() as session:
         model = session.get(Model, claim.model_id) if claim.model_id else None
@@ -59,6 +62,7 @@ def fill(
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
         shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
         stages = jobs.list_stage_files(session, claim.job_id)
+        memberships = families.find_memberships(session, [claim.job_id])
     inputs: list[tuple[str, str | None, Model | Dataset | None]] = [
         ("model", claim.model_id, model),
         (_name_second(claim.spec), claim.rewind_model_id, second),
@@ -81,28 +85,45 @@ def fill(
         "threads": settings.threads or len(os.sched_getaffinity(0)),
         "model": _describe_model(claim.spec["model"], model, second),
         "dataset": _describe_dataset(claim.spec, dataset),
+        "keeps_images": any(is_replicate(row) for row in memberships.values()),
     }
     (folder / "job.json").write_text(json.dumps(job))
 
 
-def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim) -> None:
-    """Write the `job.json` of a family's turn: its members' jobs as they stand, and the dataset's
-    shape without its images.
+def is_replicate(member: FamilyMember) -> bool:
+    """Return whether a member is a replicate of a pruning job, and not a network of a family."""
+    return bool(member.member.get("role") == "replicate")
+
+
+def _fill_parent(folder: Path, store: Store, artifacts: Artifacts, claim: Claim) -> None:
+    """Write the `job.json` of a turn of a family or of replicates: the members' jobs as they stand,
+    and the dataset's shape without its images. The results of replicates that have succeeded lie
+    beside it, as `<job>.<format>`.
     """
     with store.read() as session:
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
         stages = jobs.list_stage_files(session, claim.job_id)
-        runs = [
-            _describe_run(member, job)
-            for member, job in families.list_members(session, claim.job_id)
+        parent = session.get(Job, claim.job_id)
+        units = 0.0 if parent is None else parent.progress_total
+        members = families.list_members(session, claim.job_id)
+        runs = [_describe_run(member, job) for member, job in members]
+        results = [
+            file
+            for member, job in members
+            if is_replicate(member) and job.status == "succeeded"
+            for file in jobs.list_result_files(session, job.id)
+            if file.checkpoint == "report" and file.format in POOLED
         ]
     if claim.dataset_id is not None and dataset is None:
         raise DeletedError(claim.dataset_id)
     _fetch_stages(folder, artifacts, claim, stages)
+    for file in results:
+        artifacts.fetch(file.artifact, folder / f"{file.job_id}.{file.format}")
     job = {
         "id": claim.job_id,
         "spec": claim.spec,
         "runs": runs,
+        "units": units,
         "data": None if dataset is None else _describe_images(dataset),
         "dataset": _describe_dataset(claim.spec, dataset),
     }

@@ -233,7 +233,7 @@ def _add_transition(verb: Verb, summary: str, description: str) -> None:
                 _require_inputs(session, row)
             row = jobs.request(session, caller.project, id, verb)
             is_under_way = row.status != previous and row.status in jobs.UNDER_WAY
-            if jobs.is_family(row):
+            if jobs.is_parent(row):
                 members = families.follow(session, caller.project, id, verb)
                 is_under_way = is_under_way or members > 0
             job = build_view(session, row)

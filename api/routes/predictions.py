@@ -17,7 +17,7 @@ from api.routes.results import REPORT, find_file, read_files, require_ended
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
 from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
-from tasks.store.jobs import is_family
+from tasks.store.jobs import is_parent
 from tasks.store.tables import ResultFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
@@ -55,7 +55,7 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
     range of the job's points by 422 `insufficient_points`.
     """
     job, files = await run_in_threadpool(read_files, services, caller.project, id)
-    if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
+    if not (is_parent(job) and any(file.checkpoint == REPORT for file in files)):
         require_ended(job)
     question = parse(Question, await read_json(request, services))
     return await run_in_threadpool(_answer, id, question, files, services)

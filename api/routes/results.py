@@ -113,7 +113,8 @@ def get_results(
     """Show the report, the checkpoints with their links, the recommendation and the gates.
 
     A failed job shows what it finished. The checkpoints of a family are those of the networks that
-    its law chose and that were then trained. With `fields` the answer holds these alone.
+    its law chose and that were then trained, those of a job with replicates are the replicates'
+    own. With `fields` the answer holds these alone.
     """
     job, files = read_files(services, caller.project, id)
     require_ended(job)
@@ -170,7 +171,8 @@ def _read_field(source: Any, name: str, path: str) -> Any:
 def list_checkpoints(id: Id, services: ServicesDep, caller: Reader) -> CheckpointList:
     """List the checkpoints with their links, also while the job is still running.
 
-    The checkpoints of a family are those of the networks that its law chose.
+    The checkpoints of a family are those of the networks that its law chose, those of a job with
+    replicates are the replicates' own.
     """
     _, files = read_files(services, caller.project, id)
     report = _read_report(services, files)
@@ -180,17 +182,20 @@ def list_checkpoints(id: Id, services: ServicesDep, caller: Reader) -> Checkpoin
 def _collect_checkpoints(
     services: Services, id: str, report: dict[str, Any] | None, files: list[ResultFile]
 ) -> list[CheckpointView]:
-    """Return the checkpoints of a job; of a family, those of its answers."""
+    """Return the checkpoints of a job; of a family, those of its answers, and of a job with
+    replicates those of all of them.
+    """
     with services.store.read() as session:
-        answers = [
+        members = [
             (row.job_id, jobs.list_result_files(session, row.job_id))
             for row, _ in families.list_members(session, id)
-            if row.member["role"] == "answer"
+            if row.member["role"] in ("answer", "replicate")
         ]
-    checkpoints = _list_checkpoints(id, report, files)
-    for answer_id, answer_files in answers:
-        answer_report = _read_report(services, answer_files)
-        checkpoints += _list_checkpoints(answer_id, answer_report, answer_files)
+    # The report of a job with replicates has means, which are no networks to download.
+    checkpoints = [] if (report or {}).get("replicates") else _list_checkpoints(id, report, files)
+    for member_id, member_files in members:
+        member_report = _read_report(services, member_files)
+        checkpoints += _list_checkpoints(member_id, member_report, member_files)
     return checkpoints
 
 
@@ -274,7 +279,7 @@ def get_report(
         raise Problem(406, "not_acceptable", detail)
     job, files = read_files(services, caller.project, id)
     row = find_file(files, REPORT, chosen)
-    if row is None or not jobs.is_family(job):
+    if row is None or not jobs.is_parent(job):
         require_ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from api.schemas.members import MemberView
+from api.schemas.members import MemberView, ReplicateView
 from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
 from pruning.schemas.described import DescribedBy
 from pruning.schemas.family import FamilySpec
-from pruning.schemas.job import TERMINAL, JobSpec, Status
+from pruning.schemas.job import TERMINAL, JobSpec, Status, runs_by_members
 from pruning.schemas.recipe import Recipe
 from tasks.store.families import MemberProgress
 from tasks.store.tables import FamilyMember, Job
@@ -34,7 +34,7 @@ class Progress(BaseModel):
     total: float
     eta_s: float | None
     members: MemberCount | None = None
-    """The members of a family; `null` for other jobs."""
+    """The members of a family, or the replicates of a job; `null` for other jobs."""
 
 
 class JobError(BaseModel):
@@ -56,9 +56,11 @@ class JobLinks(BaseModel):
     report: str
     cancel: str
     members: str | None = None
-    """The list of the jobs of a family's members; `null` for other jobs."""
+    """The list of the jobs of a family's members, or of a job's replicates; `null` for other
+    jobs.
+    """
     parent: str | None = None
-    """The family of a member; `null` for other jobs."""
+    """The family of a member, or the job of a replicate; `null` for other jobs."""
 
 
 class JobView(BaseModel):
@@ -76,9 +78,9 @@ class JobView(BaseModel):
     started_at: Time | None
     finished_at: Time | None
     parent: str | None = None
-    """The family that the job is a member of."""
-    member: Annotated[dict[str, Any] | None, DescribedBy(MemberView | None)] = None
-    """The place of the job in that family."""
+    """The family that the job is a member of, or the job that it is a replicate of."""
+    member: Annotated[dict[str, Any] | None, DescribedBy(MemberView | ReplicateView | None)] = None
+    """The place of the job in that family, or among the replicates."""
     spec: StoredSpec
     """The job as it was submitted."""
     error: JobError | None
@@ -115,18 +117,18 @@ class JobView(BaseModel):
                 "created_at": to_iso(row.created_at),
                 "started_at": to_iso_or_none(row.started_at),
                 "finished_at": to_iso_or_none(row.finished_at),
-                "links": _build_links(row.id, kind, member),
+                "links": _build_links(row.id, member, is_parent=runs_by_members(spec)),
             }
         )
 
 
-def _build_links(id: str, kind: str, member: FamilyMember | None) -> dict[str, str]:
+def _build_links(id: str, member: FamilyMember | None, *, is_parent: bool) -> dict[str, str]:
     """Return the addresses of a job, with those of its members or of its family."""
     path = f"/v1/jobs/{id}"
     links = {"self": path}
     for name in ("events", "results", "report", "cancel"):
         links[name] = f"{path}/{name}"
-    if kind == "family":
+    if is_parent:
         links["members"] = f"/v1/jobs?parent={id}"
     if member is not None:
         links["parent"] = f"/v1/jobs/{member.family_id}"

@@ -1,4 +1,4 @@
-"""Members of a family on the wire."""
+"""Members of a family, and replicates of a job, on the wire."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ class MemberView(BaseModel):
     """The density at which the pruning ends."""
     max_error: float | None = None
     """The tolerated error of an answer."""
+
+
+class ReplicateView(BaseModel):
+    """The place of a job among the replicates of another."""
+
+    role: Literal["replicate"]
+    seed: int

@@ -1,4 +1,4 @@
-// A family: its members while they run, the networks its law chose, and the way from a member back to it.
+// A family, or a job with replicates: its members while they run, the networks a law chose, and the way from a member back.
 
 import { list } from "/assets/api.js";
 import { empty, estimate, h, number, row, share, table } from "/assets/dom.js";
@@ -6,10 +6,12 @@ import { badge, progress } from "/assets/jobs.js";
 
 export const link = (id) => h("a", { href: `#/jobs/${encodeURIComponent(id)}` }, h("code", null, id));
 export const isFamily = (job) => (job.spec || {}).type === "family";
+export const isParent = (job) => isFamily(job) || (job.spec || {}).replicates > 1;
 
 export function memberFacts(job) {
   const m = job.member;
   if (!m) return [];
+  if (m.role === "replicate") return [["Replicate of", job.parent ? link(job.parent) : null], ["Seed", number(m.seed)]];
   return [["Family", job.parent ? link(job.parent) : null], ["Role", m.role === "answer" ? `answer, error of at most ${share(m.max_error)}` : "member"],
     ["Depth", number(m.depth)], ["Width", number(m.width)], ["Images", share(m.fraction)], ["Ends at density", share(m.density)]];
 }

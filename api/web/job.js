@@ -2,7 +2,7 @@
 
 import { call, get, key, list, local, save } from "/assets/api.js";
 import { duration, empty, estimate, grid, h, json, method, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
-import { answers, isFamily, link, memberFacts, memberTable } from "/assets/family.js";
+import { answers, isFamily, isParent, link, memberFacts, memberTable } from "/assets/family.js";
 import { badge, poll, progress } from "/assets/jobs.js";
 
 const ACTIONS = {
@@ -41,7 +41,7 @@ function facts(job) {
     ["Stage", job.stage], ["Work done", total ? share(Math.floor((100 * done) / total) / 100) : null],
     ["Attempt", job.attempt], ["Model", reference(spec.model)], ["Dataset", reference(spec.dataset)],
     ...memberFacts(job), ...(isFamily(job) ? [["Members", grid(spec)], ["Method", spec.method || "imp"]]
-      : [["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")]]),
+      : [["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")], ["Replicates", isParent(job) ? number(spec.replicates) : null]]),
     ["Created", time(job.created_at)], ["Started", time(job.started_at)], ["Finished", time(job.finished_at)], ["Ran for", ran],
   ]);
 }
@@ -54,9 +54,9 @@ function failure(error) {
       error.retryable === undefined ? "" : error.retryable ? "a retry may help" : "a retry will not help"].filter(Boolean).join(", ")));
 }
 
-// Only a checkpoint that the test images prove is recommended in green; a family's has no verdict.
+// Only a checkpoint that the test images prove is recommended in green; a family of an earlier version has no verdict.
 function tag(advice) {
-  const ships = advice.verdict === "ship" || advice.job;
+  const ships = advice.verdict ? advice.verdict === "ship" : advice.job;
   return h("span", { cls: `badge ${ships ? "succeeded" : "paused"}` }, ships ? "recommended" : "chosen on validation");
 }
 
@@ -150,8 +150,8 @@ export async function jobPage(page, id) {
     head.replaceChildren(...[progress(job), failure(job.error), facts(job)].filter(Boolean));
     status.replaceChildren(badge(job.status));
     if (spec.childElementCount === 1) spec.append(json(job.spec));
-    if (job.parent && above.childElementCount === 1) above.append(" · family ", link(job.parent));
-    if (isFamily(job) && !family) {
+    if (job.parent && above.childElementCount === 1) above.append(" · part of ", link(job.parent));
+    if (isParent(job) && !family) {
       family = memberTable(page, id);
       members.replaceChildren(family.node);
     }

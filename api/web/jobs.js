@@ -56,6 +56,7 @@ function jobRow(job) {
   return h("tr", { "data-id": job.id },
     h("th", { scope: "row" }, h("a", { href: `#/jobs/${encodeURIComponent(job.id)}` }, h("code", null, job.id)),
       spec.type === "family" ? h("span", { cls: "badge" }, "family") : null,
+      spec.replicates > 1 ? h("span", { cls: "badge" }, `${spec.replicates} replicates`) : null,
       labels ? h("span", { cls: "under" }, labels) : null),
     h("td", null, badge(job.status), job.error ? h("span", { cls: "under" }, job.error.code) : null),
     h("td", null, progress(job)),

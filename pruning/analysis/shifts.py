@@ -147,7 +147,9 @@ def draw_positions(
     """The positions within the split of the images that `draw_sample` draws, ascending."""
     split = select_split(record.data, dataset, validation=validation)
     names = ("shifts",) if dataset is None else ("shifts", dataset)
-    order = torch.randperm(len(split), generator=generator(record.seed, *names))[:images]
+    order = torch.randperm(len(split), generator=generator(record.recipe.image_seed, *names))[
+        :images
+    ]
     return order.sort().values
 
 

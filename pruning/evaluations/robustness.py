@@ -24,7 +24,7 @@ from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.measurement.bootstrap import Line
-from pruning.measurement.trend import FEWEST_POINTS, fit_growth
+from pruning.measurement.trend import FEWEST_POINTS, fit_growth, measure_slope
 from pruning.reporting.pictures import arrange_pixels, draw_grid
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section, Unit
@@ -36,6 +36,8 @@ BROKEN = 0.1
 RATIO = "prune ratio, of all parameters"
 DELTA = "delta excess error"
 JPEG = "jpeg_compression"
+GROWTH = "growth"
+"""The table of slopes that replicates are pooled from."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta "
     "excess error is that of a pruned network less that of {reference}: what pruning costs "
@@ -97,9 +99,11 @@ class Robustness(ShiftParameters):
         dense = [name for name in errors.networks if name not in {row.id for row in targets}]
         scalars = {f"excess_error/{name}": errors.excess(name) for name in dense}
         notes: list[str] = []
+        growth: list[dict[str, Any]] = []
         prune_ratios = compute_prune_ratios(record)
         for label, ratios in prune_ratios.items():
             curves |= _draw_curves(label, ratios, errors)
+            growth += _tabulate_growth(label, ratios, errors)
             lines, values, note = _summarise_delta(label, ratios, errors, record.seed)
             curves |= lines
             scalars |= values
@@ -115,7 +119,9 @@ class Robustness(ShiftParameters):
                     _tabulate_excess(row.id, prune_ratios[row.label][row.id], errors)
                     for row in targets
                 ],
+                GROWTH: growth,
             },
+            hidden=(GROWTH,),
             units={"prune_ratio": "share"},
             pictures=_draw_examples(record, shifts),
             notes=(
@@ -180,6 +186,22 @@ def _summarise_delta(
         scalars[f"delta_excess_error_growth/{label}"] = growth
     note = _describe_level(label, level, line, len(ratios)) + _describe_growth(growth, x)
     return curves, scalars, note
+
+
+def _tabulate_growth(
+    label: str, ratios: Mapping[str, float], errors: ShiftErrors
+) -> list[dict[str, Any]]:
+    """The slope of the delta excess error of a criterion and its standard deviation over images,
+    from which replicates are pooled; none for fewer than 4 ratios.
+    """
+    if len(set(ratios.values())) < FEWEST_POINTS:
+        return []
+    resampled = [errors.resample_delta_excess(checkpoint) for checkpoint in ratios]
+    draws = torch.stack([draws for _, draws in resampled])
+    values = [value for value, _ in resampled]
+    slope, deviation = measure_slope(list(ratios.values()), values, draws)
+    span = max(ratios.values()) - min(ratios.values())
+    return [{"method": label, "slope": slope, "deviation_by_images": deviation, "span": span}]
 
 
 def _draw_line(line: Line) -> Curve:

@@ -6,7 +6,7 @@ Source: Rosenfeld, Frankle, Carbin and Shavit, On the predictability of pruning 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pruning import wording
-from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_record import JobRecord
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.evaluations import evaluations
+from pruning.evaluations._law_points import LawPoints, list_labels, list_rounds, measure_points
 from pruning.laws.bands import BandTarget
-from pruning.laws.density import DensityLaw, fit_density_law
+from pruning.laws.density import DensityLaw
 from pruning.laws.pair import LawPair, pair_laws
 from pruning.laws.queries import REFUSALS, answer_error, forecast_error
 from pruning.laws.selection import Selection, compare_density_laws
-from pruning.measurement.guessing import guessing_error
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 RAW = "raw_laws"
@@ -101,19 +101,24 @@ class ScalingLaw:
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether there are points enough to try."""
-        return any(len(_list_rounds(record, label)) >= FEWEST for label in _list_labels(record))
+        return any(len(list_rounds(record, label)) >= FEWEST for label in list_labels(record))
 
     def evaluate(self, record: JobRecord) -> Section:
         """Return curves `law/<criterion>/...`, tables of laws, contenders, back-test, answers and
         forecasts, and the laws themselves.
         """
+        by_label = {label: measure_points(record, label) for label in list_labels(record)}
+        return self.describe(by_label, asked_for=record.recipe.evaluations is not None)
+
+    def describe(self, by_label: Mapping[str, LawPoints], *, asked_for: bool) -> Section:
+        """Return the section of what was measured for each criterion; where nothing has a law, and
+        the evaluation was `asked_for` by name, the first refusal is raised.
+        """
         parts = _Parts()
         refusals: list[SecateurError] = []
-        chance = guessing_error(record.data.test.labels, len(record.data.classes))
-        for label in _list_labels(record):
-            rounds = _list_rounds(record, label)
+        for label, points in by_label.items():
             try:
-                law = _fit(record, rounds, chance)
+                law = points.fit()
             except REFUSALS as error:
                 refusals.append(error)
                 parts.notes.append(f"{label}: no law ({error.code}): {error.message}.")
@@ -121,9 +126,8 @@ class ScalingLaw:
                     {"criterion": label, "code": error.code, "reason": error.message}
                 )
                 continue
-            parts.add(label, rounds, law, evaluation=self, chance=chance)
-        asked_for_by_name = record.recipe.evaluations is not None
-        if not parts.laws and asked_for_by_name and refusals:
+            parts.add(label, points, law, evaluation=self)
+        if not parts.laws and asked_for and refusals:
             raise refusals[0]
         tables = {
             "laws": parts.laws,
@@ -164,17 +168,16 @@ class _Parts:
     def add(
         self,
         label: str,
-        rounds: Sequence[RoundRecord],
+        points: LawPoints,
         law: DensityLaw,
         *,
         evaluation: ScalingLaw,
-        chance: float,
     ) -> None:
         """Add the law of a criterion, and what it answers."""
         self.laws.append(_tabulate_law(label, law))
-        selection, pair = self._add_contenders(label, rounds, law, chance)
+        selection, pair = self._add_contenders(label, points, law)
         self.raw[label] = {
-            "criterion": rounds[0].criterion.model_dump(mode="json"),
+            "criterion": points.criterion.model_dump(mode="json"),
             **pair.model_dump(mode="json"),
         }
         if law.back_test is not None:
@@ -200,22 +203,23 @@ class _Parts:
             for density in [*evaluation.densities, *halved]
         ]
         self.curves |= _draw_curves(
-            label, rounds, pair, confidence=confidence, of=of, answers=answers
+            label, points, pair, confidence=confidence, of=of, answers=answers
         )
-        self.notes += _describe_law(label, law, selection, len(rounds))
+        self.notes += _describe_law(label, law, selection, len(points.densities))
         self.notes += [f"{label}: {warning}." for warning in law.warnings]
 
     def _add_contenders(
-        self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, chance: float
+        self, label: str, points: LawPoints, law: DensityLaw
     ) -> tuple[Selection, LawPair]:
         """Add the table of laws that know nothing of pruning beside the one that does, and pair
         the pruning law with the one that predicts left-out densities better.
         """
+        densities, errors = points.average()
         selection, laws = compare_density_laws(
-            [row.density for row in rounds],
-            [_mean_error(row) for row in rounds],
+            densities,
+            errors,
             law.unpruned_error,
-            guessing_error=chance,
+            guessing_error=points.guessing_error,
             law=law,
         )
         self.contenders += [
@@ -233,7 +237,7 @@ class _Parts:
 
 def _draw_curves(
     label: str,
-    rounds: Sequence[RoundRecord],
+    points: LawPoints,
     pair: LawPair,
     *,
     confidence: float,
@@ -255,8 +259,8 @@ def _draw_curves(
     curves = {
         f"law/{label}/law": draw([1 - float(d) for d in grid], band, "band"),
         f"law/{label}/measured": draw(
-            [row.sparsity for row in rounds],
-            [row.measured.document().error for row in rounds],
+            [1 - density for density in points.densities],
+            points.errors,
             "points",
         ),
     }
@@ -292,42 +296,6 @@ def _choose_grid(law: DensityLaw, confidence: float) -> NDArray[np.float64]:
     except InsufficientPointsError:
         lowest = sparsest
     return np.geomspace(lowest, max(densest, 0.999), STEPS)
-
-
-def _list_labels(record: JobRecord) -> list[str]:
-    return list(dict.fromkeys(row.label for row in record.rounds))
-
-
-def _list_rounds(record: JobRecord, label: str) -> list[RoundRecord]:
-    """The rounds of a criterion whose networks are comparable, the densest first: targets alone
-    where rounds between targets end untrained or half trained.
-    """
-    unfinished = record.pruned_untrained or record.recipe.retrain.mode == "gradual"
-    rounds = (
-        row
-        for row in record.rounds
-        if row.label == label and (row.target is not None or not unfinished)
-    )
-    return sorted(rounds, key=lambda row: row.sparsity)
-
-
-def _mean_error(round_record: RoundRecord) -> float:
-    return float(round_record.measured.wrong.double().mean())
-
-
-def _fit(record: JobRecord, rounds: Sequence[RoundRecord], chance: float) -> DensityLaw:
-    """Fit the law to the rounds of one criterion, `chance` the error of the best constant answer on
-    the test images; raises one of `REFUSALS`.
-    """
-    unpruned = float(record.control.measured.wrong.double().mean())
-    return fit_density_law(
-        [row.density for row in rounds],
-        [_mean_error(row) for row in rounds],
-        unpruned,
-        guessing_error=chance,
-        images=len(record.data.test),
-        seed=record.seed % 2**32,
-    )
 
 
 def _tabulate_law(label: str, law: DensityLaw) -> dict[str, Any]:

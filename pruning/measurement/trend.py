@@ -46,8 +46,7 @@ def fit_growth(
     up = torch.tensor(y, dtype=torch.float64)[order, None]
     resampled = draws.double()[order]
     count = len(across)
-    centred = across - across.mean()
-    weights = centred / centred.square().sum()
+    weights = _weigh(across)
     slope = float(weights @ up[:, 0])
     steps = _sum_step_squares(up, across, weights)
     by_images = _sum_step_squares(resampled - resampled.mean(1, keepdim=True), across, weights)
@@ -57,6 +56,24 @@ def fit_growth(
     total = float((weights @ resampled).var()) + variance * float(reach.square().sum())
     width = float(t.ppf(0.975, count - 2)) * math.sqrt(total)
     return Estimate(value=slope, low=slope - width, high=slope + width, n=count, unit=unit)
+
+
+def measure_slope(x: Sequence[float], y: Sequence[float], draws: Tensor) -> tuple[float, float]:
+    """The slope of `fit_growth`, and its standard deviation over images alone: what replicates of
+    a run share.
+
+    >>> measure_slope([0.2, 0.4, 0.6, 0.8], [0.1, 0.3, 0.5, 0.7], torch.zeros(4, 10))
+    (1.0, 0.0)
+    """
+    weights = _weigh(torch.tensor(x, dtype=torch.float64))
+    slope = float(weights @ torch.tensor(y, dtype=torch.float64))
+    return slope, float((weights @ draws.double()).std())
+
+
+def _weigh(across: Tensor) -> Tensor:
+    """The weights of y in the least-squares slope over x, (K,)."""
+    centred = across - across.mean()
+    return centred / centred.square().sum()
 
 
 def _sum_step_squares(values: Tensor, across: Tensor, weights: Tensor) -> Tensor:

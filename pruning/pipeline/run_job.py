@@ -18,8 +18,10 @@ from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
 from pruning.data.shifted import split_shifted
 from pruning.data.tensors import Data, prepare
+from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
+from pruning.measurement.image_errors import ImageErrors
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
@@ -62,15 +64,21 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     """Run the job of a working folder to its report.
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
-    `threads`, `cache` and `checkpoint_steps`. The folder holds `model.safetensors` and
-    `rewind.safetensors` or `backbone.safetensors` where the job has them, `data.safetensors` for an
-    uploaded dataset, `shifted-<number>.safetensors` for each shifted set, and `stages/` with what
-    an earlier attempt saved. Files of results are written to `files/`. Raises a `SecateurError` for
-    what cannot be run.
+    `threads`, `cache` and `checkpoint_steps`, and `keeps_images` where the errors on each image are
+    wanted for pooling. The folder holds `model.safetensors` and `rewind.safetensors` or
+    `backbone.safetensors` where the job has them, `data.safetensors` for an uploaded dataset,
+    `shifted-<number>.safetensors` for each shifted set, and `stages/` with what an earlier attempt
+    saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be
+    run.
     """
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = JobSpec.model_validate(job["spec"])
+    if spec.replicates > 1:
+        raise ParameterError(
+            f"replicates: {spec.replicates} of them are as many jobs; this runs one",
+            pointer="/replicates",
+        )
     recipe = spec.recipe()
     device = pick_device(spec.device)
     arrays, data = _load_data(folder, job, spec, recipe)
@@ -112,6 +120,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     pipeline.target_done = publisher.finish_target
     pipeline.run()
     sections, failures = results.evaluate()
+    if job.get("keeps_images", False):
+        publisher.write_images(pipeline)
     publisher.publish(results.report(sections, failures))
 
 
@@ -127,7 +137,7 @@ def _load_data(
     data = prepare(
         arrays,
         limit=recipe.limit,
-        seed=recipe.seed,
+        seed=recipe.image_seed,
         normalize=normalize,
         classes=job["model"]["classes"],
         source=source,
@@ -136,7 +146,7 @@ def _load_data(
     for number, shifted_set in enumerate(spec.dataset.shifted):
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
         shifted_splits[shifted_set.name] = split_shifted(
-            shifted_set.name, uploaded, data, seed=recipe.seed
+            shifted_set.name, uploaded, data, seed=recipe.image_seed
         )
     return arrays, replace(data, shifted=shifted_splits)
 
@@ -223,6 +233,16 @@ class _Publisher:
         self.publish(report)
         checkpoint = report.checkpoints[-1]
         self.watcher.checkpoint(checkpoint.id, checkpoint.sparsity, checkpoint.error.value)
+
+    def write_images(self, pipeline: Pipeline) -> None:
+        """Write what replicates are pooled from: the errors of every network on each image."""
+        networks = {"given": pipeline.given_measured}
+        networks |= {control.name: control.measured for control in pipeline.controls}
+        networks |= {row.id: row.measured for row in pipeline.done if row.target is not None}
+        test = pipeline.data.test
+        path = self.folder / "report.images.safetensors"
+        ImageErrors.collect(networks, test.dataset_indices, test.labels).save(path)
+        self.watcher.file("report", "images", path)
 
     def publish(self, report: Report) -> None:
         """Write the report in every format, after its summary."""

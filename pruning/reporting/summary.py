@@ -297,9 +297,23 @@ def describe_verdict(report: Report) -> Verdict:
         headline=_choose_headline(report, best, verdict),
         tone=tone,
         sentence=report.recommendation.reason,
-        facts=(*facts, Fact("Gates", count_gates(report), ", ".join(missed))),
+        facts=(
+            *facts,
+            *_list_replicates(report),
+            Fact("Gates", count_gates(report), ", ".join(missed)),
+        ),
         joint="" if report.joint is None else report.joint.sentence,
     )
+
+
+def _list_replicates(report: Report) -> list[Fact]:
+    """Return how many replicates the numbers are means over; empty for a single run."""
+    if not report.replicates:
+        return []
+    succeeded = [row for row in report.replicates if row.status == "succeeded"]
+    seeds = ", ".join(str(row.seed) for row in succeeded)
+    value = f"{len(succeeded)} of {len(report.replicates)}"
+    return [Fact("Replicates", value, f"means over seeds {seeds}")]
 
 
 def _choose_headline(

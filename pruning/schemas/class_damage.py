@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate, Section
+from pruning.schemas.verdicts import CrossedVariance
 
 SECTION = "class_damage"
 """The name of the section."""
@@ -41,6 +42,10 @@ class Damage(Document):
     """The increase that McNemar's test finds with 80 % here; `null` where it finds none."""
     finding: Finding
     """The outcome of both tests at 95 %."""
+    variance: CrossedVariance | None = None
+    """The variance of the increase over replicates and images, in the report of replicates: there
+    the counts are sums over replicates, and the tests are of the mean.
+    """
 
 
 class ClassDamage(Damage):

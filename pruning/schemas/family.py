@@ -137,6 +137,16 @@ class FamilySpec(JobFields):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     adaptive: Adaptive | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_are_members(cls, family: Any) -> Any:
+        if isinstance(family, dict) and "replicates" in family:
+            raise ValueError(
+                "replicates: only pruning jobs have them; list the seeds of a family in "
+                "members.seeds"
+            )
+        return family
+
     @field_validator("dataset")
     @classmethod
     def _no_shifts(cls, value: DatasetRef) -> DatasetRef:
@@ -207,4 +217,4 @@ class FamilySpec(JobFields):
                 train = max(1, round(fraction * train))
             else:
                 train = fraction * (train or 1.0)
-        return Limit(train=train, test=base.test, stratify=False)
+        return Limit(train=train, test=base.test, stratify=False, seed=base.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -32,6 +33,7 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 NOMINAL = "nominal"
 """The name that reports give the test images of the dataset itself."""
+MOST_REPLICATES = 32
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -169,7 +171,8 @@ class JobSpec(JobFields):
     `batchnorm` where the job leaves them open, and parameters as the paper has them.
 
     The targets of Lost in Pruning are its prune ratios, of all parameters, as sparsities of the
-    prunable weights of its network.
+    prunable weights of its network. How often a paper repeats each training is
+    said in `GET /v1/presets` (`runs`); `replicates` does it.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With a preset: the fraction of its epochs, milestones and warm-up; at least one epoch."""
@@ -194,6 +197,11 @@ class JobSpec(JobFields):
     gates: Gates = Gates()
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] = 1
+    """Runs under the seeds `seed ... seed + replicates - 1`, each a job of its own, pooled in one
+    report. All see the same images in the same splits: the draw of images is that of `seed`, or of
+    `dataset.limit.seed`.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -208,6 +216,8 @@ class JobSpec(JobFields):
             raise ValueError(
                 "epochs_scale: has no effect without a preset; set the epochs themselves"
             )
+        if self.seed + self.replicates > 2**63:
+            raise ValueError("replicates: their seeds exceed 2^63 - 1; take a smaller seed")
         retrain = self.retrain
         if retrain is not None and retrain.mode == "weight_rewind":
             if self.model.train is None and retrain.rewind is None:
@@ -244,3 +254,10 @@ class JobSpec(JobFields):
         elif self.when == "before_training":
             fields["retrain"] = Retrain(mode="none")
         return Recipe(**fields)
+
+
+def runs_by_members(spec: Mapping[str, Any]) -> bool:
+    """Return whether a job of this spec is run by other jobs, its members: a family, or a pruning
+    job with replicates.
+    """
+    return spec.get("type") == "family" or (spec.get("replicates") or 1) > 1

@@ -135,6 +135,10 @@ class Limit(Document):
     test: Count | Fraction | None = None
     stratify: bool = True
     balanced: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """The seed of the draw of images; `null`: that of the job. Jobs that differ in their `seed`
+    alone and have this one in common see the same images in the same splits.
+    """
 
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> Limit:
@@ -219,6 +223,11 @@ class Recipe(Document):
     shifts: Shifts | None = None
     """`null`: the recommendation speaks for data like the test images alone."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def image_seed(self) -> int:
+        """The seed under which images are drawn: for limits, validation and shifts."""
+        return self.seed if self.limit.seed is None else self.limit.seed
 
     @property
     def criteria(self) -> tuple[Method, ...]:
@@ -314,6 +323,8 @@ class Recipe(Document):
             del document["keep_zeros"]
         if not self.limit.stratify:
             del document["limit"]["balanced"]
+        if self.image_seed == self.seed:
+            del document["limit"]["seed"]
         unset = Gates().model_dump(mode="json")
         document["gates"] = {
             name: value

@@ -14,14 +14,16 @@ from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
+from pruning.schemas.replicates import ReplicateRow
 from pruning.schemas.verdicts import (
-    GateResult as GateResult,
-)
-from pruning.schemas.verdicts import (
+    CrossedVariance,
     JointStatement,
     NeededImages,
     PairedCounts,
     RecommendationVerdict,
+)
+from pruning.schemas.verdicts import (
+    GateResult as GateResult,
 )
 
 Scale = Literal["linear", "log", "sparsity"]
@@ -192,6 +194,9 @@ class Increase(Document):
     """The images behind `given`; `null` for segmentation, and in reports of earlier versions."""
     control_counts: PairedCounts | None = None
     """The same behind `control`."""
+    given_variance: CrossedVariance | None = None
+    control_variance: CrossedVariance | None = None
+    """The variance of `control` over replicates and images; `null` for a single run."""
 
 
 class BatchNorm(Document):
@@ -245,6 +250,8 @@ class Checkpoint(Network):
     """The validation images behind it; `null` for segmentation, and in reports of earlier
     versions.
     """
+    val_variance: CrossedVariance | None = None
+    """The variance of `val_error_increase` over replicates and images; `null` for one run."""
     layers: tuple[Layer, ...]
     load_snippet: str = ""
     """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
@@ -292,6 +299,8 @@ class Recommendation(Document):
 
     checkpoint: str | None
     """The sparsest checkpoint within the margin on the validation images, whatever the verdict."""
+    job: str | None = None
+    """The replicate whose network of it has the smallest validation error; `null` for one run."""
     sparsity: float | None
     margin: float
     reason: str
@@ -385,6 +394,10 @@ class Report(Document):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False
+    replicates: tuple[ReplicateRow, ...] = ()
+    """The replicates of a job that has several; empty for a single run. The numbers are then means
+    over them, with intervals for other seeds and images; sizes, FLOPs and latencies the largest.
+    """
     usage: Annotated[
         dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")
     ] = {}

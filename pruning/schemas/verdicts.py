@@ -32,6 +32,23 @@ class PairedCounts(Document):
     n: int
 
 
+class CrossedVariance(Document):
+    """The variance of a mean over replicates of a job and over the images that all of them see, by
+    its two sources.
+    """
+
+    by_images: float
+    """The variance that other images would bring."""
+    by_replicates: float
+    """The variance that other seeds would bring."""
+    images: int
+    replicates: int
+    error: float | None = None
+    """The mean error that the increase led to: seeds move an error by a factor, so that they move a
+    larger one by more. `null` where the variance is taken as the same at every value.
+    """
+
+
 class NeededImages(Document):
     """The number of images that would decide what is undecided."""
 

@@ -8,6 +8,8 @@ from pruning import wording
 from pruning.measurement.paired import PairedErrors
 from pruning.schemas.estimates import Estimate
 from pruning.schemas.report import Checkpoint, Section
+from pruning.schemas.verdicts import CrossedVariance
+from pruning.verdict.increases import Increase, PairedIncrease, ReplicatedIncrease
 
 STANDS_OUT = "loses more than the others"
 """The finding of a class that both tests of the section name."""
@@ -15,12 +17,17 @@ MOST = 3
 """The number of classes that a statement names at most."""
 
 
-def list_class_errors(best: Checkpoint, section: Section | None) -> dict[str, PairedErrors]:
-    """Return the paired errors of the checkpoint and its control by class."""
-    return {
-        str(row["class"]): PairedErrors(row["only_pruned"], row["only_control"], row["n"])
-        for row in _list_rows(best, section)
-    }
+def list_class_increases(best: Checkpoint, section: Section | None) -> dict[str, Increase]:
+    """Return the increase of the checkpoint's error over that of its control by class."""
+    return {str(row["class"]): _read_row(row) for row in _list_rows(best, section)}
+
+
+def _read_row(row: dict[str, Any]) -> Increase:
+    """Return the increase in a class: over replicates where the row is of several."""
+    if row.get("variance") is not None:
+        variance = CrossedVariance.model_validate(row["variance"])
+        return ReplicatedIncrease(row["increase"]["value"], variance)
+    return PairedIncrease(PairedErrors(row["only_pruned"], row["only_control"], row["n"]))
 
 
 def list_findings(best: Checkpoint, section: Section | None) -> list[tuple[str, float]]:

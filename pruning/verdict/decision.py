@@ -81,6 +81,7 @@ class _Margin:
     """The increase with its one-sided limits, where they are known."""
     confidence: float
     needed: int | None = None
+    replicates: int = 1
 
     def describe(self, best: Checkpoint, limit: float) -> str:
         """Return what the test images say."""
@@ -94,6 +95,7 @@ class _Margin:
             limit=limit,
             images=self.value.n,
             needed=self.needed,
+            replicates=self.replicates,
         )
         over_given = wording.points_with_interval(best.error_increase.given, 2)
         return (
@@ -117,6 +119,8 @@ def _test_margin(
 ) -> _Margin:
     """Return the gate on the error increase as the test of the margin, else a test of its own."""
     estimate = best.error_increase.control
+    variance = best.error_increase.control_variance
+    replicates = 1 if variance is None else variance.replicates
     for gate in gates:
         if gate.name == "max_error_increase":
             return _Margin(
@@ -125,8 +129,9 @@ def _test_margin(
                 value=Estimate(value=estimate.value, low=gate.low, high=gate.high, n=estimate.n),
                 confidence=gate.confidence or confidence,
                 needed=gate.needed,
+                replicates=replicates,
             )
-    increase = read_increase(estimate, best.error_increase.control_counts)
+    increase = read_increase(estimate, best.error_increase.control_counts, variance)
     if increase is None:
         return _Margin(outcome="undecided", name="margin", value=estimate, confidence=confidence)
     low, high = increase.compute_limits(confidence)
@@ -140,6 +145,7 @@ def _test_margin(
         value=Estimate(value=increase.value, low=low, high=high, n=estimate.n),
         confidence=confidence,
         needed=needed,
+        replicates=replicates,
     )
 
 

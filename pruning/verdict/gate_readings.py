@@ -14,8 +14,8 @@ from pruning.measurement.paired import CONFIDENCE
 from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Section
-from pruning.schemas.verdicts import GateName, Outcome
-from pruning.verdict.classes import list_class_errors
+from pruning.schemas.verdicts import CrossedVariance, GateName, Outcome
+from pruning.verdict.classes import list_class_increases
 from pruning.verdict.increases import (
     Increase,
     NormalIncrease,
@@ -86,7 +86,9 @@ def _read_error_increase(limit: float, best: Checkpoint | None) -> Reading:
         limit=limit,
         quantity=quantity,
         measured=measured,
-        increase=read_increase(measured, best.error_increase.control_counts),
+        increase=read_increase(
+            measured, best.error_increase.control_counts, best.error_increase.control_variance
+        ),
         sentence=f"{quantity} has no interval",
     )
 
@@ -97,34 +99,37 @@ def _read_excess_error(
     """Return the excess error under shift of a checkpoint above that of the dense control."""
     quantity = "excess error under shift"
     measured = None
+    variance = None
     rows = [] if robustness is None else robustness.details.get("excess_error", [])
     for row in rows:
         if best is not None and row["checkpoint"] == best.id:
             measured = Estimate.model_validate(row["delta_excess_error"])
+            if row.get("variance") is not None:
+                variance = CrossedVariance.model_validate(row["variance"])
     return Reading(
         name="max_delta_excess_error",
         limit=limit,
         quantity=quantity,
         measured=measured,
-        increase=None if measured is None else read_increase(measured),
+        increase=None if measured is None else read_increase(measured, None, variance),
         sentence=f"{quantity} {'was not measured' if measured is None else 'has no interval'}",
     )
 
 
 def _read_classes(limit: float, best: Checkpoint | None, section: Section | None) -> Reading:
     """Return the largest increase over the classes."""
-    groups = {} if best is None else list_class_errors(best, section)
+    groups = {} if best is None else list_class_increases(best, section)
     if not groups:
         return Reading(
             name="max_class_increase", limit=limit, sentence="no class was compared on its own"
         )
     increase = WorstIncrease(tuple(groups.values()))
-    worst = max(groups, key=lambda name: groups[name].increase)
+    worst = max(groups, key=lambda name: groups[name].value)
     return Reading(
         name="max_class_increase",
         limit=limit,
         quantity=f"test error of the class that rises most, {worst},",
-        measured=Estimate(value=increase.value, n=groups[worst].n, unit="points"),
+        measured=Estimate(value=increase.value, n=groups[worst].images, unit="points"),
         increase=increase,
         subject=worst,
     )

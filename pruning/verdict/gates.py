@@ -79,7 +79,12 @@ def _check_tested(reading: Reading, best: Checkpoint, level: float, adjusted: fl
         needed = count_deciding_images(increase, reading.limit, level)
     value = Estimate(value=increase.value, low=low, high=high)
     explained = explain_outcome(
-        outcome, low=low, limit=reading.limit, images=increase.images, needed=needed
+        outcome,
+        low=low,
+        limit=reading.limit,
+        images=increase.images,
+        needed=needed,
+        replicates=increase.replicates,
     )
     message = (
         f"{best.id}: {reading.quantity} {wording.points_with_interval(value, 2)} against the dense "
@@ -112,6 +117,7 @@ def explain_outcome(
     limit: float,
     images: int | None,
     needed: int | None,
+    replicates: int = 1,
 ) -> str:
     """Return what the outcome of a test against a limit means, and what would decide it."""
     if outcome == "passed":
@@ -124,9 +130,11 @@ def explain_outcome(
             f"{format_confidence(FAIL_CONFIDENCE)})"
         )
     subject = "the images" if images is None else wording.count_of(images, "test image")
+    if replicates > 1:
+        subject = f"{wording.count_of(replicates, 'replicate')} on {subject}"
     text = f"{subject} cannot tell on which side of it the loss lies"
     if needed is None:
-        return text
+        return text if replicates == 1 else f"{text}; it takes more replicates"
     return f"{text}; about {wording.count(round_up(needed))} would, were the loss as measured"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
+from pruning.measurement import crossed_limits
 from pruning.measurement.intervals import Z95
 from pruning.measurement.paired import (
     MOST_IMAGES,
@@ -20,7 +21,7 @@ from pruning.measurement.paired import (
     score_p_value,
 )
 from pruning.schemas.estimates import Estimate
-from pruning.schemas.verdicts import Outcome, PairedCounts
+from pruning.schemas.verdicts import CrossedVariance, Outcome, PairedCounts
 
 FAIL_CONFIDENCE = 0.75
 """The one-sided confidence at which an increase counts as beyond a limit.
@@ -43,6 +44,10 @@ class Increase(Protocol):
     def images(self) -> int | None:
         """The number of images behind it."""
 
+    @property
+    def replicates(self) -> int:
+        """The number of runs behind it."""
+
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The lower and the upper limit, each one-sided at `confidence`."""
 
@@ -63,6 +68,7 @@ class PairedIncrease:
     """An increase of the share of images that a network gets wrong, paired with a reference."""
 
     errors: PairedErrors
+    replicates: int = 1
 
     @property
     def value(self) -> float:
@@ -100,6 +106,7 @@ class NormalIncrease:
     value: float
     deviation: float
     images: int | None
+    replicates: int = 1
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """Value +- z standard errors."""
@@ -126,56 +133,104 @@ class NormalIncrease:
 
 
 @dataclass(frozen=True)
+class ReplicatedIncrease:
+    """A mean increase over replicates and images."""
+
+    value: float
+    variance: CrossedVariance
+
+    @property
+    def images(self) -> int | None:
+        """The number of images that every replicate sees."""
+        return self.variance.images or None
+
+    @property
+    def replicates(self) -> int:
+        """The number of replicates."""
+        return self.variance.replicates
+
+    def compute_limits(self, confidence: float) -> tuple[float, float]:
+        """The limits for other images and other seeds."""
+        low, high = crossed_limits.compute_limits(self.value, self.variance, confidence)
+        return low, min(high, 1.0)
+
+    def p_value_below(self, limit: float) -> float:
+        """The level at which the upper limit meets the limit."""
+        return crossed_limits.p_value_below(self.value, self.variance, limit)
+
+    def p_value_beyond(self, limit: float) -> float:
+        """The level at which the lower limit meets the limit."""
+        return crossed_limits.p_value_above(self.value, self.variance, limit)
+
+    def count_needed(self, limit: float, confidence: float) -> int | None:
+        """The images in all, with as many replicates."""
+        return crossed_limits.count_needed_images(self.value, self.variance, limit, confidence)
+
+
+@dataclass(frozen=True)
 class WorstIncrease:
     """The largest increase over groups of the images."""
 
-    groups: tuple[PairedErrors, ...]
+    groups: tuple[Increase, ...]
 
     @property
     def value(self) -> float:
         """The largest increase as measured."""
-        return max(errors.increase for errors in self.groups)
+        return max(group.value for group in self.groups)
 
     @property
     def images(self) -> int:
         """The number of images of all groups."""
-        return sum(errors.n for errors in self.groups)
+        return sum(group.images or 0 for group in self.groups)
+
+    @property
+    def replicates(self) -> int:
+        """The number of runs behind every group."""
+        return min(group.replicates for group in self.groups)
 
     def compute_limits(self, confidence: float) -> tuple[float, float]:
         """The largest lower limit, each at 1 - (1 - confidence) / number of groups, and the largest
         upper limit at `confidence`.
         """
         shared = 1 - (1 - confidence) / len(self.groups)
-        low = max(limit_increase(errors, shared)[0] for errors in self.groups)
-        return low, max(limit_increase(errors, confidence)[1] for errors in self.groups)
+        low = max(group.compute_limits(shared)[0] for group in self.groups)
+        return low, max(group.compute_limits(confidence)[1] for group in self.groups)
 
     def p_value_below(self, limit: float) -> float:
         """The largest p-value: all groups must lie below, so that none has to be corrected for the
         others (Berger, Technometrics 24, 1982).
         """
-        return max(p_value_below(errors, limit) for errors in self.groups)
+        return max(group.p_value_below(limit) for group in self.groups)
 
     def p_value_beyond(self, limit: float) -> float:
         """The smallest p-value times the number of groups (Bonferroni)."""
-        p_values = [PairedIncrease(errors).p_value_beyond(limit) for errors in self.groups]
+        p_values = [group.p_value_beyond(limit) for group in self.groups]
         return min(1.0, len(p_values) * min(p_values))
 
     def count_needed(self, limit: float, confidence: float) -> int | None:
         """The images in all that would decide the least certain group, were its share of them as
         it is.
         """
-        errors = max(self.groups, key=lambda errors: p_value_below(errors, limit))
-        needed = count_needed_images(errors, limit, POWER, confidence)
-        return None if needed is None else math.ceil(needed * self.images / errors.n)
+        group = max(self.groups, key=lambda group: group.p_value_below(limit))
+        needed = group.count_needed(limit, confidence)
+        if needed is None or group.images is None:
+            return None
+        return math.ceil(needed * self.images / group.images)
 
 
-def read_increase(estimate: Estimate, counts: PairedCounts | None = None) -> Increase | None:
-    """Return an increase from the counts behind it, else from its 95 % interval; None where there
-    is neither.
+def read_increase(
+    estimate: Estimate,
+    counts: PairedCounts | None = None,
+    variance: CrossedVariance | None = None,
+) -> Increase | None:
+    """Return an increase from its variance over replicates and images, or from the counts behind
+    it, else from its 95 % interval; None where there is none of them.
 
     The standard error is half the interval over 1.96, and at least 2 / n: where no image tells two
     networks apart, the rule of three leaves about 3 / n.
     """
+    if variance is not None:
+        return ReplicatedIncrease(estimate.value, variance)
     if counts is not None:
         return PairedIncrease(PairedErrors(counts.only_checkpoint, counts.only_reference, counts.n))
     if estimate.low is None or estimate.high is None:

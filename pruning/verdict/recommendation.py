@@ -126,7 +126,9 @@ def _recommend_none(
     is_open = False
     if candidates:
         nearest = min(candidates, key=lambda candidate: candidate.val_error_increase.value)
-        increase = read_increase(nearest.val_error_increase, nearest.val_counts)
+        increase = read_increase(
+            nearest.val_error_increase, nearest.val_counts, nearest.val_variance
+        )
         is_open = increase is not None and judge(increase, margin, 0.0) == "undecided"
         if is_open and increase is not None:
             gap = _describe_difference(nearest.val_error_increase, "the dense control")

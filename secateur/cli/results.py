@@ -148,24 +148,30 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _print_checkpoints(outcome: Results) -> None:
+    """Print the checkpoints; of a job with replicates their means."""
+    report = outcome.report or {}
     reported = {
         checkpoint.get("id"): checkpoint
-        for checkpoint in (outcome.report or {}).get("checkpoints", ())
+        for checkpoint in report.get("checkpoints", ())
         if isinstance(checkpoint, dict)
     }
+    replicates = report.get("replicates", ())
+    shown = [checkpoint.document() for checkpoint in outcome.checkpoints]
+    if replicates:
+        shown = list(reported.values())
     rows = []
-    for checkpoint in outcome.checkpoints:
-        increase = reported.get(checkpoint.id, {}).get("error_increase") or {}
-        sizes = [f"{name} {decimal(size)}" for name, size in checkpoint.size_bytes.items()]
+    for checkpoint in shown:
+        increase = reported.get(checkpoint["id"], {}).get("error_increase") or {}
+        sizes = checkpoint.get("size_bytes") or {}
         rows.append(
             (
-                checkpoint.id,
-                _name_criterion(checkpoint.criterion),
-                percent(checkpoint.requested_sparsity),
-                percent(checkpoint.sparsity),
-                interval(checkpoint.error.model_dump() if checkpoint.error else None),
+                checkpoint["id"],
+                _name_criterion(checkpoint.get("criterion")),
+                percent(checkpoint.get("requested_sparsity")),
+                percent(checkpoint.get("sparsity")),
+                interval(checkpoint.get("error")),
                 interval(increase.get("control"), sign=True),
-                ", ".join(sizes),
+                ", ".join(f"{name} {decimal(size)}" for name, size in sizes.items()),
             )
         )
     columns = (
@@ -178,6 +184,9 @@ def _print_checkpoints(outcome: Results) -> None:
         "sizes",
     )
     print_table(columns, rows)
+    if replicates:
+        succeeded = sum(replicate.get("status") == "succeeded" for replicate in replicates)
+        tell(f"means over {succeeded} of {len(replicates)} replicates")
     _print_verdict(outcome)
 
 

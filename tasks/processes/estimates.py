@@ -1,4 +1,4 @@
-"""The cost of a family, and the check that every member can be run.
+"""The cost of a family or of replicates, and the check that every member can be run.
 
 Both are computed before the family is accepted; the check is repeated at its first turn.
 """
@@ -74,6 +74,19 @@ def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -
     data = describe_dataset(spec.dataset.builtin, known)
     images = count_split_images(recipe, data["counts"])
     return float(Costs(recipe, images, len(data["classes"])).total)
+
+
+def estimate_replicates(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the costs of a pruning job: the sums over its replicates, and the memory of one."""
+    from pruning.pipeline.estimate_job import estimate_job
+
+    spec = payload["spec"]
+    uploads = (payload["model"], payload["dataset"], payload["shifted"], payload.get("backbone"))
+    estimate = estimate_job(spec, *uploads)
+    count = spec.get("replicates", 1)
+    summed = {name: count * estimate[name] for name in (*SUMMED, "checkpoints")}
+    evaluations = {name: count * units for name, units in estimate["evaluations"].items()}
+    return estimate | summed | {"evaluations": evaluations}
 
 
 def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:

@@ -74,15 +74,16 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return what a job or a family will cost; check that model, data and targets fit together."""
+    """Return what a job with its replicates, or a family, will cost; check that model, data and
+    targets fit together.
+    """
     if payload["spec"]["type"] == "family":
         from tasks.processes.estimates import estimate_family
 
         return estimate_family(payload)
-    from pruning.pipeline.estimate_job import estimate_job
+    from tasks.processes.estimates import estimate_replicates
 
-    uploads = (payload["model"], payload["dataset"], payload["shifted"], payload.get("backbone"))
-    return estimate_job(payload["spec"], *uploads)
+    return estimate_replicates(payload)
 
 
 def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:

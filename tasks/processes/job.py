@@ -37,6 +37,10 @@ def main() -> int:
             from tasks.processes.family_turn import run_turn
 
             run_turn(folder, job, pipe)
+        elif job["spec"].get("replicates", 1) > 1:
+            from tasks.processes.replicates_turn import run_turn as run_replicates_turn
+
+            run_replicates_turn(folder, job, pipe)
         else:
             from pruning.pipeline.run_job import run_job
 

@@ -1,5 +1,5 @@
 """Families and their members' jobs: start members, wait for them, and pass on to them what a client
-asks of the family.
+asks of the family. A pruning job with replicates is a family in this sense; they are its members.
 
 A family is a job of its own whose turns are short. Between turns it is parked: it is running,
 without a lease, and every member that ends wakes it through the outbox. Members are ordinary jobs,
@@ -60,9 +60,10 @@ def start_members(session: Session, claim: Claim, wanted: Sequence[Mapping[str, 
             jobs.NewJob(
                 project=family.project,
                 spec=member["spec"],
-                model_id=None,
-                rewind_model_id=None,
+                model_id=family.model_id,
+                rewind_model_id=family.rewind_model_id,
                 dataset_id=family.dataset_id,
+                shifted_ids=frozenset(jobs.list_shifted_ids(member["spec"])),
                 priority=family.priority,
                 deadline_s=None,
                 labels=labels,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from pruning.schemas.job import TERMINAL
+from pruning.schemas.job import TERMINAL, runs_by_members
 from tasks.store.assets import read_clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
@@ -202,7 +202,7 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
     if job is None:
         raise NotFoundError("job", id)
     target = _TRANSITIONS[verb].get(job.status)
-    if target is None and verb == "retry" and is_family(job) and _is_incomplete(session, job):
+    if target is None and verb == "retry" and is_parent(job) and _is_incomplete(session, job):
         target = "queued"
     if target is None:
         raise TransitionError(id, job.status, verb)
@@ -274,9 +274,9 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
             enqueue(session, family, job.updated_at)
 
 
-def is_family(job: Job) -> bool:
-    """Return whether the job is a family, whatever else its spec holds."""
-    return isinstance(job.spec, dict) and job.spec.get("type") == "family"
+def is_parent(job: Job) -> bool:
+    """Return whether the job is run by members: a family, or a pruning job with replicates."""
+    return isinstance(job.spec, dict) and runs_by_members(job.spec)
 
 
 def is_parked(job: Job) -> bool:
@@ -334,7 +334,7 @@ def enqueue(session: Session, job: Job, due_at: float) -> None:
     """
     waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
-        priority = min(MOST_URGENT, job.priority + 1) if is_family(job) else job.priority
+        priority = min(MOST_URGENT, job.priority + 1) if is_parent(job) else job.priority
         session.add(Outbox(job_id=job.id, priority=priority, due_at=due_at))
     else:
         waiting.due_at = min(waiting.due_at, due_at)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.commands import JOB, PREDICTED, Run
-from tests.support.imitation import Imitation, family_results, job, member
+from tests.support.imitation import Imitation, family_results, job, member, results
 
 
 def test_results_table(finished: Imitation, run: Run) -> None:
@@ -134,3 +134,24 @@ def test_results_of_a_job_without_a_report(finished: Imitation, run: Run) -> Non
     assert code == 4
     assert "job cancelled: these results are partial" in out
     assert run("download", "job_12345678")[0] == 2
+
+
+def test_results_of_replicates_are_means_and_their_jobs_are_listed(
+    finished: Imitation, run: Run
+) -> None:
+    document = results()
+    pooled = document["checkpoints"][0] | {"error": {"value": 0.06, "low": 0.02, "high": 0.1}}
+    rows = [{"job": f"job_0000000{seed}", "seed": seed, "status": "succeeded"} for seed in (0, 1)]
+    document["report"] = {"checkpoints": [pooled], "replicates": rows}
+    document["checkpoints"] = [document["checkpoints"][0] | {"job": row["job"]} for row in rows]
+    document["recommendation"]["job"] = "job_00000001"
+    finished.on(f"GET {JOB}/results", document)
+    _, out, _ = run("results", "job_12345678")
+    assert out.count("6.00 % [2.00, 10.00]") == 1
+    assert "means over 2 of 2 replicates" in out
+    assert "magnitude-0.8 of job_00000001" in out
+    place = {"role": "replicate", "seed": 1}
+    listed = job(id="job_00000002", parent="job_12345678", member=place)
+    finished.on("GET /v1/jobs", {"data": [listed], "has_more": False})
+    _, out, _ = run("jobs", "list", "--parent", "job_12345678")
+    assert "replicate" in out

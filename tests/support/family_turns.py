@@ -57,7 +57,7 @@ def read_statuses(store: Store, id: str) -> dict[str, str]:
 def ask(store: Store, id: str, verb: str) -> None:
     """Ask for a transition as the service does: the job first, then a family's members."""
     write(store, jobs.request, "default", id, verb)
-    if jobs.is_family(read_job(store, id)):
+    if jobs.is_parent(read_job(store, id)):
         write(store, families.follow, "default", id, verb)
 
 

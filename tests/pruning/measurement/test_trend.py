@@ -9,7 +9,8 @@ from scipy import stats
 
 from pruning.analysis.shift_errors import CONTROL, ShiftErrors
 from pruning.analysis.shifts import Shift
-from pruning.measurement.trend import fit_growth
+from pruning.measurement.replicated import pool_values
+from pruning.measurement.trend import fit_growth, measure_slope
 
 RATIOS = {f"random-{ratio}": ratio for ratio in (0.2, 0.4, 0.55, 0.7, 0.85, 0.95)}
 
@@ -98,6 +99,43 @@ def test_growth_is_claimed_in_at_most_5_percent_of_null_runs(count: int) -> None
     print(f"{count} checkpoints: null claims {rates}, power at 8 standard errors {power}")  # noqa: T201
     assert max(rates.values()) <= 0.05 + 2 * (0.05 * 0.95 / jobs) ** 0.5
     assert np.mean(list(rates.values())) <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicates", [3, 5])
+def test_growth_over_replicates_is_claimed_in_at_most_5_percent_of_null_jobs(
+    replicates: int,
+) -> None:
+    """Replicates share their images; each has a lineage of its own, off by more than images are."""
+    rng = np.random.default_rng(replicates)
+    count, jobs = 8, 300
+    x = np.linspace(0.2, 0.95, count)
+    root = correlate(count, 0.95)
+    draws = torch.from_numpy(root @ rng.standard_normal((count, 400)))
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+
+    def pool(growth: float, kind: str) -> tuple[float, float]:
+        """The limits of the pooled slope of a job; images move all its replicates alike."""
+        shared = root @ rng.standard_normal(count)
+        measured = []
+        for _ in range(replicates):
+            y = shared + draw_deviations(kind, count, rng) + growth * x
+            measured.append(measure_slope(x.tolist(), y.tolist(), draws))
+        slopes, deviations = zip(*measured, strict=True)
+        assert slopes[-1] == pytest.approx(float(weights @ y))
+        slope, _ = pool_values(slopes, deviations, images=0, unit="points")
+        assert slope.low is not None
+        assert slope.high is not None
+        return slope.low, slope.high
+
+    rates = {}
+    for kind in KINDS:
+        limits = [pool(0.0, kind) for _ in range(jobs)]
+        rates[kind] = float(np.mean([low > 0 or high < 0 for low, high in limits]))
+    power = float(np.mean([pool(12.0, "random walk")[0] > 0 for _ in range(100)]))
+    print(f"{replicates} replicates: null claims {rates}, power at 12 errors {power}")  # noqa: T201
+    assert max(rates.values()) <= 0.05 + 2 * (0.05 * 0.95 / jobs) ** 0.5
+    assert power >= 0.8
 
 
 def draw_run(

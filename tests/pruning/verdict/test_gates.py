@@ -23,7 +23,12 @@ from pruning.schemas.report import (
 )
 from pruning.schemas.verdicts import PairedCounts
 from pruning.verdict.gates import check_gates, list_levels
-from pruning.verdict.increases import FAIL_CONFIDENCE, WorstIncrease, judge
+from pruning.verdict.increases import (
+    FAIL_CONFIDENCE,
+    PairedIncrease,
+    WorstIncrease,
+    judge,
+)
 
 JOBS = 10_000
 
@@ -194,7 +199,8 @@ def test_a_loss_in_one_class_of_the_limit_seldom_passes_and_noise_in_many_seldom
         lost = [rng.multinomial(sizes[0], [0.06, 0.01, 0.93]), *counts[1:]]
         for index, drawn in enumerate((lost, counts)):
             groups = tuple(
-                PairedErrors(int(b), int(c), n) for (b, c, _), n in zip(drawn, sizes, strict=True)
+                PairedIncrease(PairedErrors(int(b), int(c), n))
+                for (b, c, _), n in zip(drawn, sizes, strict=True)
             )
             outcome = judge(WorstIncrease(groups), 0.05, 0.05)
             passes += index == 0 and outcome == "passed"

@@ -285,3 +285,20 @@ def test_an_answer_is_a_job_like_the_members() -> None:
     )
     answered = estimate({**payload(), "spec": build_member_job(spec, answer, size.kwargs)})
     assert answered["rounds"] == 5
+
+
+def test_replicates_cost_as_many_times_as_one_run() -> None:
+    spec = {
+        "type": "prune",
+        "model": {"architecture": "mlp", "train": {"epochs": 2}},
+        "dataset": {"id": "dst_00000000"},
+        "targets": {"sparsity": [0.5, 0.9]},
+        "evaluations": [{"name": "prune_potential", "params": {"noise": [0.1]}}],
+    }
+    asked: dict[str, Any] = {"model": None, "dataset": data(), "shifted": []}
+    single = estimate(asked | {"spec": spec})
+    several = estimate(asked | {"spec": spec | {"replicates": 3}})
+    for name in (*SUMMED, "checkpoints"):
+        assert several[name] == 3 * single[name] > 0
+    assert several["evaluations"]["prune_potential"] == 3 * single["evaluations"]["prune_potential"]
+    assert several["memory_bytes"] == single["memory_bytes"]
