@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from api.access import Reader
 from api.schemas.problem import describe_problems
+from pruning.schemas.described import DescribedBy
 from pruning.schemas.presets import PRESETS
+from pruning.schemas.recipe import Method
+from pruning.schemas.training import Train
 
 router = APIRouter(prefix="/v1/presets", tags=["methods"])
 
@@ -25,7 +28,7 @@ class PresetEntry(BaseModel):
     """The networks that the paper trains under seeds of their own; a job trains one."""
     architecture: str
     kwargs: dict[str, Any]
-    train: dict[str, Any]
+    train: Annotated[dict[str, Any], DescribedBy(Train)]
     """The training of the dense network."""
     retrain_epochs: int
     prune_ratios: list[float]
@@ -33,7 +36,7 @@ class PresetEntry(BaseModel):
     """
     sparsities: list[float]
     """The same as fractions of the weights that can be pruned: the targets of the job."""
-    criteria: list[dict[str, Any]]
+    criteria: list[Method]
     """The criteria that the preset fills in; empty where the job chooses."""
 
 
@@ -58,7 +61,7 @@ def list_presets(caller: Reader) -> PresetList:
                 retrain_epochs=preset.retrain_epochs or preset.epochs,
                 prune_ratios=[round(ratio / 100, 8) for ratio in preset.prune_ratios],
                 sparsities=preset.sparsities,
-                criteria=[dict(criterion) for criterion in preset.criteria],
+                criteria=[Method.model_validate(criterion) for criterion in preset.criteria],
             )
             for name, preset in PRESETS.items()
         ]

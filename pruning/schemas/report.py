@@ -15,23 +15,14 @@ from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
-from pruning.schemas.verdicts import (
-    CrossedVariance,
-    JointStatement,
-    NeededImages,
-    PairedCounts,
-    RecommendationVerdict,
-)
-from pruning.schemas.verdicts import (
-    GateResult as GateResult,
-)
+from pruning.schemas.verdicts import CrossedVariance, JointStatement, NeededImages, PairedCounts
+from pruning.schemas.verdicts import GateResult as GateResult
+from pruning.schemas.verdicts import RecommendationVerdict as RecommendationVerdict
 
 Scale = Literal["linear", "log", "sparsity"]
 """The spacing of an axis: `sparsity` is spaced by compression, as far from 90 to 95 % as from 95 to
 97.5 %.
 """
-
-
 Drawn = Literal["points", "line", "band"]
 
 

@@ -35,6 +35,7 @@ FREE = {
     "ModelInfo.kwargs": ARCHITECTURE,
     "ModelRef.kwargs": ARCHITECTURE,
     "ModelView.kwargs": ARCHITECTURE,
+    "PresetEntry.kwargs": ARCHITECTURE,
     "Section.details": "the tables of an evaluation, which plugins define",
     "/v1/jobs/{id}/checkpoints/{cid} get 200 application/json": "read by load_compact alone",
 }

@@ -167,7 +167,16 @@ def test_the_reaper_tells_the_members_of_a_family_past_its_deadline(world: World
         claim = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert claim is not None
         [member] = families.start_members(
-            session, claim, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}]
+            session,
+            claim,
+            [
+                {
+                    "key": "a",
+                    "member": {},
+                    "spec": {"type": "prune", "dataset": {"builtin": "digits"}},
+                    "units": 1.0,
+                }
+            ],
         )
         families.park(session, claim, {})
     change(world.store, id, deadline_at=1.0)
