@@ -197,7 +197,7 @@ def test_several_criteria_are_compared_with_what_they_predicted(service: Running
             "/targets/sparsity",
         ),
         (
-            {"criterion": {"name": "qm", "params": {"curvature": "hessian"}}},
+            {"criterion": {"name": "qm", "params": {"curvature": "newton"}}},
             "invalid_parameter",
             "/criterion/params/curvature",
         ),
