@@ -330,8 +330,8 @@ def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int
     if back_test is not None:
         side = "too low" if back_test.bias < 0 else "too high"
         text += (
-            " Back-test, fitted to the denser part: the "
-            f"{wording.count_of(len(back_test.points), 'sparser point')} were missed by "
+            " Back-test: fitted to the denser part, the law missed "
+            f"{wording.count_of(len(back_test.points), 'sparser point')} by "
             f"{wording.percent(back_test.mean_absolute)}, on average "
             f"{wording.percent(abs(back_test.bias))} {side}."
         )

@@ -94,7 +94,7 @@ def _list_notes(state: State, law: JointLaw) -> list[str]:
         side = "too low" if back_test.bias < 0 else "too high"
         sparser = wording.count_of(len(back_test.points), "sparser point")
         notes.append(
-            f"Back-test, fitted to the denser part of every network: {sparser} were missed by "
+            f"Back-test: fitted to the denser part of every network, the law missed {sparser} by "
             f"{wording.percent(back_test.mean_absolute)}, on average "
             f"{wording.percent(abs(back_test.bias))} {side}."
         )
