@@ -138,7 +138,9 @@ def _describe_looseness(report: BoundReport, form: str) -> str:
         "there"
     )
     if costliest is not None and costliest.log10 > 0:
-        text += f"; what costs most is {_name_factor(costliest)} (10^{costliest.log10:.1f})"
+        compared = len(report.list_factors(form, prediction.requested))
+        most = "what costs most is" if compared > 1 else "part of it is"
+        text += f"; {most} {_name_factor(costliest)} (10^{costliest.log10:.1f})"
     if prediction.draws_factor is not None:
         text += f"; the median image would need {_format_times(prediction.draws_factor)} the draws"
     return text + "."

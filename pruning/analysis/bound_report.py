@@ -191,12 +191,16 @@ class BoundReport:
 
     def find_costliest(self, form: str, requested: float) -> Component | None:
         """The factor that costs a form most at one sparsity; None for a form without factors."""
-        components = [
+        factors = self.list_factors(form, requested)
+        return max(factors, key=lambda component: component.log10, default=None)
+
+    def list_factors(self, form: str, requested: float) -> list[Component]:
+        """The factors of a form that were replaced one at a time, at one sparsity."""
+        return [
             component
             for component in self.components
             if component.form == form and component.requested == requested
         ]
-        return max(components, key=lambda component: component.log10, default=None)
 
 
 def summarise_outcomes(

@@ -259,8 +259,9 @@ def describe_tests(tables: Mapping[str, Sequence[Finding]], draws: int) -> list[
         notes.append(
             f"These comparisons are tested over images and over {draws} draws of calibration "
             "images and random choices, with which the dense network was pruned again without "
-            f"retraining. They hold together at 95 %: each of {len(pairs)} is tested at "
-            f"{100 * ALPHA / len(pairs):.2g} %. The intervals shown are at 95 % each."
+            "retraining. They hold together at 95 %: each is tested at "
+            f"{100 * ALPHA / len(pairs):.3g} %, which allows for {len(pairs)}. The intervals shown "
+            "are at 95 % each."
         )
     if tested < len(pairs):
         notes.append(

@@ -145,14 +145,18 @@ class _Contest:
             parts.append(f"better beyond noise: {names['better']}")
         if names["not distinguished"]:
             parts.append(f"not distinguishable from it: {names['not distinguished']}")
+        equals = [
+            row.label for row, _ in self.others if _count_wrong(row) == _count_wrong(self.best)
+        ]
+        tie = f", as low as {', '.join(equals)}" if equals else ""
         return (
-            f"At {sparsity}, {self.best.label} is best on the validation images. On the test "
-            f"images {'; '.join(parts)}."
+            f"At {sparsity}, {self.best.label} has the lowest error on the validation images{tie}. "
+            f"On the test images {'; '.join(parts)}."
         )
 
 
 def _compare_with_best(group: Sequence[RoundRecord]) -> _Contest:
-    best = min(group, key=lambda row: float(row.measured.val_wrong.double().sum()))
+    best = min(group, key=_count_wrong)
     # Bonferroni: the two-sided quantile of a normal at 1 - 0.05 / (number of others).
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * (len(group) - 1)))
     others = [
@@ -161,6 +165,11 @@ def _compare_with_best(group: Sequence[RoundRecord]) -> _Contest:
         if row is not best
     ]
     return _Contest(best, tuple(sorted(others, key=lambda item: item[1].value)))
+
+
+def _count_wrong(row: RoundRecord) -> float:
+    """The validation images that a network gets wrong."""
+    return float(row.measured.val_wrong.double().sum())
 
 
 def _judge(difference: Estimate) -> str:

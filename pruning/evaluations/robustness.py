@@ -306,7 +306,7 @@ def _describe_broken(errors: ShiftErrors, checkpoints: Collection[str]) -> str:
     return (
         f" {wording.count_of(broken, 'checkpoint')} of {len(checkpoints)} lost more than "
         f"{wording.percentage_points(BROKEN, 0)} nominally: a network "
-        "without accuracy has none to lose under shift."
+        "that has lost accuracy has less to lose under shift."
     )
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from torch import nn
 
+from pruning import wording
 from pruning.data.tensors import Data
 from pruning.errors import BaselineMismatchError, NonFiniteError
 from pruning.measurement.guessing import NEAR, find_constant_answer, is_guessing
+from pruning.measurement.intervals import binomial_interval
 from pruning.measurement.measure import EVAL_BATCH, Measured
 from pruning.networks.non_finite import describe_non_finite
 
@@ -51,6 +53,27 @@ def check_baseline(
             f"the dense network's error on the test images, {error:.1%}, is no lower than that of "
             f"always answering {constant}, though it knows the classes apart from that: with "
             "classes of such unequal sizes the error says little, look at the errors by class"
+        )
+    _compare_splits(measured, warn)
+
+
+def _compare_splits(measured: Measured, warn: Callable[[str], None]) -> None:
+    """Warn where the 95 % intervals of the errors on test and validation images have nothing in
+    common: checkpoints are chosen on the latter, and judged on the former.
+    """
+    test, val = (
+        binomial_interval(int(wrong.sum()), len(wrong))
+        for wrong in (measured.wrong, measured.val_wrong)
+    )
+    assert test.low is not None
+    assert test.high is not None
+    assert val.low is not None
+    assert val.high is not None
+    if test.low > val.high or test.high < val.low:
+        warn(
+            f"the dense network errs on {wording.percent_with_interval(val)} of the validation "
+            f"images and on {wording.percent_with_interval(test)} of the test images, further "
+            "apart than chance explains: what is chosen on the one need not hold on the other"
         )
 
 

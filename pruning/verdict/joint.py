@@ -60,7 +60,7 @@ def state_jointly(
     if best is None:
         return JointStatement(
             confidence=gates.confidence,
-            sentence="No checkpoint is recommended, so that nothing is claimed of one.",
+            sentence="No checkpoint is recommended, so that there is no joint statement about one.",
         )
     if gates.max_error_increase is None:
         gates = gates.model_copy(update={"max_error_increase": recommendation.margin})

@@ -120,7 +120,7 @@ def test_magnitude_and_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     note = find_note(section, "hold together at 95 %")
     assert "over 5 draws" in note
-    assert "each of 5 is tested at 1 %" in note
+    assert "each is tested at 1 %, which allows for 5" in note
     row = section.details["gradient"][0]
     assert row["loss_difference_first_less_second"]["value"] == pytest.approx(-0.3, abs=1e-6)
 
@@ -133,7 +133,7 @@ def test_a_round_that_goes_on_from_another_is_not_tested(tmp_path: Path) -> None
     assert [row["target_sparsity"] for row in rows] == [0.5, 0.8]
     assert rows[0]["finding"] in ("seen", "the opposite", "no evidence")
     assert rows[1]["finding"] == "not tested"
-    assert "each of 2 is tested at 2.5 %" in find_note(section, "hold together")
+    assert "each is tested at 2.5 %, which allows for 2" in find_note(section, "hold together")
     assert "Not tested: 1 comparison of rounds" in find_note(section, "Not tested")
 
 

@@ -154,3 +154,15 @@ def test_a_network_that_overflows_on_the_validation_images_alone_is_refused(tmp_
     )
     with pytest.raises(NonFiniteError, match="for 100 of 100 validation images"):
         pipeline.run()
+
+
+@pytest.mark.parametrize(("wrong_in_validation", "is_told"), [(0, True), (12, False)])
+def test_unlike_errors_on_validation_and_test_images_are_told(
+    wrong_in_validation: int, is_told: bool
+) -> None:
+    data = skewed((100, 100))
+    test, val = torch.arange(200) < 20, torch.arange(200) < wrong_in_validation
+    measured = Measured(test, torch.zeros(200), val)
+    warnings: list[str] = []
+    check_baseline(measured, data, trained=True, warn=warnings.append)
+    assert [("further apart than chance" in warning) for warning in warnings] == [True] * is_told

@@ -178,7 +178,7 @@ def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() ->
     )
     assert made.claims[0].needed is not None
     assert state(None, {}).sentence == (
-        "No checkpoint is recommended, so that nothing is claimed of one."
+        "No checkpoint is recommended, so that there is no joint statement about one."
     )
 
 
