@@ -43,7 +43,7 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     assert others["b"]["beyond_noise"] is True
     assert others["c"]["beyond_noise"] is False
     sentence = find_note(section, "At 80 %")
-    assert "a is best on the validation images" in sentence
+    assert "a has the lowest error on the validation images. On" in sentence
     assert (
         "worse beyond noise: none; better beyond noise: b; not distinguishable from it: c"
         in sentence
