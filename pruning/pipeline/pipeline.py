@@ -37,7 +37,7 @@ from pruning.seeding import generator, seeded
 from pruning.storage.stages import Stages, State, StoredStage
 from pruning.training.batchnorm import reestimate_
 from pruning.types import Masks
-from pruning.verdict.baseline import check_baseline, refuse_non_finite
+from pruning.verdict.baseline import check_baseline, compare_splits, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Pipeline:
 
     def _check_dense(self) -> None:
         """Refuse a dense network that is no baseline; warn where it is a poor one, or where its
-        validation error is too low.
+        errors on validation and test images are not those of one network on images alike.
         """
         trained = self.recipe.train is not None
         refuse_non_finite(self.given_measured, self.data, self.dense)
@@ -212,6 +212,8 @@ class Pipeline:
                 "trained on them has too low an error there (as given: validation "
                 f"{measured.val_error.value:.2%}, test {measured.error.value:.2%})"
             )
+        else:
+            compare_splits(measured.val_error, measured.error, warn=self.ledger.warn)
 
     def _run_rounds(self, index: int, criterion: Method, label: str) -> None:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""

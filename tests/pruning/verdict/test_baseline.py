@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pruning.data.tensors import Data, Split
 from pruning.errors import BaselineMismatchError, NonFiniteError
+from pruning.measurement.intervals import binomial_interval
 from pruning.measurement.measure import Measured
 from pruning.pipeline.exports import Origin
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Results
 from pruning.schemas.report import Report
 from pruning.storage.stages import Stages
-from pruning.verdict.baseline import check_baseline
+from pruning.verdict.baseline import check_baseline, compare_splits
 from tests.support import cases
 from tests.support.pipelines import CPU, Listener
 
@@ -160,9 +161,9 @@ def test_a_network_that_overflows_on_the_validation_images_alone_is_refused(tmp_
 def test_unlike_errors_on_validation_and_test_images_are_told(
     wrong_in_validation: int, is_told: bool
 ) -> None:
-    data = skewed((100, 100))
-    test, val = torch.arange(200) < 20, torch.arange(200) < wrong_in_validation
-    measured = Measured(test, torch.zeros(200), val)
     warnings: list[str] = []
-    check_baseline(measured, data, trained=True, warn=warnings.append)
-    assert [("further apart than chance" in warning) for warning in warnings] == [True] * is_told
+    val, test = binomial_interval(wrong_in_validation, 200), binomial_interval(20, 200)
+    compare_splits(val, test, warn=warnings.append)
+    compare_splits(test, val, warn=warnings.append)
+    assert len(warnings) == 2 * is_told
+    assert all("further apart than chance" in warning for warning in warnings)
