@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-# a few slow tests take minutes each: a worker that is done takes over what waits for the other
-PARALLEL_SLOW := -n 2 --dist worksteal
+# Some slow tests take minutes, and some wait for a service: a third worker uses what they leave, and
+# a worker that is done takes over what waits for another.
+PARALLEL_SLOW := -n 3 --dist worksteal
 
 .PHONY: help demo serve test test-one test-slow check format types coverage map lock bench clean
 

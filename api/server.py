@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from api.access import is_loopback
 from api.settings import ApiSettings
+from tasks.launcher import FORK_SERVER
 from tasks.store import Store, assets
 
 OK = 0
@@ -64,6 +65,7 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
     url_host = f"[{host}]" if ":" in host else host
     message = f"listening on http://{url_host}:{port}"
     _say(message if is_closed else f"{message}; {HINT}")
+    FORK_SERVER.trains = False
     app = create_app(settings)
     server = Server(
         app,

@@ -86,6 +86,8 @@ class ForkServer:
 
     bare: bool = False
     """Whether the server imports nothing ahead."""
+    trains: bool = True
+    """Whether its processes train; what only training needs is imported ahead, too."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _server: subprocess.Popen[bytes] | None = None
     _socket: socket.socket | None = None
@@ -153,6 +155,7 @@ class ForkServer:
                     "tasks.processes.forkserver",
                     str(other.fileno()),
                     *(["--bare"] if self.bare else []),
+                    *([] if self.trains else ["--no-training"]),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

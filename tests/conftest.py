@@ -21,6 +21,7 @@ FORKING = (
     "tests/tasks/test_failed_jobs.py",
     "tests/tasks/test_resume.py",
     "tests/tasks/processes/",
+    "tests/api/test_helper_pool.py",
 )
 """The files whose tests share a fork server, which takes ten seconds to import all it needs."""
 
@@ -51,9 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Spare the garbage collector the modules and the tests: they live as long as the process."""
+    """Spare the garbage collector the modules and the tests: they live as long as the process.
+
+    What is imported later is looked at in each full collection, for half a second: there are fewer.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
 
 
 collect_ignore_glob = ["support/plugins/*"]

@@ -43,12 +43,10 @@ MODULES = (
     "tasks.processes.job",
 )
 """The modules that are imported before the first fork, beside the methods."""
-LATER_MODULES = (
-    "torch._dynamo",  # which an optimiser imports at its first step
-    "scipy.stats",
-    "sklearn.datasets",
-)
+LATER_MODULES = ("scipy.stats", "sklearn.datasets")
 """The modules that are imported while there is nothing to fork."""
+TRAINING_MODULES = ("torch._dynamo",)
+"""The modules that only training needs: an optimiser imports this one at its first step."""
 PACKAGES = (
     "pruning.allocations",
     "pruning.architectures",
@@ -214,14 +212,16 @@ def _import_modules(modules: list[str]) -> None:
 
 
 def main() -> None:
-    """Serve on the socket whose number is the first argument; with `--bare` nothing is imported
-    ahead.
+    """Serve on the socket whose number is the first argument.
+
+    With `--bare` nothing is imported ahead, with `--no-training` not what only training needs.
     """
     requests = socket.socket(fileno=int(sys.argv[1]))
     later: list[str] = []
     if "--bare" not in sys.argv:
         _import_ahead()
         later += LATER_MODULES
+        later += () if "--no-training" in sys.argv else TRAINING_MODULES
     Server(requests, later=later).run()
 
 

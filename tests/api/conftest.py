@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from api.settings import ApiSettings
 from tests.support import api_world
 
 
-@pytest.fixture
-def build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def building(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., api_world.World]]:
-    """Return a function that makes a world with the settings given to it.
+    """Yield a function that makes a world with the settings given to it.
 
     The world has no broker, and its helper is imitated unless `real`.
     """
@@ -46,22 +46,39 @@ def build(
             helper = api_world.Helper()
             if not real:
                 monkeypatch.setattr(tasks.helper, "run_helper", helper)
-            (tmp_path / "work").mkdir(exist_ok=True)
+            (folder / "work").mkdir(exist_ok=True)
             app = create_app(
                 ApiSettings(
-                    database_url=f"sqlite:///{tmp_path}/db.sqlite",
-                    artifact_url=f"file:{tmp_path}/artifacts",
-                    work_dir=tmp_path / "work",
+                    database_url=f"sqlite:///{folder}/db.sqlite",
+                    artifact_url=f"file:{folder}/artifacts",
+                    work_dir=folder / "work",
                     **settings,
                 )
             )
             opened = stack.enter_context(TestClient(app, base_url=f"http://{host}", client=client))
-            world = api_world.World(opened, helper, tmp_path)
+            world = api_world.World(opened, helper, folder)
             if catalogue:
                 world.publish()
             return world
 
         yield make
+
+
+@pytest.fixture
+def build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., api_world.World]]:
+    """Return a function that makes a world with the settings given to it."""
+    with building(tmp_path, monkeypatch) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api_world.World]:
+    """An open service for requests that are refused: they leave it as it was."""
+    folder = tmp_path_factory.mktemp("untouched")
+    with pytest.MonkeyPatch.context() as monkeypatch, building(folder, monkeypatch) as make:
+        yield make()
 
 
 @pytest.fixture

@@ -104,12 +104,12 @@ BODIES: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("body", "code", "pointer"), BODIES)
 def test_a_body_with_a_fault_is_a_422_that_points_at_it(
-    world: World, body: Any, code: str, pointer: str
+    untouched: World, body: Any, code: str, pointer: str
 ) -> None:
-    fault(world.client.post("/v1/jobs", json=body), 422, code, pointer)
-    with world.services.store.read() as session:
+    fault(untouched.client.post("/v1/jobs", json=body), 422, code, pointer)
+    with untouched.services.store.read() as session:
         assert session.query(Job).count() == 0
-    assert world.helper.questions == []
+    assert untouched.helper.questions == []
 
 
 def test_the_nearest_name_is_offered(world: World) -> None:

@@ -106,10 +106,10 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "pointer", "code"), BAD)
 def test_bad_families_are_refused_where_they_are_wrong(
-    world: World, change: dict[str, Any], pointer: str, code: str
+    untouched: World, change: dict[str, Any], pointer: str, code: str
 ) -> None:
     body = fault(
-        world.client.post("/v1/jobs", json={**SPEC, **change}),
+        untouched.client.post("/v1/jobs", json={**SPEC, **change}),
         422,
         "unknown_type" if pointer == "/type" else "invalid_request",
         pointer,
@@ -117,8 +117,8 @@ def test_bad_families_are_refused_where_they_are_wrong(
     assert (pointer, code) in [(item["pointer"], item["code"]) for item in body["errors"]], body[
         "errors"
     ]
-    assert world.helper.questions == []
-    assert count_rows(world, Job) == 0
+    assert untouched.helper.questions == []
+    assert count_rows(untouched, Job) == 0
 
 
 def test_messages_of_refusals_name_the_limits(world: World) -> None:

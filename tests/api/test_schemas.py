@@ -135,10 +135,10 @@ def stored_reports() -> dict[str, dict[str, Any]]:
     [
         "realistic",
         "hostile",
-        "empty",
-        "not retrained",
+        pytest.param("empty", marks=pytest.mark.slow),
+        pytest.param("not retrained", marks=pytest.mark.slow),
         "family",
-        "family without a law",
+        pytest.param("family without a law", marks=pytest.mark.slow),
         "earlier version",
     ],
 )

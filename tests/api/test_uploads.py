@@ -177,11 +177,11 @@ FORMS: list[tuple[dict[str, str], str, str]] = [
 
 @pytest.mark.parametrize(("form", "code", "pointer"), FORMS)
 def test_a_form_with_a_fault_leaves_nothing(
-    world: World, form: dict[str, str], code: str, pointer: str
+    untouched: World, form: dict[str, str], code: str, pointer: str
 ) -> None:
-    fault(world.client.post("/v1/models", files=FILE, data=form), 422, code, pointer)
-    assert world.files() == []
-    assert world.client.get("/v1/models").json()["data"] == []
+    fault(untouched.client.post("/v1/models", files=FILE, data=form), 422, code, pointer)
+    assert untouched.files() == []
+    assert untouched.client.get("/v1/models").json()["data"] == []
 
 
 def test_constants_of_another_number_of_channels_are_refused(world: World) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pruning.schemas.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_the_catalogue_lists_what_the_folder_adds_and_jobs_run_with_it(tmp_path: Path) -> None:
     for name, method in METHODS.items():
         write_job(

@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 SMALL: dict[str, Any] = {
     "type": "family",
-    "model": {"architecture": "mlp", "train": {"epochs": 6, "batch_size": 32, "rewind_epoch": 1}},
+    "model": {"architecture": "mlp", "train": {"epochs": 4, "batch_size": 32, "rewind_epoch": 1}},
     "dataset": {"builtin": "digits"},
     "members": {"depths": [1, 2], "widths": [8, 16]},
-    "keep": 0.6,
+    "keep": 0.5,
     "floor_density": 0.03,
 }
 
@@ -175,7 +175,7 @@ def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
     assert 5 <= len(run) <= 7
     assert {member.status for member in report.members if member.job is None} == {"planned"}
     assert all(
-        member.densities == pytest.approx([0.6**i for i in range(1, member.rounds + 1)], abs=0.01)
+        member.densities == pytest.approx([0.5**i for i in range(1, member.rounds + 1)], abs=0.01)
         for member in run
     )
     assert any("Adaptive" in note for note in report.sections["scaling_law"].notes)
@@ -194,8 +194,8 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
     }
     np.savez(
         tmp_path / "mnist.npz",
-        train_x=columns["train_x"][:6000, None],
-        train_y=columns["train_y"][:6000].astype(int),
+        train_x=columns["train_x"][:4000, None],
+        train_y=columns["train_y"][:4000].astype(int),
         test_x=columns["test_x"][:, None],
         test_y=columns["test_y"].astype(int),
     )
@@ -214,7 +214,7 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
                 },
             },
             "members": {"depths": [1, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]},
-            "keep": 0.65,
+            "keep": 0.5,
             "floor_density": 0.015,
             "max_error": [0.1],
         }
@@ -228,7 +228,7 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
         member.unpruned_error is not None and member.unpruned_error >= 0.03
         for member in report.members
     )
-    assert all(len(member.densities) == 9 for member in report.members)
+    assert all(len(member.densities) == 6 for member in report.members)
     assert read_law(json.dumps(report.law)).kind == "joint"
     (answer,) = report.answers
     assert answer.measured is not None

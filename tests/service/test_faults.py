@@ -20,7 +20,7 @@ SPEC = {
         "kwargs": {"depth": 8, "width": 0.5},
         "train": {"epochs": 2},
     },
-    "dataset": {"builtin": "digits", "limit": {"train": 400, "test": 150}},
+    "dataset": {"builtin": "digits", "limit": {"train": 240, "test": 100}},
     "targets": {"sparsity": [0.5, 0.9]},
     "retrain": {"mode": "fine_tune", "epochs": 3, "batch_size": 16},
     "evaluations": [{"name": "accuracy"}],

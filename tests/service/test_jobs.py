@@ -27,12 +27,15 @@ from tests.support.service_jobs import BASE, run_job
 @pytest.mark.parametrize(
     "change",
     [
-        {
-            "retrain": {"mode": "none"},
-            "independent": True,
-            "schedule": {"name": "cubic", "params": {"rounds": 2}},
-            "exclude": ["fc3.weight"],
-        },
+        pytest.param(
+            {
+                "retrain": {"mode": "none"},
+                "independent": True,
+                "schedule": {"name": "cubic", "params": {"rounds": 2}},
+                "exclude": ["fc3.weight"],
+            },
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {
                 "retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"},

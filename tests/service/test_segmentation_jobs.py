@@ -22,6 +22,7 @@ from tests.support.running import Running
 from tests.support.segmentation_world import MOST, pairs, upload
 
 CLASSES = 4
+COUNTS = {"train": 6, "val": 1, "test": 2}
 
 
 def spec(dataset: str, name: str, epochs: int, **changes: Any) -> dict[str, Any]:
@@ -76,17 +77,17 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
     service: Running, tmp_path: Path, name: str, kwargs: dict[str, Any], side: int, epochs: int
 ) -> None:
     """The reported error, 1 - IoU, is that of the downloaded checkpoint in a fresh network."""
-    id, path = send(service, tmp_path, "images/{split}", {"train": 9, "val": 2, "test": 3}, side)
+    id, path = send(service, tmp_path, "images/{split}", COUNTS, side)
     job = service.client.jobs.submit(spec(id, name, epochs, kwargs=kwargs))
     service.client.jobs.wait(job.id, timeout_s=800, interval_s=0.2)
     results = service.client.jobs.results(job.id)
     report, (checkpoint,) = results.parsed_report(), results.checkpoints
     assert report.failures == ()
-    assert (report.data.fit, report.data.val, report.data.test) == (9, 2, 3)
+    assert (report.data.fit, report.data.val, report.data.test) == tuple(COUNTS.values())
     reported = report.checkpoints[0]
     assert reported.sparsity == pytest.approx(0.5, abs=1e-4)
     assert 0 < reported.error.value < 1
-    assert reported.error.n == 3
+    assert reported.error.n == COUNTS["test"]
     assert any("padded to" in warning for warning in report.warnings)
     section = report.sections["accuracy"]
     assert section.curves["mean_iou/magnitude"].y[0].value < 1

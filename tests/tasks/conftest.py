@@ -25,7 +25,9 @@ def lite(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(
+    scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+)
 def shared_store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
@@ -48,7 +50,7 @@ def store(shared_store: Store) -> Store:
     return shared_store
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
     """An empty artifact store of either kind."""
     if request.param == "folder":

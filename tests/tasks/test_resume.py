@@ -53,6 +53,7 @@ def test_five_kills_of_the_job_process(world: World, chaos: Chaos, undisturbed: 
     assert world.checkpoints(id) == undisturbed
 
 
+@pytest.mark.slow
 def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_path: Path) -> None:
     id = world.submit()
     chaos.plan(at_13="gate")

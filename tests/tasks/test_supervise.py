@@ -52,6 +52,7 @@ def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
     assert not world.runner().run(id)
 
 
+@pytest.mark.slow
 def test_a_job_runs_on_postgresql_and_s3(
     tmp_path: Path, postgresql: Postgresql, s3: Bucket, chaos: Chaos, undisturbed: Bytes
 ) -> None:

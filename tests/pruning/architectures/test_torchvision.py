@@ -287,6 +287,7 @@ def test_channels_can_be_removed(
         assert len(small(images)) == 2
 
 
+@pytest.mark.slow
 def test_the_catalogue_needs_no_torchvision() -> None:
     code = (
         "import sys, json; from pruning.architectures import architectures; "

@@ -149,7 +149,12 @@ def list_certified(outcomes: list[Outcome]) -> list[str]:
 @pytest.mark.parametrize(
     ("network", "method"),
     [
-        *(("residual", method) for method in SAMPLERS),
+        *(
+            pytest.param(
+                "residual", method, marks=[] if method == "sipp randomized" else pytest.mark.slow
+            )
+            for method in SAMPLERS
+        ),
         ("mlp", "sipp hybrid"),
         ("flat", "pfp top"),
         ("flat", "mussay importance"),

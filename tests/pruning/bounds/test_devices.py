@@ -58,7 +58,7 @@ def report_bounds(model: nn.Module, method: dict[str, Any], move: Move) -> Bound
         pytest.param("one layer", SAMPLERS["sipp hybrid"], marks=pytest.mark.slow),
         ("residual", DETERMINISTIC["wanda"]),
         pytest.param("flat", SAMPLERS["pfp top"], marks=pytest.mark.slow),
-        ("pre-activation", SAMPLERS["mussay importance"]),
+        pytest.param("pre-activation", SAMPLERS["mussay importance"], marks=pytest.mark.slow),
     ],
 )
 def test_bounds_are_computed_where_the_network_is(network: str, method: dict[str, Any]) -> None:

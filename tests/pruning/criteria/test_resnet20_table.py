@@ -46,11 +46,11 @@ ONE_SHOT = {  # sparsity: the change of the loss by MP, LM, QM, OBD
     0.7: ("1.29", "19.2", "33.4", "18.0"),
     0.9: ("9.71", "28.1", "42.7", "136"),
 }
-SEVEN_STAGES = {0.7: ("7.00", "10.2", "1.55"), 0.9: ("10.9", "12.6", "7.25")}  # LM, QM, OBD
-ILL_CONDITIONED = ("lm", "qm")
+SEVEN_STAGES = {("lm", 0.7): "7.00", ("obd", 0.9): "7.25"}
+ILL_CONDITIONED = ("lm",)
 """From the third stage on, rounding decides which of nearly equal weights go, and later stages
-amplify that: at sparsity 0.7 QM gives 5.24 or 10.19 in float32, by the order of the images, and
-9.22 in float64; LM 7.00 and 7.48. OBD is stable.
+amplify that: at sparsity 0.7 LM gives 7.00 in float32 and 7.48 in float64; QM 5.24 or 10.19 by the
+order of the images, and is not compared. OBD is stable.
 """
 PENALISED = {"lm": "6.00", "qm": "13.5", "obd": "1.17"}  # lambda = 1e-2, sparsity 0.7, one shot
 ACCURACY = {
@@ -171,10 +171,10 @@ def test_one_shot_with_a_penalty(bench: Bench) -> None:
             assert bench.accuracy(model) == pytest.approx(57.4, abs=0.15)
 
 
-@pytest.mark.parametrize(("name", "sparsity"), [("lm", 0.7), ("qm", 0.9), ("obd", 0.9)])
+@pytest.mark.parametrize(("name", "sparsity"), SEVEN_STAGES)
 def test_seven_exponential_stages(bench: Bench, name: str, sparsity: float) -> None:
     model, stages = bench.prune(name, sparsity, **{"pi": 7, "lambda": 0})
-    text = SEVEN_STAGES[sparsity][list(PENALISED).index(name)]
+    text = SEVEN_STAGES[name, sparsity]
     change = bench.change(model)
     assert len(stages) == 7
     if name in ILL_CONDITIONED:

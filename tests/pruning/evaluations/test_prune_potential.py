@@ -18,7 +18,7 @@ from tests.support.finished_records import make_record
 from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
 
 
-@pytest.mark.parametrize("against", ["control", "given"])
+@pytest.mark.parametrize("against", ["control", pytest.param("given", marks=pytest.mark.slow)])
 def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
     cascade: Results, against: Any
 ) -> None:

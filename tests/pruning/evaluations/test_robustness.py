@@ -36,7 +36,7 @@ from tests.support.stored_rounds import RoundInMemory
 # whole sections against slow loops
 
 
-@pytest.mark.parametrize("against", ["control", "given"])
+@pytest.mark.parametrize("against", ["control", pytest.param("given", marks=pytest.mark.slow)])
 def test_errors_and_excess_by_hand(cascade: Results, against: Any) -> None:
     record = make_record(cascade)
     section = Robustness(**{**FEW_SHIFTS, "images": 25}, against=against).evaluate(record)

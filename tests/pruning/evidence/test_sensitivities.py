@@ -77,7 +77,13 @@ def compute_slowly(
     return scores
 
 
-@pytest.mark.parametrize("case", list(cases.AWKWARD))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case == "grouped" else [])
+        for case in cases.AWKWARD
+    ],
+)
 def test_sensitivities_are_those_of_the_definition(case: str) -> None:
     model, batches = cases.awkward(case)
     model = model.double()

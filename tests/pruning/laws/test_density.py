@@ -225,6 +225,7 @@ def test_bands_of_the_curve_cover_the_truth(options: dict[str, object]) -> None:
     assert 0.84 <= coverage(range(100), **options) <= 0.95
 
 
+@pytest.mark.slow
 def test_bands_of_a_run_cover_a_run_of_the_same_seed() -> None:
     """Without the effect of a seed on the whole curve, for points that scatter by themselves."""
     held = []
@@ -322,6 +323,7 @@ def test_errors_on_few_images_weigh_less() -> None:
     assert law.p == pytest.approx(TRUTH["p"], rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_laws_need_no_torch() -> None:
     code = (
         "import sys, pruning.laws.density, pruning.laws.joint; "

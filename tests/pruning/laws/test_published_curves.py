@@ -45,6 +45,7 @@ def test_published_resnets_share_a_law() -> None:
     assert (law.gamma, law.p, law.phi) == pytest.approx((0.735, 0.0153, 0.690), rel=5e-3)
 
 
+@pytest.mark.slow
 @published
 def test_published_densities_that_were_held_out() -> None:
     """15 random splits of the 27 points of ResNet-20 and ResNet-56; a band is refused only for a
@@ -76,6 +77,7 @@ def test_published_densities_that_were_held_out() -> None:
     assert 0.80 <= np.mean(held) <= 0.97
 
 
+@pytest.mark.slow
 @published
 def test_published_further_runs() -> None:
     """The law of one published run holds the other runs of its network, trained under other seeds,

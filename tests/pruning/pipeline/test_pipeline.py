@@ -128,10 +128,9 @@ def test_a_job_keeps_its_promises(
     "mode",
     [
         "weight_rewind",
-        "gradual",
         *(
             pytest.param(mode, marks=pytest.mark.slow)
-            for mode in ("trained lr_rewind", "before_training", "distilled")
+            for mode in ("gradual", "trained lr_rewind", "before_training", "distilled")
         ),
     ],
 )

@@ -128,6 +128,7 @@ for format, write in WRITERS.items():
 """
 
 
+@pytest.mark.slow
 def test_equal_networks_give_equal_files_in_any_process(tmp_path: Path) -> None:
     """This process hashes strings by its own seed, the other one by the seed given here."""
     digests = []

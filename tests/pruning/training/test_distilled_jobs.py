@@ -27,7 +27,15 @@ def distilled(mode: str, **constants: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "mode", ["fine_tune", "weight_rewind", "trained lr_rewind", "l1 weight_rewind", "gradual"]
+    "mode",
+    [
+        "fine_tune",
+        "gradual",
+        *(
+            pytest.param(mode, marks=pytest.mark.slow)
+            for mode in ("weight_rewind", "trained lr_rewind", "l1 weight_rewind")
+        ),
+    ],
 )
 def test_every_mode_learns_from_the_dense_network_and_the_control_alike(
     tmp_path: Path, mode: str
