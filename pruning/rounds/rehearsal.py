@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, nn
@@ -56,6 +57,7 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     if may_be_empty(recipe) or len(planned_rounds) > ROUNDS:
         planned_rounds = [planned for planned in planned_rounds if planned.target is not None]
     reasons: dict[str, str] = {}
+    known: dict[Hashable, Any] = {}
     for method in _list_methods(recipe):
         refusals: dict[int, BudgetError] = {}
         for seed in range(DRAWS):
@@ -67,6 +69,7 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
                 independent=recipe.independent,
                 shape=shape,
                 generator=torch.Generator().manual_seed(seed),
+                known=known,
             )
             reasons |= left_dense
             # Only rounds that were empty with every draw so far remain refused.
@@ -107,9 +110,11 @@ def _rehearse_rounds(
     independent: bool,
     shape: Shape,
     generator: Generator,
+    known: dict[Hashable, Any],
 ) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
     """The refusals of the rounds that remove nothing, by number, with one draw of scores for all
-    rounds; and the layers that the last round leaves dense, with the reasons.
+    rounds; and the layers that the last round leaves dense, with the reasons. `known` is what
+    follows from the structure of the network, which all rounds and draws share.
     """
     scores = {
         name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()
@@ -135,6 +140,7 @@ def _rehearse_rounds(
                     sparsifier=method.sparsifier,
                     generator=generator,
                     shape=lambda: shape,
+                    known=known,
                 )
             )
         except BudgetError as error:
