@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from pruning.channels import graph
+from pruning.channels import coupling
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
 from pruning.networks.loading import load_model
@@ -111,13 +111,13 @@ def test_the_network_is_traced_once_for_all_rounds_and_draws(
     granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
-    couple = graph.couple_channels
+    couple = coupling.couple_channels
 
     def count(*arguments: Any) -> Any:
         traces.append(arguments)
         return couple(*arguments)
 
-    monkeypatch.setattr(graph, "couple_channels", count)
+    monkeypatch.setattr("pruning.channels.graph.couple_channels", count)
     criteria = [{"name": "filter_norm"}, {"name": "random"}]
     assert tried(0.3, 0.5, 0.7, criterion=criteria, granularity={"name": granularity}) == []
     assert len(traces) == 1
