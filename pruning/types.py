@@ -6,9 +6,9 @@ The interfaces of criteria are in `pruning.evidence.criterion`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator, Tensor, device, nn
 
@@ -163,6 +163,8 @@ class Selection:
     """Returns the shape of an image, or raises `EvidenceError`."""
     view: Callable[[str], LayerView] | None = None
     """Returns what a sparsifier may see of the layer, by weight name."""
+    known: dict[Hashable, Any] = field(default_factory=dict)
+    """What follows from the structure of the network alone: selections of one network share it."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,36 @@ def percentage_points(fraction: float, digits: int = 2) -> str:
     return signed(f"{100 * fraction:.{digits}f}") + " pp"
 
 
-def file_size(size_bytes: float) -> str:
+def choose_digits_apart(estimate: Estimate, limit: float, digits: int = 2) -> int:
+    """Return the fewest decimals of percentage points, from `digits` on, at which the value and the
+    ends of the interval look different from a limit that they differ from.
+
+    >>> (
+    ...     choose_digits_apart(Estimate(value=0.00503), 0.005),
+    ...     choose_digits_apart(Estimate(value=0.005), 0.005),
+    ... )
+    (3, 2)
+    """
+    form = percentage_points
+    return max(count_digits_apart(value, limit, form, digits) for value in _list_values(estimate))
+
+
+def count_digits_apart(
+    value: float, limit: float, form: Callable[[float, int], str], digits: int
+) -> int:
+    """Return the fewest digits, from `digits` on, at which two different numbers are written
+    differently; `digits` where ten more do not tell them apart.
+
+    >>> count_digits_apart(81_040_000, 81_000_000, operations, 3)
+    4
+    """
+    for count in range(digits, digits + 10):
+        if form(value, count) != form(limit, count):
+            return count
+    return digits
+
+
+def file_size(size_bytes: float, digits: int = 3) -> str:
     """Return a size in bytes, kB, MB or GB (powers of 1000).
 
     >>> file_size(999), file_size(4_812_345)
@@ -89,11 +118,11 @@ def file_size(size_bytes: float) -> str:
     """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= 0.9995 * scale:
-            return f"{_round_to_digits(size_bytes / scale)} {unit}"
+            return f"{_round_to_digits(size_bytes / scale, digits)} {unit}"
     return f"{size_bytes:.0f} B"
 
 
-def operations(flops: float) -> str:
+def operations(flops: float, digits: int = 3) -> str:
     """Return a count of floating point operations.
 
     >>> operations(81_200_000)
@@ -101,7 +130,7 @@ def operations(flops: float) -> str:
     """
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if flops >= 0.9995 * scale:
-            return f"{_round_to_digits(flops / scale)} {unit}FLOP"
+            return f"{_round_to_digits(flops / scale, digits)} {unit}FLOP"
     return f"{flops:.0f} FLOP"
 
 
@@ -240,6 +269,18 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
         case other:
             form = FORMS.get(other, number)
             return form(estimate.value) + _format_interval(estimate, form)
+
+
+def relative_misses(mean: float, deviation: float) -> str:
+    """Return how a law lies about the points that it is fitted to, relative to their errors.
+
+    >>> relative_misses(0.0009, 0.0743)
+    'the law deviates from them by a standard deviation of 7.4 % of the error, by +0.1 % on average'
+    """
+    return (
+        f"the law deviates from them by a standard deviation of {percent(deviation)} of the error, "
+        f"by {signed(f'{100 * mean:+.1f}')} % on average"
+    )
 
 
 def axis_unit(unit: Unit) -> str:

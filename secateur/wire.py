@@ -356,11 +356,12 @@ class Results(Answer):
 
     @property
     def gates_outcome(self) -> Outcome:
-        """`failed` where a gate failed, else `undecided` where the images do not decide one, else
-        `passed`.
+        """`failed` where a gate failed, or the job says not to ship and has no checkpoint that
+        gates could be held against; else `undecided` where one is undecided, else `passed`.
         """
         outcomes = {gate.outcome for gate in self.gates}
-        if "failed" in outcomes:
+        unevaluated = any(isinstance(gate, Gate) and gate.checkpoint is None for gate in self.gates)
+        if "failed" in outcomes or (unevaluated and self.verdict == "do_not_ship"):
             return "failed"
         return "undecided" if "undecided" in outcomes else "passed"
 

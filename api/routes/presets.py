@@ -25,7 +25,9 @@ class PresetEntry(BaseModel):
     name: str
     paper: str
     runs: int
-    """The networks that the paper trains under seeds of their own; a job trains one."""
+    """The networks that the paper trains under seeds of their own: a job trains as many where its
+    `replicates` says so, one by default.
+    """
     architecture: str
     kwargs: dict[str, Any]
     train: Annotated[dict[str, Any], DescribedBy(Train)]

@@ -13,7 +13,7 @@ from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.noise import NoiseUnit, scale_noise
-from pruning.analysis.shifts import Reference, Shift, draw_positions
+from pruning.analysis.shifts import Reference, Shift, changes_images, draw_positions
 from pruning.data.corruptions import corruptions, list_standard_corruptions
 from pruning.data.tensors import Data
 
@@ -93,6 +93,12 @@ class ShiftParameters:
         ]
         return list(dict.fromkeys(shifts))
 
+    def select_shifts(self, record: JobRecord) -> list[Shift]:
+        """The shifts that change some image of the sample: one that changes none, as `saturate` of
+        grey images, is the nominal distribution by another name, and no mean counts it.
+        """
+        return [shift for shift in self.shifts(record) if changes_images(record, shift, self.count)]
+
     def _corruption_names(self) -> Sequence[str]:
         """The names of the corruptions, the common ones by default."""
         return list_standard_corruptions() if self.corruptions is None else self.corruptions
@@ -130,6 +136,13 @@ class ShiftParameters:
                 sets += (
                     f" The shifted set {shift.name} has {wording.count_of(images, 'image')} here."
                 )
+        named = self.shifts(record)
+        left_out = ", ".join(shift.name for shift in named if shift not in shifts)
+        unchanged = ""
+        if left_out:
+            unchanged = (
+                f" Left out, as every one of these images stays as it is under it: {left_out}."
+            )
         test_images = len(record.data.test)
         own_images = min(self.count, test_images)
         noise = [shift for shift in shifts if shift.noise]
@@ -138,7 +151,7 @@ class ShiftParameters:
             f"{wording.count_of(own_images, 'test image')}: "
             f"{', '.join(shift.name for shift in shifts)}. Nominal errors are those on all "
             f"{wording.count_of(test_images, 'test image')}; what compares them with errors under "
-            f"shift takes the same images.{sets}{kept}"
+            f"shift takes the same images.{unchanged}{sets}{kept}"
             + (f" {self._describe_noise(record.data)}" if noise else "")
         )
 

@@ -164,6 +164,35 @@ def draw_sample(
     return split[positions.to(split.labels.device)]
 
 
+def changes_images(record: JobRecord, shift: Shift, images: int) -> bool:
+    """Whether a shift changes any of the images that `draw_sample` draws; noise and other images
+    always do.
+    """
+    if shift.corruption is None:
+        return True
+    sample = draw_sample(record, images)
+    # The first image nearly always tells: the others are made only where it stays as it is.
+    sizes = [min(1, len(sample)), *[AT_ONCE] * (len(sample) // AT_ONCE + 1)]
+    start = 0
+    for size in sizes:
+        end = min(start + size, len(sample))
+        part = sample[torch.arange(start, end, device=sample.labels.device)]
+        if _is_changed(part, shift, record.seed):
+            return True
+        start = end
+        record.advance(0)
+    return False
+
+
+def _is_changed(part: Split, shift: Shift, seed: int) -> bool:
+    """Whether a corruption changes any of these images."""
+    assert shift.corruption is not None
+    corrupted = corrupt(
+        part.images, shift.corruption, shift.severity, indices=part.dataset_indices, seed=seed
+    )
+    return not torch.equal(corrupted, part.images)
+
+
 def find_trained_corruptions(record: JobRecord) -> frozenset[str]:
     """The names of the corruptions that the job trains or retrains on: its modelled shifts."""
     trained = [

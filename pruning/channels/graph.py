@@ -16,7 +16,7 @@ from pruning.channels.slicing import shrink_, slice_channels
 from pruning.errors import StructureError
 from pruning.masks import PRUNABLE, apply_masks_
 from pruning.networks.layers import as_matrices
-from pruning.types import Masks, Shape
+from pruning.types import Masks, Selection, Shape
 
 TOLERANCE = 1e-3
 """The largest difference between a network and its smaller copy in single precision, relative to
@@ -86,6 +86,18 @@ class ChannelGraph:
         image = torch.randn(4, shape[0], *size, generator=generator, dtype=dtype)
         graph = _number_channels(model, couple_channels(net, image), set(names))
         return graph._check(net, image)
+
+    @staticmethod
+    def of_selection(selection: Selection) -> ChannelGraph:
+        """The graph of the network of a selection, traced once for selections that share what is
+        known of it.
+        """
+        shape = selection.shape()
+        key = (ChannelGraph, shape, tuple(selection.weights))
+        if key not in selection.known:
+            selection.known[key] = ChannelGraph.of(selection.model, shape, selection.weights)
+        graph: ChannelGraph = selection.known[key]
+        return graph
 
     @property
     def size(self) -> int:

@@ -43,8 +43,8 @@ SHIFTED = "accuracy at least under shift, from agreement with the dense network"
 A_PRIORI = "accuracy at least on the images looked at, before retraining, by the a-priori bound"
 DISAGREEMENT = "disagreement with the dense network at most"
 NOTES = (
-    "The limit from labelled images is the tighter one where there are labels. The agreement "
-    "bound, accuracy of the pruned network at least that of the dense one less their "
+    "The limit from labelled images is mostly the tighter one where there are labels. The "
+    "agreement bound, accuracy of the pruned network at least that of the dense one less their "
     "disagreement, needs labels for the dense network alone, once: disagreement can be counted "
     "on any images.",
     "On shifted data, disagreement without labels bounds the difference of the two networks "

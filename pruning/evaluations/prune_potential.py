@@ -59,7 +59,7 @@ class PrunePotential(ShiftParameters):
     at 95 %.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[
@@ -85,7 +85,7 @@ class PrunePotential(ShiftParameters):
         """Return curves `margin/<group>/<criterion>` and `noise/<criterion>`, scalars
         `<group>/<criterion>`, and bars by distribution.
         """
-        shifts = self.shifts(record)
+        shifts = self.select_shifts(record)
         errors = self._measure(record, shifts)
         rows: list[dict[str, Any]] = []
         curves: dict[str, Curve] = {}
@@ -106,7 +106,12 @@ class PrunePotential(ShiftParameters):
                     scalars[f"safe_{key}"] = Estimate(value=safe, n=scalars[key].n, unit="fraction")
             curves |= self._draw_distributions(label, ratios, errors)
             notes += self._describe(label, ratios, errors)
-        details = {"potential_by_distribution": rows}
+        details: dict[str, Any] = {
+            "potential_by_distribution": rows,
+            "margin": self.margin,
+            "against": self.against,
+            "unchanged": [shift.name for shift in self.shifts(record) if shift not in shifts],
+        }
         if record.recipe.shifts is not None:
             validation = self._tabulate_validation(record, shifts)
             if validation:
@@ -117,7 +122,8 @@ class PrunePotential(ShiftParameters):
             curves=curves,
             scalars=scalars,
             details=details,
-            units={"potential": "fraction"},
+            hidden=("margin", "against", "unchanged"),
+            units={"potential": "fraction", "safe": "fraction"},
             notes=(
                 *notes,
                 *self._describe_resolution(errors),
@@ -233,7 +239,8 @@ class PrunePotential(ShiftParameters):
         """The potentials of one criterion in words."""
         nominal = errors.potential(ratios, [NOMINAL], self.margin)
         text = (
-            f"{label}: at a margin of {wording.percentage_points(self.margin)} the nominal prune "
+            f"{label}: at the margin of prune_potential, "
+            f"{wording.percentage_points(self.margin)} above {self.reference}, the nominal prune "
             f"potential is {_format_with_interval(nominal)}, safe at 95 % "
             f"{wording.percent(errors.safe_potential(ratios, [NOMINAL], self.margin))}"
         )
@@ -263,8 +270,8 @@ class PrunePotential(ShiftParameters):
         images = errors.sizes[worst]
         needed = math.ceil(images * (coarse[worst] / self.margin) ** 2)
         return [
-            f"Warning: the images cannot resolve a margin of "
-            f"{wording.percentage_points(self.margin)} under {len(coarse)} of "
+            f"Warning: the images cannot resolve the margin of prune_potential, "
+            f"{wording.percentage_points(self.margin)}, under {len(coarse)} of "
             f"{wording.count_of(len(resolutions), 'distribution')}. Under {worst} the limit of an "
             f"increase lies {wording.percentage_points(coarse[worst])} above its estimate at "
             f"{wording.count_of(images, 'image')} (median over checkpoints); it takes about "

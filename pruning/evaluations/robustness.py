@@ -30,7 +30,10 @@ from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section, Unit
 from pruning.seeding import generator
 
-NONE = "no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset"
+NONE = (
+    "no shift to look at: name corruptions that change the images, levels of noise, or shifted "
+    "sets of the dataset"
+)
 BROKEN = 0.1
 """A nominal error increase beyond which excess errors say little."""
 RATIO = "prune ratio, of all parameters"
@@ -69,7 +72,7 @@ class Robustness(ShiftParameters):
     with `against` the network as given.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     supports_segmentation: ClassVar[bool] = True
 
     def units(self, size: JobSize) -> int:
@@ -84,7 +87,7 @@ class Robustness(ShiftParameters):
         """Return curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...` and
         `line/...`, and errors by shift.
         """
-        shifts = self.shifts(record)
+        shifts = self.select_shifts(record)
         if not shifts:
             raise ParameterError(NONE)
         errors = ShiftErrors.measure(
@@ -353,6 +356,7 @@ def _describe_extremes(
     if len(ordered) > 1:
         text = f"most {text}, least under {least} ({wording.percentage_points(smallest)})"
     return [
-        f"Lost against {reference}, over all checkpoints: {text}; nominally "
-        f"{wording.percentage_points(nominal)}."
+        f"Lost against {reference}, as measured, on average over all checkpoints: {text}; "
+        f"nominally {wording.percentage_points(nominal)}. The order of the shifts is not tested: "
+        "other images may have another."
     ]

@@ -23,6 +23,7 @@ from pruning.laws.bands import BandTarget
 from pruning.laws.density import DensityLaw
 from pruning.laws.pair import LawPair, pair_laws
 from pruning.laws.queries import REFUSALS, answer_error, forecast_error
+from pruning.laws.seeds import SeedEffect
 from pruning.laws.selection import Selection, compare_density_laws
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
@@ -56,7 +57,7 @@ STEPS = 48
 """The number of densities at which the law is drawn."""
 NOTES = (
     "The law: error(d) = e0 [(d^2 + p^2 r^2) / (d^2 + p^2)]^(gamma/2), r = (plateau / "
-    "e0)^(1/gamma), e0 the error of the dense control (observed, not fitted), d the density. "
+    "e0)^(1/gamma), e0 the error of a dense control (observed, not fitted), d the density. "
     "Between the densities p r and p the error is a power of the density; above little is lost, "
     "below the network guesses. Fitted to relative deviations; gamma, p and plateau trade off, "
     "the curve is what is determined.",
@@ -67,8 +68,7 @@ NOTES = (
     "one was seen and no exponent ended at a limit of the fit.",
 )
 BANDS: dict[BandTarget, str] = {
-    "run": "Bands are of one more run under another seed, which moves a whole curve: by a standard "
-    "deviation of 3.4 % of the error (the paper's), as one cascade does not show it.",
+    "run": "Bands are of one more run under another seed, which moves a whole curve.",
     "curve": "Bands are of the curve, the mean of many runs: one more run lies outside them more "
     "often than not.",
 }
@@ -108,7 +108,9 @@ class ScalingLaw:
         forecasts, and the laws themselves.
         """
         by_label = {label: measure_points(record, label) for label in list_labels(record)}
-        return self.describe(by_label, asked_for=record.recipe.evaluations is not None)
+        section = self.describe(by_label, asked_for=record.recipe.evaluations is not None)
+        reference = describe_unpruned([control.retrainings for control in record.controls])
+        return section.model_copy(update={"notes": (*section.notes, *reference)})
 
     def describe(self, by_label: Mapping[str, LawPoints], *, asked_for: bool) -> Section:
         """Return the section of what was measured for each criterion; where nothing has a law, and
@@ -144,11 +146,40 @@ class ScalingLaw:
             title="Scaling law",
             version=self.version,
             curves=parts.curves,
-            notes=(*parts.notes, BANDS[self.of], *NOTES),
+            notes=(*parts.notes, self._describe_bands(parts.seed_effects), *NOTES),
             details=details,
             units=UNITS,
             hidden=(RAW,) if parts.raw else (),
         )
+
+    def _describe_bands(self, effects: Sequence[SeedEffect]) -> str:
+        """What the bands are of, and where the effect of a seed in them comes from."""
+        if self.of == "curve":
+            return BANDS[self.of]
+        deviations = {
+            "the paper's, as these runs are too few to show it"
+            if effect.degrees_of_freedom is None
+            else "pooled from these runs": wording.percent(effect.sd)
+            for effect in effects
+        }
+        sources = [f"{deviation} of the error ({of})" for of, deviation in deviations.items()]
+        if not sources:
+            return BANDS[self.of]
+        return f"{BANDS[self.of]} Its standard deviation: {', or '.join(sources)}."
+
+
+def describe_unpruned(retrainings: Sequence[int]) -> list[str]:
+    """The control that the law takes for the unpruned network, where the job has several: they
+    differ in the number of their retrainings.
+    """
+    if len(retrainings) < 2:
+        return []
+    fewest, most = min(retrainings), max(retrainings)
+    return [
+        f"e0 is the error of the dense control after {wording.count_of(fewest, 'retraining')}, for "
+        f"all densities. Networks of later rounds were retrained up to {most} times: what the "
+        "further retrainings gained or lost is part of the curve, as if pruning had done it."
+    ]
 
 
 class _Parts:
@@ -158,6 +189,7 @@ class _Parts:
         self.curves: dict[str, Curve] = {}
         self.notes: list[str] = []
         self.raw: dict[str, Any] = {}
+        self.seed_effects: list[SeedEffect] = []
         self.refused: list[dict[str, Any]] = []
         self.laws: list[dict[str, Any]] = []
         self.contenders: list[dict[str, Any]] = []
@@ -175,6 +207,7 @@ class _Parts:
     ) -> None:
         """Add the law of a criterion, and what it answers."""
         self.laws.append(_tabulate_law(label, law))
+        self.seed_effects.append(law.seed_effect)
         selection, pair = self._add_contenders(label, points, law)
         self.raw[label] = {
             "criterion": points.criterion.model_dump(mode="json"),
@@ -206,6 +239,8 @@ class _Parts:
             label, points, pair, confidence=confidence, of=of, answers=answers
         )
         self.notes += _describe_law(label, law, selection, len(points.densities))
+        plateau = law.describe_plateau()
+        self.notes += [f"{label}: {plateau}"] if plateau else []
         self.notes += [f"{label}: {warning}." for warning in law.warnings]
 
     def _add_contenders(
@@ -321,18 +356,15 @@ def _tabulate_law(label: str, law: DensityLaw) -> dict[str, Any]:
 
 def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int) -> list[str]:
     """The fit, the back-test and the contest with other laws, in words."""
-    text = (
-        f"{label}: {wording.count_of(points, 'point')}; the law is off by "
-        f"{wording.percent(law.fit.residual_mean)} on average, with a standard deviation of "
-        f"{wording.percent(law.fit.residual_sd)}."
-    )
+    misses = wording.relative_misses(law.fit.residual_mean, law.fit.residual_sd)
+    text = f"{label}: {wording.count_of(points, 'point')}; {misses}."
     back_test = law.back_test
     if back_test is not None:
         side = "too low" if back_test.bias < 0 else "too high"
         text += (
             " Back-test: fitted to the denser part, the law missed "
             f"{wording.count_of(len(back_test.points), 'sparser point')} by "
-            f"{wording.percent(back_test.mean_absolute)}, on average "
+            f"{wording.percent(back_test.mean_absolute)} of the error on average, and with signs "
             f"{wording.percent(abs(back_test.bias))} {side}."
         )
     if selection.best == "pruning":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from pruning import wording
 from pruning.errors import SecateurError
 from pruning.family.measurements import FamilyMeasurements, Plane, fit_unpruned_plane
 from pruning.family.members import Member, Run
@@ -86,8 +87,8 @@ def list_candidates(
         )
     if without_error:
         remarks.append(
-            f"{without_error} networks are no candidates: they were not run, and those that were "
-            "are too few to predict their unpruned errors"
+            "Not among the candidates, as they were not run and those that were are too few to "
+            f"predict their unpruned errors: {wording.count_of(without_error, 'network')}"
         )
     return candidates, remarks
 

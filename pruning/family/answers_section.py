@@ -22,14 +22,13 @@ def build_answers_section(state: State) -> Section:
             candidates += _list_candidates(row.max_error, law_answer)
         notes.append(sentence + _mention_smallest_run(state, row))
     notes += [f"{remark}." for remark in state.remarks]
-    seed_sd = state.law.seed_effect.sd if state.law is not None else 0.0
+    moved = "" if state.law is None else f"; {state.law.seed_effect.describe()}"
     notes.append(
         "Which network, pruned how far, has the fewest parameters at an error of at most k: m* = "
         "p sqrt((r^2 - s^2) / (s^2 - 1)), s = (k / e0)^(1/gamma), density = m* / (depth^phi "
         "width^psi), for every candidate. Bands "
         f"({wording.short_percent(state.spec.confidence)}) are of one more run, trained under "
-        "another seed, which moves a whole curve by a standard deviation of "
-        f"{wording.percent(seed_sd)}."
+        f"another seed{moved}."
     )
     rows = [_describe_row(row) for row in state.answers]
     return Section(
@@ -111,10 +110,11 @@ def describe_smallest_run(network: MeasuredNetwork, method: str) -> str:
             f"The spec of job {network.job}, with {network.sparsity} as target, makes it again."
         )
     return (
-        "Of all that was run, the fewest parameters with an error proven to be at most that "
-        f"measured {wording.percent(network.error, 2)}: depth {network.depth:g} and width "
-        f"{network.width:g}{images}, seed {network.seed}, at a density of {network.density:.3g}, "
-        f"{wording.count(network.parameters)} parameters. {source}"
+        "Of all networks that were run, the smallest whose error is proven to be at most the "
+        f"tolerated one, at 95 %: depth {network.depth:g} and width {network.width:g}{images}, "
+        f"seed {network.seed}, at a density of {network.density:.3g}, with "
+        f"{wording.count_of(network.parameters, 'parameter')} and a measured test error of "
+        f"{wording.percent(network.error, 2)}. {source}"
     )
 
 

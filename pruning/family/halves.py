@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pruning import wording
 from pruning.errors import SecateurError
 from pruning.family.measurements import (
     FamilyMeasurements,
@@ -101,14 +102,17 @@ def _predict_from_half(
     ]
     if constant:
         return None, (
-            f"a half of {len(fitted)} networks does not determine the exponent of "
+            f"a half of {wording.count_of(len(fitted), 'network')} does not determine the exponent "
+            "of "
             f"{' and '.join(constant)}: its own do not differ"
         )
     chosen = points.mask_networks(set(fitted).__contains__)
     try:
         law = fit_family_law(points.select_rows(chosen), refits=0)
     except SecateurError as refusal:
-        return None, f"a half of {len(fitted)} networks has no law: {refusal.message}"
+        return None, (
+            f"a half of {wording.count_of(len(fitted), 'network')} has no law: {refusal.message}"
+        )
     others = points.select_rows(~chosen)
     unpruned = np.minimum(others.unpruned, law.plateau)
     half = Half(

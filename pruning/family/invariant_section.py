@@ -172,9 +172,9 @@ def _note_density_alone(law: JointLaw, points: FamilyMeasurements) -> list[str]:
     if alone is None or len(sizes) < 2:
         return []
     return [
-        f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard "
-        f"deviation of {wording.percent(law.fit.residual_sd)} of one law; with the density alone "
-        f"(phi = psi = 0) within {wording.percent(alone)}."
+        f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points scatter about one law by a "
+        f"relative standard deviation of {wording.percent(law.fit.residual_sd)}; by the density "
+        f"alone (phi = psi = 0), with two constants fewer, by {wording.percent(alone)}."
     ]
 
 

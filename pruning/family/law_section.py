@@ -30,7 +30,6 @@ LAW = (
     "density, r = (plateau / e0)^(1/gamma), e0 the unpruned error of each network (observed, not "
     "fitted: the mean over its trainings without pruning); the training images enter by e0 alone. "
     "Five constants for the whole family, fitted to relative deviations.",
-    "Bands are of one more run under another seed.",
     "The paper: relative deviations from the joint law have a mean below 2 % and a standard "
     "deviation below 6 %.",
 )
@@ -84,18 +83,21 @@ def _list_notes(state: State, law: JointLaw) -> list[str]:
     networks = wording.count_of(len(law.networks), "network")
     points = wording.count_of(len(law.points), "point")
     looked_at = "test images" if state.points is None else IMAGES[state.points.on]
+    misses = wording.relative_misses(law.fit.residual_mean, law.fit.residual_sd)
+    level = wording.short_percent(state.spec.confidence)
     notes = [
-        f"{networks}, {points}, measured on {looked_at}; the law is off by "
-        f"{wording.percent(law.fit.residual_mean)} on average, with a standard deviation of "
-        f"{wording.percent(law.fit.residual_sd)}."
+        f"{networks}, {points}, measured on {looked_at}; {misses}.",
+        f"Bands ({level}) are of one more run under another seed; {law.seed_effect.describe()}.",
     ]
+    plateau = law.describe_plateau()
+    notes += [plateau] if plateau else []
     back_test = law.back_test
     if back_test is not None:
         side = "too low" if back_test.bias < 0 else "too high"
         sparser = wording.count_of(len(back_test.points), "sparser point")
         notes.append(
             f"Back-test: fitted to the denser part of every network, the law missed {sparser} by "
-            f"{wording.percent(back_test.mean_absolute)}, on average "
+            f"{wording.percent(back_test.mean_absolute)} of the error on average, and with signs "
             f"{wording.percent(abs(back_test.bias))} {side}."
         )
     if state.band is not None and state.spec.adaptive is not None:

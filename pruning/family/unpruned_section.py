@@ -24,8 +24,9 @@ def build_unpruned_section(state: State) -> Section:
             title="Unpruned errors",
             version=1,
             notes=(
-                f"No law of the unpruned errors: {state.dense_refusal}. Those of networks that "
-                "were not run are by a regression on the measured ones, where there are enough.",
+                f"No law of the unpruned errors: {state.dense_refusal}. The unpruned errors of "
+                "networks that were not run are predicted by a regression on the measured ones, "
+                "where these are enough.",
             ),
         )
     rows = _list_rows(state, dense)

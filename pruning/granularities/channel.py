@@ -77,7 +77,7 @@ class Channel:
         reached already. Raises `BudgetError` where one channel of every group is still too much,
         `StructureError` for a network whose channels cannot be distinguished.
         """
-        graph = ChannelGraph.of(selection.model, selection.shape(), selection.weights)
+        graph = ChannelGraph.of_selection(selection)
         left_dense = graph.left_dense(selection.model, selection.weights)
         old = select_weight_masks(selection.masks)
         total = sum(mask.numel() for mask in old.values())

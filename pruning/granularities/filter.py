@@ -87,7 +87,7 @@ class Filter:
         budget = math.floor(selection.density * total + 1e-6)
         if sum(count_kept(old).values()) <= budget:
             return Selected(selection.masks, dict(selection.weights))
-        graph = ChannelGraph.of(selection.model, selection.shape(), selection.weights)
+        graph = ChannelGraph.of_selection(selection)
         channels = SeparateChannels(graph, selection.model, old)
         untraced = {
             name: "it has no part in the outputs"

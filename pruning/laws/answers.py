@@ -117,8 +117,8 @@ def find_smallest(
         closest = min(candidates, key=lambda candidate: candidate.unpruned_error)
         if closest.unpruned_error > error:
             raise UnreachableError(
-                f"error {error:g} is below every candidate's unpruned error: the closest is "
-                f"{closest.unpruned_error:g}, at depth {closest.depth:g} and width "
+                f"an error of {error:.2%} is below every candidate's unpruned error: the closest "
+                f"is {closest.unpruned_error:.2%}, at depth {closest.depth:g} and width "
                 f"{closest.width:g}"
             )
         raise InsufficientPointsError(

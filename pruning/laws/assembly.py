@@ -251,7 +251,10 @@ def name_resting_parameters(problem: Problem, fit: Fit) -> list[str]:
     resting = [problem.form.names[i] for i in problem.box.free if i not in fit.free]
     if not resting:
         return []
-    return [f"{', '.join(resting)} at a limit of the fit: the points do not determine it"]
+    names = ", ".join(name.removeprefix("log_") for name in resting)
+    if len(resting) == 1:
+        return [f"{names} at a limit of the fit: the points do not determine it"]
+    return [f"{names} at limits of the fit: the points do not determine them"]
 
 
 def _describe_network(curves: Curves, k: int, response: ArrayLike) -> NetworkCurve:

@@ -39,6 +39,15 @@ class PruningLaw(MeasuredLaw):
     seed_effect: SeedEffect = SeedEffect()
     """The effect of another seed on a whole curve; laws of earlier versions take the paper's."""
 
+    def describe_plateau(self) -> str:
+        """That the plateau is chance and was not measured; empty where a lower one was found, and
+        where a warning says it.
+        """
+        is_told = any("taken to be chance" in warning for warning in self.warnings)
+        if is_told or self.plateau < self.limit * (1 - 1e-6):
+            return ""
+        return f"The plateau is that of chance, {self.limit:.1%}: the points show no lower one."
+
     @property
     def sigma(self) -> float:
         """Relative standard deviation of a measured error about the curve."""

@@ -26,6 +26,13 @@ class SeedEffect(Document):
     degrees_of_freedom: int | None = None
     """The degrees of freedom of the trials it is pooled from; `null` for the paper's 3.4 %."""
 
+    def describe(self) -> str:
+        """What a seed does to a whole curve and where the number comes from, in words."""
+        source = "the paper's, as the trials here are too few to show it"
+        if self.degrees_of_freedom is not None:
+            source = f"pooled from the trials, {self.degrees_of_freedom} degrees of freedom"
+        return f"a seed moves a whole curve by a standard deviation of {self.sd:.1%} ({source})"
+
     def compute_half_width(self, sd: Floats, confidence: float) -> Floats:
         """Half the width of a band of ln error, (n,), for standard deviations sd in units of ln
         error: Student's t of the degrees of freedom, or the normal quantile.

@@ -152,7 +152,13 @@ class Results:
         network = self._describe_dense(
             "control", control.network(), control.measured, retrain_epochs=control.retrain_epochs
         )
-        return ControlNetwork(**dict(network), name=control.name, retrainings=control.retrainings)
+        first = self.pipeline.controls[0].name
+        return ControlNetwork(
+            **dict(network),
+            name=control.name,
+            costs_of=None if control.name == first else first,
+            retrainings=control.retrainings,
+        )
 
     def _describe_dense(
         self, name: str, model: nn.Module, measured: Measured, *, retrain_epochs: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pruning import wording
 from pruning.evaluations._law_points import LawPoints
-from pruning.evaluations.scaling_law import ScalingLaw
+from pruning.evaluations.scaling_law import ScalingLaw, describe_unpruned
 from pruning.laws.seeds import ENOUGH_SEEDS
 from pruning.measurement.guessing import guessing_error
 from pruning.replicates.finished import Finished
@@ -29,7 +29,10 @@ def build_law_section(
         label: _gather_points(recipe, criterion, finished) for label, criterion in labels.items()
     }
     section = evaluation.describe(by_label, asked_for=False)
-    return section.model_copy(update={"notes": (_describe_trials(finished), *section.notes)})
+    controls = finished[0].report.controls
+    reference = describe_unpruned([control.retrainings for control in controls])
+    notes = (_describe_trials(finished), *section.notes, *reference)
+    return section.model_copy(update={"notes": notes})
 
 
 def _gather_points(recipe: Recipe, criterion: Method, finished: Sequence[Finished]) -> LawPoints:

@@ -48,7 +48,12 @@ def pool_controls(finished: Sequence[Finished]) -> tuple[ControlNetwork, ...]:
             names = [first.name] * len(finished)
             fields = _pool_fields(finished, names, networks)
             controls.append(
-                ControlNetwork(**fields, name=first.name, retrainings=first.retrainings)
+                ControlNetwork(
+                    **fields,
+                    name=first.name,
+                    costs_of=first.costs_of,
+                    retrainings=first.retrainings,
+                )
             )
     return tuple(controls)
 

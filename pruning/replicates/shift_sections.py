@@ -75,6 +75,11 @@ def build_potential_section(finished: Sequence[Finished]) -> Section | None:
         POTENTIALS: list(_pool_potentials(sections)),
         BY_REPLICATE: list(_list_potentials(finished)),
     }
+    details |= {
+        name: sections[0].details[name]
+        for name in sections[0].hidden
+        if name in sections[0].details
+    }
     validation = list(_pool_validation(sections))
     if validation:
         details[VALIDATION] = validation
@@ -91,6 +96,7 @@ def build_potential_section(finished: Sequence[Finished]) -> Section | None:
         version=sections[0].version,
         scalars={name: _limit(value) for name, value in _pool_scalars(sections).items()},
         details=details,
+        hidden=sections[0].hidden,
         units={"potential": "fraction", "safe": "fraction"},
         notes=(*notes, NOTE, SAFE_NOTE),
     )

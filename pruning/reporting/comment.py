@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pruning import wording
 from pruning.reporting import summary
-from pruning.reporting.tables import build_table, format_heading, select_shown
+from pruning.reporting.tables import build_table, format_heading, name_values, select_shown
 from pruning.schemas.report import Curve, Estimate, Section
 
 COMMENT_LIMIT = 60_000
@@ -83,7 +83,7 @@ def _tabulate_scalars(scalars: dict[str, Estimate], digits: int) -> str:
         samples = "–" if estimate.n is None else wording.count(estimate.n)
         name = wording.name_with_unit(key, estimate.unit)
         rows.append((escape(name), wording.quantity(estimate, digits), samples))
-    return format_table(["Quantity", "Value [95 % interval]", "Samples"], rows, right=(1, 2))
+    return format_table(["Quantity", name_values(scalars), "Samples"], rows, right=(1, 2))
 
 
 def _tabulate_details(section: Section, digits: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pruning import wording
 from pruning.reporting.summary import Fact, Tone, Verdict, split_estimate
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
 from pruning.schemas.report import Estimate
 
@@ -25,6 +26,7 @@ CLOSING = (
 )
 OTHER_HALF = "missed error of the other half"
 SIGMA = "missed error, standard deviation"
+DEFAULT_CONFIDENCE: float = FamilySpec.model_fields["confidence"].default
 BANDS = {None: "–", True: "inside the band", False: "outside the band"}
 """Where a measured error lies beside its prediction; `None` before it was measured."""
 Outcome = Literal["kept", "not proven", "exceeded", "refused", "failed", "open"]
@@ -210,7 +212,8 @@ def _list_facts(report: FamilyReport) -> tuple[Fact, ...]:
         facts.append(Fact("Other half missed by", wording.percent(missed.value), detail))
     rows = [row for row in list_answers(report) if row.answer.predicted is not None]
     if rows:
-        facts += _list_answer_facts(next((row for row in rows if row.recommended), rows[0]))
+        row = next((row for row in rows if row.recommended), rows[0])
+        facts += _list_answer_facts(row, band_level(report))
     return tuple(facts)
 
 
@@ -225,7 +228,12 @@ def _count_members(report: FamilyReport) -> Fact:
     return Fact("Members measured", measured, detail)
 
 
-def _list_answer_facts(row: AnswerRow) -> list[Fact]:
+def band_level(report: FamilyReport) -> str:
+    """Return the level of the bands of predicted errors, as a percentage."""
+    return wording.short_percent(report.spec.get("confidence", DEFAULT_CONFIDENCE))
+
+
+def _list_answer_facts(row: AnswerRow, level: str) -> list[Fact]:
     predicted, band = split_estimate(row.predicted)
     measured, interval = split_estimate(row.measured)
     detail = interval or row.verdict
@@ -233,7 +241,11 @@ def _list_answer_facts(row: AnswerRow) -> list[Fact]:
         detail = f"{interval}; {row.band}"
     return [
         Fact("Parameters kept", row.kept, row.network),
-        Fact("Error predicted", predicted, band.replace("95 % interval", "band")),
+        Fact(
+            "Error predicted",
+            predicted,
+            f"{band.replace('95 % interval', 'band')} at {level}" if band else "",
+        ),
         Fact("Error measured", measured, detail),
     ]
 

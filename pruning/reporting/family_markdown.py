@@ -73,8 +73,8 @@ def _tabulate_answers(report: FamilyReport) -> str:
         "Tolerated error",
         "Network",
         "Parameters kept",
-        "Predicted error",
-        "Measured error",
+        f"Predicted error [{family.band_level(report)} band]",
+        "Measured error [95 % interval]",
         "",
         "",
         "Job",
@@ -100,7 +100,16 @@ def _tabulate_answers(report: FamilyReport) -> str:
 
 
 def _tabulate_members(report: FamilyReport) -> str:
-    head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
+    head = [
+        "Status",
+        "Depth",
+        "Width",
+        "Images",
+        "Seed",
+        "Unpruned error",
+        "Error at the least density",
+        "Job",
+    ]
     return format_table(
         head,
         (

@@ -12,8 +12,9 @@ from markupsafe import Markup
 from pruning import wording
 from pruning.reporting import family, summary
 from pruning.reporting.accuracy_plot import plot_accuracy
+from pruning.reporting.gates import describe_limit
 from pruning.reporting.plots import plot_section
-from pruning.reporting.tables import build_table, format_heading, select_shown
+from pruning.reporting.tables import build_table, format_heading, name_values, select_shown
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 
@@ -89,6 +90,8 @@ def _create_environment() -> Environment:
         "table": build_table,
         "shown": select_shown,
         "heading": format_heading,
+        "name_values": name_values,
+        "describe_limit": describe_limit,
     }
     environment.filters["svg"] = Markup
     return environment

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from pruning import wording
 from pruning.reporting import family, summary
+from pruning.reporting.gates import describe_limit, describe_measured
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 
@@ -22,7 +23,9 @@ def render(report: Report) -> str:
     """Return one `testsuite`: a case for each gate, one for each failed evaluation, and one that
     fails where the job did not come to its end.
 
-    A gate that is undecided is `skipped` with the type `undecided`.
+    A gate that is undecided is `skipped` with the type `undecided`. Where no checkpoint is
+    recommended that gates could be held against, one case more says so: it fails where nothing is
+    to be shipped, and is undecided else.
     """
     suite = _create_suite(
         report.job_id,
@@ -35,11 +38,11 @@ def render(report: Report) -> str:
         },
     )
     for gate in report.gates:
-        case = _add_case(suite, "gates", summary.describe_limit(gate))
+        case = _add_case(suite, "gates", describe_limit(gate))
         text = "\n".join(
             (
                 gate.message,
-                f"measured: {summary.describe_measured(gate)}",
+                f"measured: {describe_measured(gate)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
@@ -49,6 +52,11 @@ def render(report: Report) -> str:
             _add_outcome(case, "failure", code=gate.name, message=gate.message, text=text)
         else:
             _add_outcome(case, "skipped", code=UNDECIDED, message=gate.message, text=text)
+    if report.gates and report.recommendation.checkpoint is None:
+        case = _add_case(suite, "gates", "a checkpoint is recommended")
+        verdict, reason = summary.read_verdict(report), report.recommendation.reason
+        kind = "skipped" if verdict == UNDECIDED else "failure"
+        _add_outcome(case, kind, code=verdict, message=reason)
     for failure in report.failures:
         case = _add_case(suite, "evaluations", failure.name)
         _add_outcome(case, "error", code=failure.code, message=failure.message)
@@ -108,7 +116,7 @@ def render_family(report: FamilyReport) -> str:
     case = _add_case(suite, "job", "complete")
     if report.partial:
         members = wording.count_of(len(report.members), "member")
-        message = f"{family.count_measured(report)} of {members} measured, and not all has ended"
+        message = f"{family.count_measured(report)} of {members} measured, and not all have ended"
         _add_outcome(case, "error", code="partial", message=message)
     return _format_xml(suite, 0.0)
 

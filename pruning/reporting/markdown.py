@@ -17,6 +17,7 @@ from pruning.reporting.comment import (
     format_section,
     format_table,
 )
+from pruning.reporting.gates import describe_limit, describe_measured
 from pruning.schemas.report import Checkpoint, Layer, Report
 from pruning.verdict.gates import round_up
 
@@ -83,8 +84,8 @@ def _write_document(report: Report, full: bool) -> str:
 def _tabulate_gates(report: Report) -> str:
     rows = [
         (
-            escape(summary.describe_limit(gate)),
-            escape(summary.describe_measured(gate)),
+            escape(describe_limit(gate)),
+            escape(describe_measured(gate)),
             OUTCOME_MARKS[gate.outcome],
             "–" if gate.needed is None else wording.count(round_up(gate.needed)),
             escape(gate.message),
@@ -101,7 +102,7 @@ def _tabulate_errors(report: Report) -> str:
         "realised",
         "Density",
         "Prune ratio",
-        "Compression",
+        "Compression of prunable weights",
         "Retrained",
         "Test error",
         "over control",
@@ -178,6 +179,13 @@ def _tabulate_costs(report: Report) -> str:
     rows = []
     for row in summary.list_rows(report):
         network = row.network
+        source = summary.find_cost_source(row)
+        if source is not None:
+            # Measured of one control: the numbers would look like another measurement.
+            costs = [f"as {escape(source)}"] * (len(formats) + 3)
+            sparsity = wording.short_percent(network.sparsity)
+            rows.append((escape(row.label), sparsity, wording.count(network.parameters), *costs))
+            continue
         ratio = summary.compute_file_ratio(report, network)
         latencies = [escape(summary.describe_latency(item)) for item in network.latency_ms]
         sizes = [

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pruning import wording
+from pruning.reporting.gates import count_gates, name_gate
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import Checkpoint, Estimate, GateResult, Latency, Network, Report
+from pruning.schemas.report import (
+    Checkpoint,
+    ControlNetwork,
+    Estimate,
+    Latency,
+    Network,
+    Report,
+)
 from pruning.schemas.verdicts import RecommendationVerdict
-from pruning.verdict.gate_readings import format_limit
 from pruning.verdict.recommendation import has_lost_channels
 
 FORMATS = {
@@ -143,6 +150,14 @@ def list_controls(report: Report) -> dict[str, Network]:
     return {control.name: control for control in report.controls} or {"control": report.control}
 
 
+def find_cost_source(row: Row) -> str | None:
+    """Return the control whose file sizes and latency a row repeats, where its own were not
+    measured.
+    """
+    network = row.network
+    return network.costs_of if isinstance(network, ControlNetwork) else None
+
+
 def list_file_formats(report: Report) -> tuple[str, ...]:
     """Return the file formats that any network of the report has, the known ones first."""
     names = {name for row in list_rows(report) for name in row.network.size_bytes}
@@ -226,7 +241,7 @@ def count_epochs(network: Network) -> str:
 
 
 def compute_compression(network: Network) -> str:
-    """Return 1/density."""
+    """Return 1/density: the prunable weights over those of them that remain."""
     return wording.factor(1 / network.density) if network.density > 0 else "–"
 
 
@@ -245,39 +260,6 @@ def describe_batchnorm(checkpoint: Checkpoint | None) -> str:
     return f"{'kept' if batchnorm.kept else 'undone'} [loss {before} → {after}]"
 
 
-def count_gates(report: Report) -> str:
-    """Return how many gates passed, failed and are undecided."""
-    if not report.gates:
-        return "none set"
-    counts = {"passed": 0, "failed": 0, "undecided": 0}
-    for gate in report.gates:
-        counts[gate.outcome] += 1
-    return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
-
-
-def describe_limit(gate: GateResult) -> str:
-    """Return a gate with its limit: `max_error_increase ≤ 0.50 pp`."""
-    sign = "≥" if gate.name.startswith("min_") else "≤"
-    return f"{name_gate(gate)} {sign} {format_limit(gate.name, gate.limit)}"
-
-
-def name_gate(gate: GateResult) -> str:
-    """Return the name of a gate with what it is about: `min_prune_potential (fog 3)`."""
-    return f"{gate.name} ({gate.subject})" if gate.subject else gate.name
-
-
-def describe_measured(gate: GateResult) -> str:
-    """Return what was measured for a gate, with its limits at the confidence of the gate."""
-    if gate.measured is None:
-        return "not measured"
-    value = gate.measured
-    if gate.value is not None and gate.unit == "points":
-        value = Estimate(value=gate.value, low=gate.low, high=gate.high)
-    if gate.unit == "points":
-        return wording.points_with_interval(value, 2)
-    return format_limit(gate.name, value.value)
-
-
 def format_json(value: Any) -> str:
     """Return a value as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
@@ -289,7 +271,7 @@ def describe_verdict(report: Report) -> Verdict:
     verdict = read_verdict(report)
     tone: Tone = "good" if verdict == "ship" and not report.partial else "open"
     has_failed = any(gate.outcome == "failed" for gate in report.gates)
-    if has_failed or (best is not None and verdict == "do_not_ship"):
+    if has_failed or (verdict == "do_not_ship" and (best is not None or report.gates)):
         tone = "bad"
     facts = _list_reference_facts(report) if best is None else _list_facts(report, best)
     missed = [name_gate(gate) for gate in report.gates if gate.outcome != "passed"]
@@ -351,7 +333,10 @@ def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
     """Return the facts of the recommended checkpoint: what it is, loses, keeps and weighs."""
     digits = choose_digits(report)
     given = wording.percent(report.baseline.error.value, digits)
-    over_control = wording.points_with_interval(best.error_increase.control, digits)
+    increase = best.error_increase.control
+    margin = report.recommendation.margin
+    nearest = wording.choose_digits_apart(Estimate(value=increase.value), margin, digits)
+    over_control = wording.points_with_interval(increase, nearest)
     over_given = wording.points_with_interval(best.error_increase.given, digits)
     facts = [
         Fact(
@@ -367,7 +352,7 @@ def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
         Fact("Over dense control", *split_estimate(over_control)),
         Fact("Over network as given", *split_estimate(over_given)),
         Fact(
-            "Weights kept",
+            "Prunable weights kept",
             f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
             f"{wording.count(best.parameters)} of {wording.count(report.model.parameters)} "
             "parameters remain",

@@ -20,6 +20,12 @@ ROWS = 400
 """The largest number of rows of a table; the JSON report holds the rest."""
 
 
+def name_values(scalars: Mapping[str, Estimate]) -> str:
+    """Return the heading of values, which says that they have intervals where any has one."""
+    has_interval = any(estimate.low is not None for estimate in scalars.values())
+    return "Value [95 % interval]" if has_interval else "Value"
+
+
 @dataclass(frozen=True)
 class Table:
     """A list of records as a page shows it."""

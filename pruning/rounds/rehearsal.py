@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, nn
@@ -25,6 +27,16 @@ DRAWS = 5
 """The draws of random scores: a round is refused as empty only where it is empty with each of them,
 as the choice of channels may decide how many are removed.
 """
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The network that is pruned, and what follows from its structure for all rounds and draws."""
+
+    model: nn.Module
+    weights: Scores
+    shape: Shape
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
 
 def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
@@ -56,16 +68,15 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     if may_be_empty(recipe) or len(planned_rounds) > ROUNDS:
         planned_rounds = [planned for planned in planned_rounds if planned.target is not None]
     reasons: dict[str, str] = {}
+    network = _Network(model, weights, shape)
     for method in _list_methods(recipe):
         refusals: dict[int, BudgetError] = {}
         for seed in range(DRAWS):
             empty_rounds, left_dense = _rehearse_rounds(
-                model,
-                weights,
+                network,
                 planned_rounds=planned_rounds,
                 method=method,
                 independent=recipe.independent,
-                shape=shape,
                 generator=torch.Generator().manual_seed(seed),
             )
             reasons |= left_dense
@@ -99,18 +110,17 @@ def _list_methods(recipe: Recipe) -> list[PruningMethod]:
 
 
 def _rehearse_rounds(
-    model: nn.Module,
-    weights: Scores,
+    network: _Network,
     *,
     planned_rounds: Sequence[PlannedRound],
     method: PruningMethod,
     independent: bool,
-    shape: Shape,
     generator: Generator,
 ) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
     """The refusals of the rounds that remove nothing, by number, with one draw of scores for all
     rounds; and the layers that the last round leaves dense, with the reasons.
     """
+    weights = network.weights
     scores = {
         name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()
     }
@@ -126,7 +136,7 @@ def _rehearse_rounds(
         try:
             selected = method.granularity.select(
                 Selection(
-                    model=model,
+                    model=network.model,
                     weights=weights,
                     scores=alive,
                     masks=masks,
@@ -134,7 +144,8 @@ def _rehearse_rounds(
                     allocation=method.allocation,
                     sparsifier=method.sparsifier,
                     generator=generator,
-                    shape=lambda: shape,
+                    shape=lambda: network.shape,
+                    known=network.known,
                 )
             )
         except BudgetError as error:

@@ -26,7 +26,7 @@ class Gates(Document):
     What is measured on images passes only where a one-sided test proves it at `confidence`, for all
     gates together (Holm). It fails where the loss lies beyond the limit by more than noise explains
     (one-sided at 75 %), and is undecided between the two. Sizes and FLOPs are counted, and pass or
-    fail.
+    fail. Without a recommended checkpoint none is evaluated, and all are undecided.
     """
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95

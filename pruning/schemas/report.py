@@ -161,6 +161,11 @@ class ControlNetwork(Network):
 
     name: str = "control"
     """`control` for the one with the fewest retrainings, `control-5` for one with five."""
+    costs_of: str | None = None
+    """The control whose FLOPs, file sizes and latency these are, where this one's were not
+    measured: dense controls differ in their values alone. `null` where they were, and in reports of
+    earlier versions.
+    """
     retrainings: int
     """Retrainings received in all; 0 where nothing is retrained, and it is the network as given."""
 

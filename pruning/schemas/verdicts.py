@@ -75,7 +75,8 @@ class GateResult(Document):
     message: str
     outcome: Outcome = "undecided"
     """`passed`: proven to keep the limit. `failed`: beyond the limit by more than noise explains.
-    `undecided`: the images tell neither, or the quantity was not measured.
+    `undecided`: the images tell neither, or the quantity was not measured, or no checkpoint is
+    recommended that the gate could be held against.
     """
     subject: str | None = None
     """The distribution that the gate is about, where its name does not say so."""

@@ -53,13 +53,33 @@ def describe_resolution(best: Checkpoint, section: Section | None) -> str | None
     rows = _list_rows(best, section)
     if not rows or any(row["finding"] == STANDS_OUT for row in rows):
         return None
-    detectable = [row["detectable_increase"] for row in rows]
-    known = [increase for increase in detectable if increase is not None]
+    detectable = describe_detectable(best, section)
     text = "no class is found to lose more than the others"
-    if not known or len(known) < len(rows):
-        return f"{text}, and in some class no loss could be found on so few images"
-    largest = wording.percentage_points(max(known), 1)
-    return f"{text}, which would be found in four of five jobs from {largest} on"
+    return f"{text}; {detectable}" if detectable else text
+
+
+def describe_detectable(best: Checkpoint, section: Section | None) -> str:
+    """Return how large a loss the test of the section finds in the class where it finds only the
+    largest; empty where rows do not say it.
+    """
+    rows = [row for row in _list_rows(best, section) if "detectable_increase" in row]
+    if not rows:
+        return ""
+    unknown = [row for row in rows if row["detectable_increase"] is None]
+    if unknown:
+        row = min(unknown, key=lambda row: row["n"])
+        images = wording.count_of(row["n"], "test image")
+        return (
+            f"in the class {row['class']}, with {images}, the test of class_damage could find no "
+            "loss"
+        )
+    row = max(rows, key=lambda row: row["detectable_increase"])
+    loss = wording.percentage_points(row["detectable_increase"], 1)
+    images = wording.count_of(row["n"], "test image")
+    return (
+        f"in the class {row['class']}, with {images}, the test of class_damage finds a loss of "
+        f"{loss} in four of five jobs, a smaller one less often"
+    )
 
 
 def _list_rows(best: Checkpoint, section: Section | None) -> list[dict[str, Any]]:

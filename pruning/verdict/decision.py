@@ -85,7 +85,8 @@ class _Margin:
 
     def describe(self, best: Checkpoint, limit: float) -> str:
         """Return what the test images say."""
-        over_control = wording.points_with_interval(self.value, 2)
+        digits = wording.choose_digits_apart(self.value, limit)
+        over_control = wording.points_with_interval(self.value, digits)
         ends = ""
         if self.value.low is not None:
             ends = f" (each end one-sided at {format_confidence(self.confidence)})"
@@ -101,7 +102,8 @@ class _Margin:
         return (
             f"On the test images, which did not enter the choice, its error is "
             f"{wording.percent(best.error.value, 2)}, {over_control} against the dense control"
-            f"{ends}, with a margin of {wording.percentage_points(limit)}: {explained}. Against "
+            f"{ends}, with the recommendation's margin of "
+            f"{wording.percentage_points(limit, digits)}: {explained}. Against "
             f"the network as given it is {over_given}."
         )
 

@@ -15,7 +15,7 @@ from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Section
 from pruning.schemas.verdicts import CrossedVariance, GateName, Outcome
-from pruning.verdict.classes import list_class_increases
+from pruning.verdict.classes import describe_detectable, list_class_increases
 from pruning.verdict.increases import (
     Increase,
     NormalIncrease,
@@ -45,6 +45,8 @@ class Reading:
     low: float | None = None
     confidence: float | None = None
     needed: int | None = None
+    remark: str = ""
+    """A clause behind the outcome of a test that does not pass, with its semicolon in front."""
 
     def p_value_below(self) -> float:
         """The p-value against "the limit is not kept"."""
@@ -123,6 +125,8 @@ def _read_classes(limit: float, best: Checkpoint | None, section: Section | None
         return Reading(
             name="max_class_increase", limit=limit, sentence="no class was compared on its own"
         )
+    assert best is not None
+    detectable = describe_detectable(best, section)
     increase = WorstIncrease(tuple(groups.values()))
     worst = max(groups, key=lambda name: groups[name].value)
     return Reading(
@@ -132,6 +136,7 @@ def _read_classes(limit: float, best: Checkpoint | None, section: Section | None
         measured=Estimate(value=increase.value, n=groups[worst].images, unit="points"),
         increase=increase,
         subject=worst,
+        remark=f"; {detectable}" if detectable else "",
     )
 
 
@@ -150,6 +155,8 @@ def _read_potential(
         known = ", ".join(rows)
         outcome: Outcome = "undecided"
         sentence = f"{quantity} was not measured{f'; there are {known}' if known else ''}"
+        if section is not None and distribution in section.details.get("unchanged", ()):
+            sentence = f"{quantity} was left out: {distribution} changes none of the images"
     elif safe is not None and safe >= least:
         outcome = "passed"
         sentence = (
@@ -211,6 +218,7 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
     if outcome == "undecided":
         level = (1 - (confidence or CONFIDENCE)) / len(rows)
         needed = count_deciding_images(shortfall, 1 - limit, level)
+    least, asked = format_apart("min_certified_accuracy", promised, limit)
     held_at = ""
     if confidence is not None:
         held_at = f" at {wording.short_percent(confidence)} for all checkpoints together"
@@ -221,8 +229,8 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
         measured=Estimate(value=accuracy, low=promised, n=images, unit="fraction"),
         outcome=outcome,
         sentence=(
-            f"accuracy {wording.percent(accuracy)}, certified at least "
-            f"{wording.percent(promised)}{held_at}; at least {wording.percent(limit)} is asked for"
+            f"accuracy {wording.percent(accuracy)}, certified at least {least}{held_at}; at least "
+            f"{asked} is asked for"
         ),
         low=promised,
         confidence=confidence,
@@ -256,17 +264,18 @@ def _compare_cost(
     if value is None:
         return Reading(name=name, limit=limit, unit=unit, sentence=f"{quantity}: not measured")
     outcome: Outcome = "passed" if value <= limit else "failed"
+    measured, allowed = format_apart(name, value, limit)
     return Reading(
         name=name,
         limit=limit,
         unit=unit,
         measured=Estimate(value=value, unit=unit),
         outcome=outcome,
-        sentence=f"{quantity}: {format_limit(name, value)}, limit {format_limit(name, limit)}",
+        sentence=f"{quantity}: {measured}, limit {allowed}",
     )
 
 
-def format_limit(name: GateName, value: float) -> str:
+def format_limit(name: GateName, value: float, more_digits: int = 0) -> str:
     """Return a value of a gate as people read it.
 
     >>> format_limit("max_flops", 8.1e7), format_limit("max_error_increase", 0.005)
@@ -274,11 +283,38 @@ def format_limit(name: GateName, value: float) -> str:
     """
     match name:
         case "max_flops":
-            return wording.operations(value)
+            return wording.operations(value, 3 + more_digits)
         case "max_size_bytes":
-            return wording.file_size(value)
+            return wording.file_size(value, 3 + more_digits)
         case "max_latency_ratio":
-            return wording.factor(value)
+            return wording.factor(value, 3 + more_digits)
         case "min_prune_potential" | "min_certified_accuracy":
-            return wording.percent(value)
-    return wording.percentage_points(value)
+            return wording.percent(value, 1 + more_digits)
+    return wording.percentage_points(value, 2 + more_digits)
+
+
+def format_exactly(name: GateName, limit: float) -> str:
+    """Return the limit of a gate as it was given: a percentage with all its decimals.
+
+    >>> format_exactly("max_error_increase", 0.00333), format_exactly("max_flops", 8.1e7)
+    ('0.333 pp', '81.0 MFLOP')
+    """
+    if name in ("max_size_bytes", "max_flops", "max_latency_ratio"):
+        return format_limit(name, limit)
+    decimals = len(f"{100 * limit:.6f}".rstrip("0").partition(".")[2])
+    fewest = 1 if name in ("min_prune_potential", "min_certified_accuracy") else 2
+    return format_limit(name, limit, max(0, decimals - fewest))
+
+
+def format_apart(name: GateName, value: float, limit: float) -> tuple[str, str]:
+    """Return a value and the limit of a gate, with digits enough to tell them apart.
+
+    >>> format_apart("max_flops", 81_040_000, 81_000_000)
+    ('81.04 MFLOP', '81.00 MFLOP')
+    """
+
+    def form(number: float, digits: int) -> str:
+        return format_limit(name, number, digits)
+
+    digits = wording.count_digits_apart(value, limit, form, 0)
+    return form(value, digits), form(limit, digits)

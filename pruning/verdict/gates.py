@@ -22,7 +22,7 @@ def check_gates(
     sections: Mapping[str, Section] | None = None,
 ) -> tuple[GateResult, ...]:
     """Return each gate held against the recommended checkpoint on the test split; without a
-    recommendation all fail.
+    recommendation all are undecided, as there is nothing to hold them against.
 
     Gates on errors are tested together at the confidence of `gates` (Holm): with probability 1 -
     confidence at most, one passes whose limit is not kept. What a gate reads from a section that is
@@ -34,7 +34,7 @@ def check_gates(
     )
     readings = list_readings(gates, best, sections or {})
     if best is None:
-        return tuple(_fail_without_checkpoint(reading) for reading in readings)
+        return tuple(_report_unevaluated(reading) for reading in readings)
     tested = [reading for reading in readings if reading.increase is not None]
     p_values = [reading.p_value_below() for reading in tested]
     adjusted = dict(zip(map(id, tested), adjust_holm(p_values), strict=True))
@@ -86,11 +86,14 @@ def _check_tested(reading: Reading, best: Checkpoint, level: float, adjusted: fl
         needed=needed,
         replicates=increase.replicates,
     )
+    digits = wording.choose_digits_apart(value, reading.limit)
     message = (
-        f"{best.id}: {reading.quantity} {wording.points_with_interval(value, 2)} against the dense "
-        f"control, each end one-sided at {format_confidence(1 - level)}; limit "
-        f"{wording.percentage_points(reading.limit)}: {explained}"
+        f"{best.id}: {reading.quantity} {wording.points_with_interval(value, digits)} against the "
+        f"dense control, each end one-sided at {format_confidence(1 - level)}; limit "
+        f"{wording.percentage_points(reading.limit, digits)}: {explained}"
     )
+    if outcome != "passed":
+        message += reading.remark
     return GateResult(
         name=reading.name,
         limit=reading.limit,
@@ -167,15 +170,19 @@ def _report_decided(reading: Reading, best: Checkpoint) -> GateResult:
     )
 
 
-def _fail_without_checkpoint(reading: Reading) -> GateResult:
+def _report_unevaluated(reading: Reading) -> GateResult:
+    """Return a gate that was not evaluated: nothing failed it."""
     return GateResult(
         name=reading.name,
         limit=reading.limit,
         checkpoint=None,
         measured=None,
         passed=False,
-        message="no checkpoint could be recommended",
-        outcome="failed",
+        message=(
+            "not evaluated: no checkpoint is recommended that it could be held against, see the "
+            "recommendation for the reason"
+        ),
+        outcome="undecided",
         subject=reading.subject,
         unit=reading.unit,
     )

@@ -13,9 +13,10 @@ from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Recommendation, Section
 from pruning.schemas.verdicts import Claim, JointStatement, Outcome
 from pruning.verdict.classes import describe_resolution, list_findings
-from pruning.verdict.gate_readings import Reading, format_limit, list_readings
+from pruning.verdict.gate_readings import Reading, format_exactly, list_readings
 from pruning.verdict.gates import format_confidence, list_levels, round_up
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
+from pruning.verdict.shift_guidelines import name_reference
 
 NAMED_SHIFTS = 3
 """The most shifts that the statement names; of more it gives the number."""
@@ -110,7 +111,7 @@ def _test_together(
 
 def _claim(reading: Reading) -> str:
     """Return the statement that a gate asks for."""
-    limit = format_limit(reading.name, reading.limit)
+    limit = format_exactly(reading.name, reading.limit)
     match reading.name:
         case "max_error_increase":
             return f"its test error is less than {limit} above that of the dense control"
@@ -148,10 +149,23 @@ def _claim_safe_shifts(best: Checkpoint, gates: Gates, section: Section | None) 
     for outcome, shifts in names.items():
         if shifts:
             yield Claim(
-                text=f"under {_list_shifts(shifts, total)} it stays within the margin of the "
-                "evaluation prune_potential",
+                text=f"under {_list_shifts(shifts, total)} {_describe_margin(section)}",
                 outcome=outcome,
             )
+
+
+def _describe_margin(section: Section | None) -> str:
+    """Return what the safe limits of the section `prune_potential` hold an error to; sections of
+    earlier versions say no number.
+    """
+    details = {} if section is None else section.details
+    margin = details.get("margin")
+    if margin is None:
+        return "it stays within the margin of the evaluation prune_potential"
+    return (
+        f"its error stays within the margin of the evaluation prune_potential, "
+        f"{wording.percentage_points(margin)} above that of {name_reference(details)}"
+    )
 
 
 def _list_shifts(names: Sequence[str], total: int) -> str:

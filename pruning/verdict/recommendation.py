@@ -118,9 +118,9 @@ def _recommend_none(
             verdict="do_not_ship",
         )
     reason = (
-        f"No checkpoint stays within {wording.percentage_points(margin)} of the dense control's "
-        "validation error and above guessing; ship the dense network, prune less, or retrain "
-        "longer."
+        "No checkpoint's validation error stays within the recommendation's margin, "
+        f"{wording.percentage_points(margin)} above that of the dense control, and below that of "
+        "guessing; ship the dense network, prune less, or retrain longer."
     )
     needed: tuple[NeededImages, ...] = ()
     is_open = False
@@ -131,7 +131,7 @@ def _recommend_none(
         )
         is_open = increase is not None and judge(increase, margin, 0.0) == "undecided"
         if is_open and increase is not None:
-            gap = _describe_difference(nearest.val_error_increase, "the dense control")
+            gap = _describe_difference(nearest.val_error_increase, "the dense control", margin)
             images = wording.count_of(nearest.val_error_increase.n or 0, "validation image")
             reason += (
                 f" {images} cannot tell that: the error of {nearest.id}, the nearest, is {gap}, "
@@ -160,9 +160,9 @@ def _explain_choice(
     gap = best.val_error_increase
     sentences = [
         f"{best.id} was chosen on {wording.count_of(gap.n or 0, 'validation image')}, where its "
-        f"error is {_describe_difference(gap, 'the dense control')}, within the margin of "
-        f"{wording.percentage_points(margin)}; {wording.percent(best.sparsity)} of the prunable "
-        "weights are pruned.",
+        f"error is {_describe_difference(gap, 'the dense control', margin)}, within the "
+        f"recommendation's margin of {wording.percentage_points(margin)}; "
+        f"{wording.percent(best.sparsity)} of the prunable weights are pruned.",
         *_warn_of_resolution(gap, margin),
         *_describe_latencies(best, checkpoints, references.given),
     ]
@@ -189,7 +189,7 @@ def _describe_latencies(
             continue
         text = (
             f"{checkpoint.id}, whose channels were removed, takes {ratio:.2f}× the time of the "
-            "network as given"
+            "network as given, the largest ratio of all batch sizes that were timed"
         )
         if checkpoint is not best:
             text += f", with a validation error of {wording.percent(checkpoint.val_error.value)}"
@@ -208,9 +208,12 @@ def _warn_of_resolution(gap: Estimate, margin: float) -> list[str]:
     return [f"{images} cannot tell a difference of {wording.percentage_points(margin)}."]
 
 
-def _describe_difference(difference: Estimate, reference: str) -> str:
-    """Return how far an error is from that of a reference, with its interval."""
-    value, bracket, interval = wording.points_with_interval(difference, 2).partition(" [")
+def _describe_difference(difference: Estimate, reference: str, margin: float) -> str:
+    """Return how far an error is from that of a reference, with its interval, and with digits
+    enough to tell it from the margin.
+    """
+    digits = wording.choose_digits_apart(Estimate(value=difference.value), margin)
+    value, bracket, interval = wording.points_with_interval(difference, digits).partition(" [")
     text = "equal to"
     if difference.value:
         side = "above" if difference.value > 0 else "below"

@@ -7,7 +7,7 @@ moderately where they are partly modelled, fully where all are modelled in train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruning import wording
@@ -37,7 +37,8 @@ def apply_guideline(
     """
     if shifts is None:
         return recommendation
-    rows: list[dict[str, Any]] = [] if potential is None else potential.details.get(VALIDATION, [])
+    details = {} if potential is None else potential.details
+    rows: list[dict[str, Any]] = details.get(VALIDATION, [])
     advice = ShiftAdvice(knowledge=shifts.knowledge, guideline=GUIDELINES[shifts.knowledge])
     if shifts.knowledge == "unexpected":
         reason = (
@@ -54,7 +55,7 @@ def apply_guideline(
         )
         update = {"shifts": _add_best_potential(advice, rows), "reason": reason}
         return recommendation.model_copy(update=update)
-    return _limit_by_worst_shift(recommendation, checkpoints, advice, rows)
+    return _limit_by_worst_shift(recommendation, checkpoints, advice, rows, details.get("margin"))
 
 
 def _limit_by_worst_shift(
@@ -62,9 +63,10 @@ def _limit_by_worst_shift(
     checkpoints: Sequence[Checkpoint],
     advice: ShiftAdvice,
     rows: Sequence[dict[str, Any]],
+    margin: float | None,
 ) -> Recommendation:
     """Return the checkpoint with the largest prune ratio that is safe under every shift that is not
-    trained on.
+    trained on, at the margin of the evaluation `prune_potential`.
     """
     held_out = [row for row in rows if row["held_out"] and "safe" in row]
     if not held_out:
@@ -84,9 +86,14 @@ def _limit_by_worst_shift(
     if not allowed:
         method, row = max(worst.items(), key=lambda item: (item[1]["safe"], item[1]["potential"]))
         filled = _add_potentials(advice, rows, method, row)
-        return _recommend_dense(
-            recommendation, filled, _explain_dense(method, row, advice, _is_any_safe(rows))
+        reason = _explain_dense(
+            method,
+            row,
+            advice,
+            is_any_safe=_is_any_safe(rows),
+            margins=(recommendation.margin, margin),
         )
+        return _recommend_dense(recommendation, filled, reason)
     best = max(
         allowed, key=lambda checkpoint: (checkpoint.prune_ratio, -checkpoint.val_error.value)
     )
@@ -97,7 +104,9 @@ def _limit_by_worst_shift(
             "checkpoint": best.id,
             "sparsity": best.sparsity,
             "shifts": filled,
-            "reason": _explain_choice(best, method, filled, _name_reference(worst[method])),
+            "reason": _explain_choice(
+                best, method, filled, _name_margin(margin, name_reference(worst[method]))
+            ),
         }
     )
 
@@ -123,15 +132,23 @@ def _is_any_safe(rows: Sequence[dict[str, Any]]) -> bool:
     return any(row.get("safe", 0) > 0 for row in rows if row["distribution"] == "nominal")
 
 
-def _explain_dense(method: str, row: dict[str, Any], advice: ShiftAdvice, is_any_safe: bool) -> str:
+def _explain_dense(
+    method: str,
+    row: dict[str, Any],
+    advice: ShiftAdvice,
+    *,
+    is_any_safe: bool,
+    margins: tuple[float, float | None],
+) -> str:
     """Return why no checkpoint is safe: what is known, and what is only estimated; `is_any_safe`
-    without a shift.
+    without a shift. `margins` are those of the recommendation and of the evaluation.
     """
     where = f"under {row['distribution']}" if is_any_safe else "even without a shift"
     text = (
         f"Ship the dense network: shifts are partly modelled, the guideline is to "
-        f"{advice.guideline}, and {where} no checkpoint that keeps the nominal "
-        f"margin is shown to stay within the margin of {_name_reference(row)} on "
+        f"{advice.guideline}, and {where} no checkpoint that keeps the recommendation's margin of "
+        f"{wording.percentage_points(margins[0])} on nominal images is shown to stay within "
+        f"{_name_margin(margins[1], name_reference(row))} on "
         f"{wording.count_of(row['images'], 'validation image')}, at 95 %."
     )
     if row["potential"] > row["safe"]:
@@ -142,12 +159,18 @@ def _explain_dense(method: str, row: dict[str, Any], advice: ShiftAdvice, is_any
     return text
 
 
-def _name_reference(row: dict[str, Any]) -> str:
-    """Return the dense network that a potential is measured against; reports of earlier versions
+def name_reference(row: Mapping[str, Any]) -> str:
+    """Return the dense network that potentials are measured against; reports of earlier versions
     say nothing, and mean the control.
     """
     is_given = row.get("against", "control") == "given"
     return "the network as given" if is_given else "the dense control"
+
+
+def _name_margin(margin: float | None, reference: str) -> str:
+    """Return the margin of the evaluation `prune_potential`, with its size where it is known."""
+    size = "" if margin is None else f", {wording.percentage_points(margin)}"
+    return f"the margin of prune_potential{size} above {reference}"
 
 
 def _recommend_dense(
@@ -159,7 +182,7 @@ def _recommend_dense(
     )
 
 
-def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, reference: str) -> str:
+def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, margin: str) -> str:
     nominal = wording.percent(advice.nominal_potential or 0.0)
     shifted = wording.percent(advice.shifted_potential or 0.0)
     safe = wording.percent(advice.safe_potential or 0.0)
@@ -167,7 +190,7 @@ def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, referenc
     return (
         f"{best.id} is what the guideline allows: shifts are partly modelled, and it is to "
         f"{advice.guideline}. "
-        f"On the validation images the nominal prune potential of {method} against {reference} is "
+        f"On the validation images, at {margin}, the nominal prune potential of {method} is "
         f"{nominal} of all parameters, that under {advice.worst_shift} {shifted}, and {safe} are "
         "safe under every shift that is not trained on, at 95 %; this checkpoint has "
         f"{wording.percent(best.prune_ratio)} of the parameters pruned, and its test error is "

@@ -58,6 +58,9 @@ def submit(
     ] = None,
     retrain: Annotated[Mode | None, typer.Option(help="How to retrain.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    replicates: Annotated[
+        int | None, typer.Option(help="Runs under as many seeds, pooled in one report.")
+    ] = None,
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")
     ] = False,
@@ -78,6 +81,7 @@ def submit(
         epochs=epochs,
         retrain=retrain,
         seed=seed,
+        replicates=replicates,
     )
     if watch and validate_only:
         raise typer.BadParameter("--validate-only starts no job to --watch")

@@ -1,5 +1,6 @@
-"""Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5
-connection or key, 6 no gate failed but one is undecided, 130 interrupted.
+"""Exit codes: 0 ok, 1 a gate failed or gates were set and nothing is to be shipped, 2 usage, 3 the
+job failed, 4 cancelled or timed out, 5 connection or key, 6 no gate failed but one is undecided,
+130 interrupted.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def override(
     epochs: int | None,
     retrain: str | None,
     seed: int | None,
+    replicates: int | None,
 ) -> dict[str, Any]:
     """Return the spec with the flags written over it; fields without a flag stay. A family takes
     `--dataset` alone.
@@ -53,6 +54,7 @@ def override(
         "--epochs": epochs,
         "--retrain": retrain,
         "--seed": seed,
+        "--replicates": replicates,
     }
     unsuited = [flag for flag, value in flags.items() if value is not None]
     if family and unsuited:
@@ -84,6 +86,8 @@ def override(
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
     if seed is not None:
         spec["seed"] = seed
+    if replicates is not None:
+        spec["replicates"] = replicates
     _require_fields(spec, family=family)
     return spec
 

@@ -77,12 +77,15 @@ def test_flags_override_the_file(
         "lr_rewind",
         "--seed",
         "5",
+        "--replicates",
+        "3",
     ) == spec | {
         "model": {"id": "mdl_12345678"},
         "dataset": {"builtin": "digits", "limit": {"train": 9}},
         "targets": {"sparsity": [0.5, 0.8]},
         "criterion": {"name": "obd"},
         "seed": 5,
+        "replicates": 3,
         "retrain": {"mode": "lr_rewind", "epochs": 2, "batch_size": 7},
     }
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(spec)))

@@ -37,6 +37,14 @@ def test_recommendation_gates_and_joint_have_types() -> None:
     assert outcome.gates_outcome == "undecided"
 
 
+def test_gates_that_hold_no_checkpoint_fail_a_pipeline_where_nothing_is_to_be_shipped() -> None:
+    sent = results(outcome="undecided")
+    sent["gates"][0] |= {"checkpoint": None, "measured": None}
+    for verdict, outcome in (("do_not_ship", "failed"), ("undecided", "undecided")):
+        sent["recommendation"] |= {"checkpoint": None, "verdict": verdict}
+        assert Results.model_validate(sent).gates_outcome == outcome
+
+
 def test_those_of_families_have_types_too() -> None:
     gate = {
         "name": "max_error",

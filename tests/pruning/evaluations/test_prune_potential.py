@@ -6,15 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from pruning.analysis.prune_potential import compute_prune_ratio, compute_prune_ratios
 from pruning.analysis.shifts import (
     Shift,
+    changes_images,
+    draw_positions,
 )
+from pruning.errors import ParameterError
 from pruning.evaluations.prune_potential import PrunePotential
+from pruning.evaluations.robustness import Robustness
 from pruning.pipeline.results import Results
+from pruning.schemas.gates import Gates
+from pruning.schemas.recipe import Method
+from pruning.verdict.gate_readings import list_readings
 from tests.support.finished_records import make_record
+from tests.support.reports import checkpoint
 from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
 
 
@@ -106,10 +115,58 @@ def test_a_margin_that_the_images_cannot_resolve_is_warned_of(cascade: Results) 
         return [note for note in section.notes if note.startswith("Warning")]
 
     (warning,) = warnings(0.005)
-    assert "cannot resolve a margin of 0.50" in warning
+    assert "cannot resolve the margin of prune_potential, 0.50 pp, under" in warning
     assert "6 of 6 distributions" in warning
     assert "at 30 images (median over checkpoints)" in warning
     assert warnings(0.9) == warnings(0.0) == []
+
+
+def test_a_corruption_that_changes_no_image_counts_as_no_shift(cascade: Results) -> None:
+    """`saturate` leaves grey images as they are: another row of the nominal distribution."""
+    record = make_record(cascade)
+    assert record.data.shape[0] == 1
+    shifts: dict[str, Any] = {"corruptions": ("fog", "saturate"), "noise": ()}
+    fog: dict[str, Any] = {"corruptions": ("fog",), "noise": ()}
+    section = PrunePotential(**shifts).evaluate(record)
+    alone = PrunePotential(**fog).evaluate(record)
+    assert section.scalars == alone.scalars
+    rows = section.details["potential_by_distribution"]
+    assert {row["distribution"] for row in rows} == {"nominal", "fog 3"}
+    said = "Left out, as every one of these images stays as it is under it: saturate 3."
+    assert any(said in note for note in section.notes)
+    assert not any("Left out" in note for note in alone.notes)
+    errors = Robustness(**shifts).evaluate(record)
+    assert errors.scalars == Robustness(**fog).evaluate(record).scalars
+    assert any(said in note for note in errors.notes)
+    with pytest.raises(ParameterError, match="name corruptions that change the images"):
+        Robustness(corruptions=("saturate",)).evaluate(record)
+    gates = Gates(min_prune_potential={"saturate 3": 0.1})
+    best = checkpoint(Method(name="magnitude"), 0.5, 0.1, 0.2)
+    (reading,) = list_readings(gates, best, {"prune_potential": section})
+    assert reading.outcome == "undecided"
+    assert reading.sentence.endswith("was left out: saturate 3 changes none of the images")
+
+
+def test_a_corruption_that_changes_one_late_image_is_a_shift(cascade: Results) -> None:
+    record = make_record(cascade)
+    images = torch.zeros_like(record.data.test.images)
+    images[-1, :, :2] = 200
+    test = replace(record.data.test, images=images)
+    record = replace(record, data=replace(record.data, test=test))
+    few, all_images = 3, len(images)
+    shift = Shift("contrast", 3)
+    sampled = bool((draw_positions(record, few) == all_images - 1).any())
+    assert changes_images(record, shift, all_images)
+    assert changes_images(record, shift, few) is sampled
+
+
+def test_the_margin_of_potentials_is_named_where_it_is_told(cascade: Results) -> None:
+    record = make_record(cascade)
+    section = PrunePotential(**FEW_SHIFTS, margin=0.0125, against="given").evaluate(record)
+    assert (section.details["margin"], section.details["against"]) == (0.0125, "given")
+    assert {"margin", "against", "unchanged"} <= set(section.hidden)
+    told = "at the margin of prune_potential, 1.25 pp above the network as given, the nominal"
+    assert told in section.notes[0]
 
 
 def test_the_safe_limit_is_told_beside_the_estimate(cascade: Results) -> None:

@@ -125,6 +125,36 @@ def test_chance_is_the_best_constant_answer_on_the_test_images(template: JobReco
     assert section.details[RAW]["magnitude"]["law"]["limit"] == pytest.approx(0.1)
 
 
+def test_every_law_says_where_its_plateau_and_its_band_come_from(template: JobRecord) -> None:
+    truth = evaluate_pruned_error(np.array(DENSITIES), 0.08, 0.6, 0.003, 0.9)
+    low = evaluate_pruned_error(np.array(DENSITIES), 0.08, 1.5, 0.1, 0.6)
+    records = [
+        make_law_record(template, [float(e) for e in errors], label=label)
+        for label, errors in (("first", truth), ("second", truth), ("low", low))
+    ]
+    record = replace(records[0], rounds=[row for own in records for row in own.rounds])
+    notes = ScalingLaw().evaluate(record).notes
+    chance = "The plateau is that of chance, 90.0 %: the points show no lower one."
+    told = [note for note in notes if chance.replace(" %", "%") in note]
+    assert [note.partition(":")[0] for note in told] == ["first", "second"]
+    assert any(
+        "deviation: 3.4 % of the error (the paper's, as these runs are too few" in note
+        for note in notes
+    )
+
+
+def test_it_says_which_control_counts_as_unpruned(template: JobRecord) -> None:
+    record = make_law_record(template, law_errors())
+    later = replace(record.control, name="control-4", retrainings=4)
+    record = replace(record, controls=[replace(record.control, retrainings=1), later])
+    said = [note for note in ScalingLaw().evaluate(record).notes if note.startswith("e0 is")]
+    assert len(said) == 1
+    assert "after 1 retraining, for all densities" in said[0]
+    assert "retrained up to 4 times" in said[0]
+    alone = ScalingLaw().evaluate(make_law_record(template, law_errors())).notes
+    assert not any(note.startswith("e0 is") for note in alone)
+
+
 def test_what_was_found_survives_the_report(template: JobRecord) -> None:
     section = ScalingLaw().evaluate(make_law_record(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())

@@ -130,6 +130,7 @@ def test_each_checkpoint_is_compared_with_the_control_of_its_training(tmp_path: 
     assert [control.name for control in report.controls] == ["control", "control-2"]
     assert [control.retrain_epochs for control in report.controls] == [2, 4]
     assert [control.retrainings for control in report.controls] == [1, 2]
+    assert [control.costs_of for control in report.controls] == [None, "control"]
     assert report.control.error == report.controls[0].error
     text = to_markdown(report)
     assert "\n| control | – | " in text

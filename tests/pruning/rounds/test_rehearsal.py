@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from pruning.channels import coupling
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
 from pruning.networks.loading import load_model
@@ -103,3 +104,20 @@ def test_rounds_that_remove_something_with_other_scores_pass() -> None:
         0.5, 0.8, 0.9, schedule={"name": "geometric", "params": {"fraction": 0.2}}, **CHANNELS
     )
     assert rehearse(load_model("cifar_resnet", depth=20, channels=1), recipe, (1, 8, 8)) == []
+
+
+@pytest.mark.parametrize("granularity", ["channel", "filter"])
+def test_the_network_is_traced_once_for_all_rounds_and_draws(
+    granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = []
+    couple = coupling.couple_channels
+
+    def count(*arguments: Any) -> Any:
+        traces.append(arguments)
+        return couple(*arguments)
+
+    monkeypatch.setattr("pruning.channels.graph.couple_channels", count)
+    criteria = [{"name": "filter_norm"}, {"name": "random"}]
+    assert tried(0.3, 0.5, 0.7, criterion=criteria, granularity={"name": granularity}) == []
+    assert len(traces) == 1

@@ -157,6 +157,18 @@ def test_one_statement_says_what_holds_together_and_what_would_decide_the_rest()
     assert [claim.p_value is not None for claim in made.claims] == [True] * 2 + [False] * 3
 
 
+def test_margins_have_their_names_and_digits_enough() -> None:
+    sections = make_sections(0.001, {"fog 3": 0.6})
+    sections["prune_potential"].details.update(margin=0.0125, against="given")
+    assert (
+        "under fog 3 its error stays within the margin of the evaluation prune_potential, 1.25 pp "
+        "above that of the network as given"
+    ) in state(checkpoint(8, 8, 3000), sections).sentence
+    reason = judge(503, 0, 100_000).reason
+    assert "+0.503 pp" in reason
+    assert "with the recommendation's margin of 0.500 pp" in reason
+
+
 def test_the_statement_counts_shifts_where_they_are_many() -> None:
     sections = make_sections(
         0.001, {f"fog {level}": 0.3 for level in range(1, 6)} | {"snow 3": 0.6}
@@ -210,8 +222,9 @@ def test_the_statement_speaks_of_classes() -> None:
     )
     none = state(best, compare("not distinguished", 1.0)).sentence
     assert (
-        "No class is found to lose more than the others, which would be found in four of five jobs "
-        "from 4.1 pp on."
+        "No class is found to lose more than the others; in the class cat, with 500 test images, "
+        "the test of class_damage finds a loss of 4.1 pp in four of five jobs, a smaller one less "
+        "often."
     ) in none
 
 

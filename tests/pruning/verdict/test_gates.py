@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pruning.measurement.paired import PairedErrors, adjust_holm, score_p_value
+from pruning.reporting.gates import describe_measured
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import (
     Checkpoint,
@@ -106,6 +107,38 @@ def test_the_message_says_what_is_proven_and_at_which_confidence() -> None:
     assert "1,000 test images cannot tell on which side of it the loss lies; about " in some
 
 
+def test_a_comparison_is_visible_in_the_digits_that_are_printed() -> None:
+    """A loss of .503 pp fails a limit of .50 pp, and is not printed as .50 pp."""
+    best = checkpoint(50_300, 0, 10_000_000)
+    failed = check(best, max_error_increase=0.005)
+    assert failed.outcome == "failed"
+    assert "test error +0.503 pp [" in failed.message
+    assert "limit 0.500 pp" in failed.message
+    assert describe_measured(failed).startswith("+0.503 pp [")
+    flops = check(checkpoint(flops=2_004_000), max_flops=2_000_000)
+    assert "one forward pass: 2.004 MFLOP, limit 2.000 MFLOP" in flops.message
+    assert describe_measured(flops) == "2.004 MFLOP"
+    certificate = {
+        "certificate": Section(
+            title="t",
+            version=1,
+            details={
+                "confidence": 0.95,
+                "limits": [
+                    {
+                        "checkpoint": "magnitude-0.5",
+                        "error": 0.02,
+                        "accuracy_at_least_labelled": 0.8996,
+                    }
+                ],
+            },
+        )
+    }
+    promised = check(checkpoint(), certificate, min_certified_accuracy=0.9)
+    assert "certified at least 89.96 % at 95 %" in promised.message
+    assert "at least 90.00 % is asked for" in promised.message
+
+
 def test_gates_are_held_together_by_holm() -> None:
     """Two gates that would pass alone, by a little, do not pass together."""
     best = checkpoint(6, 10, 1000)
@@ -187,6 +220,14 @@ def test_a_gate_on_the_worst_class_passes_where_it_holds_in_every_class() -> Non
     assert (open_.outcome, open_.needed is not None) == ("undecided", True)
     assert open_.needed > 2020
     assert check(checkpoint(), max_class_increase=0.1).outcome == "undecided"
+    sections = compare_classes(good, few)
+    first, second, _ = sections["class_damage"].details["classes"]
+    first["detectable_increase"], second["detectable_increase"] = 0.02, 0.35
+    told = check(checkpoint(), sections, max_class_increase=0.1).message
+    assert (
+        "; in the class c1, with 20 test images, the test of class_damage finds a loss of 35.0 pp "
+        "in four of five jobs, a smaller one less often"
+    ) in told
 
 
 def test_a_loss_in_one_class_of_the_limit_seldom_passes_and_noise_in_many_seldom_fails() -> None:
@@ -295,11 +336,13 @@ def test_what_is_counted_passes_or_fails() -> None:
     assert (unknown.outcome, unknown.value) == ("undecided", None)
 
 
-def test_without_a_recommendation_every_gate_fails_and_none_is_held_unasked() -> None:
+def test_without_a_recommendation_no_gate_is_evaluated_and_none_is_held_unasked() -> None:
     gates = Gates(max_error_increase=0.01, max_flops=10, min_prune_potential={"fog 3": 0.1})
     results = check_gates([checkpoint()], recommendation(None), gates)
-    assert [result.outcome for result in results] == ["failed"] * 3
+    assert [result.outcome for result in results] == ["undecided"] * 3
+    assert [result.passed for result in results] == [False] * 3
     assert {result.checkpoint for result in results} == {None}
+    assert all(result.message.startswith("not evaluated: no check") for result in results)
     assert check_gates([checkpoint()], recommendation(), Gates()) == ()
 
 

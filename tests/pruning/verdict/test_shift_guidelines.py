@@ -204,9 +204,13 @@ def test_the_reason_names_what_potentials_are_measured_against(
         {**common, "distribution": "nominal", "held_out": False},
         {**common, "distribution": "fog 3", "held_out": True},
     ]
-    section = Section(title="", version=1, details={VALIDATION: rows})
+    details = {VALIDATION: rows, "margin": 0.0125}
+    section = Section(title="", version=1, details=details)
     recommendation = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
-    assert f"within the margin of {reference} on" in recommendation.reason
+    assert (
+        "no checkpoint that keeps the recommendation's margin of 0.50 pp on nominal images is "
+        f"shown to stay within the margin of prune_potential, 1.25 pp above {reference} on 50"
+    ) in recommendation.reason
 
 
 def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
