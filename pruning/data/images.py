@@ -7,12 +7,12 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pruning.data.frames import check_frames, read_orientation, turn_upright
 from pruning.errors import DataError
 
 MAX_ENTRY_BYTES = 64 * 2**20
@@ -29,12 +29,6 @@ GREY = ("L", "1", "LA")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def is_hidden(entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a folder, a hidden file or an addition of macOS."""
-    parts = PurePosixPath(entry.filename).parts
-    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts)
-
-
 @contextmanager
 def open_image(
     archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS
@@ -49,6 +43,7 @@ def open_image(
         )
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF blocks, for instance
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(archive.read(entry)), formats=formats) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -56,8 +51,7 @@ def open_image(
                         f"{entry.filename}: {image.width}x{image.height} pixels; at most "
                         f"{MAX_IMAGE_PIXELS} are accepted"
                     )
-                if getattr(image, "is_animated", False):
-                    raise DataError(f"{entry.filename}: an animation; images have one frame")
+                check_frames(image, entry.filename)
                 if image.mode.startswith(("I", "F")):  # converting would clip at 255
                     raise DataError(
                         f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel"
@@ -70,9 +64,12 @@ def open_image(
 
 
 def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
-    """The image of an entry, uint8 (C, H, W): one channel where it is grey, else three."""
+    """The image of an entry, turned upright, uint8 (C, H, W): one channel where it is grey, else
+    three.
+    """
     with open_image(archive, entry) as image:
-        pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+        upright = turn_upright(image, read_orientation(image))
+        pixels = np.asarray(upright.convert("L" if image.mode in GREY else "RGB"))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
