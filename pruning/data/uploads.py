@@ -52,6 +52,19 @@ def read_dataset(
         ) from None
 
 
+def describe_dataset(arrays: Arrays) -> dict[str, Any]:
+    """The document of a dataset that was read, as the service answers it."""
+    return {
+        "classes": list(arrays.classes),
+        "shape": list(arrays.shape),
+        "counts": arrays.counts,
+        "task": arrays.task,
+        "notes": list(arrays.notes),
+        "groups": arrays.group_counts(),
+        "guessing_error": arrays.guessing_error,
+    }
+
+
 def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[str, ...]) -> Arrays:
     """The dataset of a zip in which the folder of an image names its class."""
     folders = list_class_folders(archive, class_names)
