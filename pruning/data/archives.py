@@ -15,23 +15,13 @@ from pathlib import Path, PurePosixPath
 from pruning.data.splits import find_split
 from pruning.data.zip_names import decode_names
 from pruning.errors import DataError, UnsafeFormatError
+from pruning.schemas.droppings import is_dropping
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200
 """The most times that an entry may expand whose format is compressed in itself."""
 COMPRESSED = {".jpg", ".jpeg", ".png", ".webp"}
 """The suffixes of such formats: arrays and bitmaps may well expand 1000 times."""
-DROPPINGS = {
-    "__macosx",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "$recycle.bin",
-    "system volume information",
-    "@eadir",
-}
-"""The names, in lower case, of what operating systems leave in folders."""
 DOCUMENTS = {".txt", ".md", ".rst", ".csv", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf"}
 NOT_ABOVE = {"images", "masks"}
 """The names of folders that have a meaning, and are not passed over as a folder above all."""
@@ -109,15 +99,6 @@ def clean_separators(name: str) -> str:
     'train/cat/1.png'
     """
     return "/".join(part for part in re.split(r"[\\/]", name) if part not in ("", "."))
-
-
-def is_dropping(path: str) -> bool:
-    """Whether a path belongs to what operating systems and tools leave behind.
-
-    >>> [is_dropping(path) for path in ("a/.DS_Store", "a/Thumbs.db", "a/b.png")]
-    [True, True, False]
-    """
-    return any(part.startswith(".") or part.lower() in DROPPINGS for part in path.split("/"))
 
 
 def is_document(path: str) -> bool:
