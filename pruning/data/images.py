@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pruning.data.frames import check_frames, read_orientation, turn_upright
 from pruning.errors import DataError
@@ -60,7 +60,10 @@ def open_image(
     except DataError:
         raise
     except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, KeyError
-        raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
+        problem = str(error)[:200]
+        if isinstance(error, UnidentifiedImageError):
+            problem = "its first bytes are those of no format that is read"
+        raise DataError(f"{entry.filename}: not a readable image ({problem})") from None
 
 
 def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:

@@ -5,15 +5,17 @@ Free of torch; pickle never runs.
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-from pruning.data import segmentation
+from pruning.data import parquet, segmentation
 from pruning.data.archives import Archive, combine_faults, open_archive
 from pruning.data.array_files import holds_arrays, read_npz, read_safetensors
 from pruning.data.arrays import SPLITS, Arrays
@@ -25,19 +27,31 @@ from pruning.storage.signatures import is_pickle, is_safetensors
 
 
 def read_dataset(
-    path: Path, filename: str, max_values: int, class_names: tuple[str, ...] = ()
+    path: Path,
+    filename: str,
+    max_values: int,
+    class_names: tuple[str, ...] = (),
+    *,
+    scratch: Path | None = None,
 ) -> Arrays:
     """The dataset in the file; `max_values` limits the decoded size in uint8 values.
 
-    `class_names` name numbered classes that the file does not name itself. Raises `DataError` for a
-    file that does not fit, `UnsafeFormatError` for one that could run code or leave its folder.
+    `class_names` name numbered classes that the file does not name itself; temporary files are
+    written to `scratch`. Raises `DataError` for a file that does not fit, `UnsafeFormatError` for
+    one that could run code or leave its folder.
     """
     with path.open("rb") as file:
         head = file.read(9)
+    if head.startswith(parquet.SIGNATURE):
+        return _read_parquet({filename: path}, max_values, scratch)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with open_archive(path, max_values) as archive:
             if holds_arrays(archive):
                 return read_npz(archive, class_names)
+            if parquet.holds_parquet(archive):
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    files = parquet.unpack_parquet(archive, Path(folder))
+                    return _read_parquet(files, max_values, scratch)
             if segmentation.has_masks(archive):
                 return segmentation.read_segmentation(archive, max_values)
             return _read_class_folders(archive, max_values, class_names)
@@ -50,6 +64,16 @@ def read_dataset(
         raise DataError(
             f"{filename}: neither a zip of images nor npz nor safetensors ({error})"
         ) from None
+
+
+def _read_parquet(files: Mapping[str, Path], max_values: int, scratch: Path | None) -> Arrays:
+    """The dataset of Parquet files by their names, through a temporary zip of class folders."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        packed = Path(folder) / "images.zip"
+        notes = parquet.write_class_folders(files, packed, max_values)
+        with open_archive(packed, max_values) as archive:
+            arrays = _read_class_folders(archive, max_values, ())
+    return replace(arrays, notes=(*notes, *arrays.notes))
 
 
 def describe_dataset(arrays: Arrays) -> dict[str, Any]:

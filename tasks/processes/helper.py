@@ -65,6 +65,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
         payload["filename"],
         payload["max_values"],
         tuple(payload.get("classes") or ()),
+        scratch=Path(payload["output"]).parent,
     )
     arrays.save(Path(payload["output"]))
     return uploads.describe_dataset(arrays)
