@@ -22,6 +22,7 @@ from api.http.multipart import Upload, receive
 from api.http.pointers import parse_field
 from api.schemas.assets import Classes, Label, Normalize
 from api.services import Services, ServicesDep
+from pruning.schemas.unicode_names import compose
 from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
@@ -115,13 +116,13 @@ def _refuse_grey_levels(normalize: Normalize) -> None:
 
     Images are scaled to 0..1: no mean of theirs is above 1, and no standard deviation above .5.
     """
-    if max(*normalize.mean, *normalize.std) <= GREATEST_CONSTANT:
+    if max(*map(abs, normalize.mean), *normalize.std) <= GREATEST_CONSTANT:
         return
     proposal = {
         name: [float(f"{value / 255:.4g}") for value in getattr(normalize, name)]
         for name in ("mean", "std")
     }
-    field = "mean" if max(normalize.mean) > GREATEST_CONSTANT else "std"
+    field = "mean" if max(map(abs, normalize.mean)) > GREATEST_CONSTANT else "std"
     message = (
         "mean and std are of images scaled to 0..1; these look like those of grey levels 0..255: "
         f"send {json.dumps(proposal)}"
@@ -134,7 +135,7 @@ def read_classes(upload: Upload) -> list[str] | None:
     value = read_json_field(upload, "classes")
     if value is None:
         return None
-    classes: list[str] = parse_field(CLASSES, value, "classes")
+    classes: list[str] = [compose(name) for name in parse_field(CLASSES, value, "classes")]
     if len(set(classes)) != len(classes):
         raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
     return classes

@@ -6,7 +6,6 @@ import copy
 import re
 import stat
 import struct
-import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,15 +15,14 @@ from pruning.data.splits import find_split
 from pruning.data.zip_names import decode_names
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.schemas.droppings import is_dropping
+from pruning.schemas.unicode_names import compose
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200
 """The most times that an entry may expand whose format is compressed in itself."""
-COMPRESSED = {".jpg", ".jpeg", ".png", ".webp"}
+COMPRESSED = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
 """The suffixes of such formats: arrays and bitmaps may well expand 1000 times."""
 DOCUMENTS = {".txt", ".md", ".rst", ".csv", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf"}
-NOT_ABOVE = {"images", "masks"}
-"""The names of folders that have a meaning, and are not passed over as a folder above all."""
 MOST_NAMED = 20
 """The most files that one message names."""
 
@@ -43,7 +41,7 @@ class Archive(zipfile.ZipFile):
 
     def clean_path(self, path: str) -> str:
         """The path of an entry, from one that a file of the user names."""
-        return clean_separators(unicodedata.normalize("NFC", path)).removeprefix(self.root)
+        return clean_separators(compose(path)).removeprefix(self.root)
 
 
 def open_archive(path: Path, max_bytes: int) -> Archive:
@@ -171,8 +169,7 @@ def _find_root(paths: Sequence[str]) -> str:
         least = 2 if all(parts[-1].endswith((".npy", ".parquet")) for parts in files) else 3
         folders = {parts[depth] if len(parts) >= depth + least else "" for parts in files}
         folder = min(folders)
-        has_meaning = find_split(folder) is not None or folder.lower() in NOT_ABOVE
-        if len(folders) > 1 or not folder or has_meaning:
+        if len(folders) > 1 or not folder or find_split(folder) is not None:
             break
         depth += 1
     return "".join(f"{part}/" for part in files[0][:depth]) if files else ""

@@ -11,7 +11,7 @@ from pruning.data.archives import Archive, is_document, list_names
 from pruning.data.arrays import SPLITS
 from pruning.data.class_names import CLASSES, MAX_CLASSES, read_names
 from pruning.data.groups import TABLE
-from pruning.data.images import SUFFIXES
+from pruning.data.images import JPEG_SUFFIXES, SUFFIXES
 from pruning.data.splits import find_split, replace_missing_test, split_by_class
 from pruning.errors import DataError
 
@@ -31,7 +31,7 @@ class ImageFile:
     @property
     def is_jpeg(self) -> bool:
         """Whether the name of the file is that of a JPEG."""
-        return PurePosixPath(self.entry.filename).suffix.lower() in (".jpg", ".jpeg")
+        return PurePosixPath(self.entry.filename).suffix.lower() in JPEG_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pruning.errors import DataError
+from pruning.schemas.unicode_names import compose
 
 CLASSES = "classes.txt"
 """The file that has the names of the classes, one a line, in the order of the labels."""
@@ -33,7 +34,7 @@ def read_names(archive: zipfile.ZipFile, most: int) -> tuple[str, ...]:
         lines = archive.read(CLASSES).decode("utf-8-sig").splitlines()
     except Exception as error:  # broken archives fail in many ways
         raise DataError(f"{CLASSES}: not a readable text ({str(error)[:200]})") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(compose(line.strip()) for line in lines if line.strip())
     if len(set(names)) < len(names) or not 2 <= len(names) <= most:
         raise DataError(
             f"{CLASSES}: {len(names)} names, {len(set(names))} of them different; expected 2 to "
@@ -81,7 +82,8 @@ def check_names(values: Sequence[Any], source: str) -> tuple[str, ...]:
     odd = [value for value in values if not isinstance(value, str) or not value.strip()]
     if odd:
         raise DataError(f"{source}: {odd[0]!r} is not the name of a class")
-    repeated = sorted(value for value, count in Counter(values).items() if count > 1)
+    names = tuple(map(compose, values))
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{source}: there is a class {repeated[0]!r} twice")
-    return tuple(values)
+    return names

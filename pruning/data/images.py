@@ -17,7 +17,8 @@ from pruning.errors import DataError
 
 MAX_ENTRY_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
+SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 """The formats that are decoded, whatever the suffix of a file.
 

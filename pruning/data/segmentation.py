@@ -63,13 +63,12 @@ def has_masks(archive: zipfile.ZipFile) -> bool:
     """Whether the folders of the zip are named as in one of the layouts with masks."""
     paths = [PurePosixPath(name.lower()) for name in archive.namelist()]
     starts = {path.parts[:2] for path in paths if len(path.parts) > 1}
-    for start in starts:
-        first = start[0]
-        if first in KINDS:
-            return True
-        if find_split(first) and start[1:] == ("masks",) and (first, "images") in starts:
-            return True
-    return False
+    if "masks" in {first for first, _ in starts}:
+        return True
+    return any(
+        find_split(first) and second == "masks" and (first, "images") in starts
+        for first, second in starts
+    )
 
 
 def read_segmentation(archive: Archive, max_values: int) -> Arrays:

@@ -40,7 +40,8 @@ def check_alike(
     if unknown and not counts_by_number(classes, own_classes):
         raise DataError(
             f"the shifted set {name!r} has classes that the dataset does not have: "
-            f"{_list_first(unknown)}; the dataset has {_list_first(own_classes)}",
+            f"{_list_first(unknown)}; the dataset has {_list_first(own_classes)}"
+            + _advise_names(own_classes),
             pointer=pointer,
         )
     if not counts.get("val") and counts["test"] < 2:
@@ -159,6 +160,13 @@ def _describe_size(shape: Sequence[int]) -> str:
     channels, height, width = shape
     noun = "channel" if channels == 1 else "channels"
     return f"{width}x{height} pixels and {channels} {noun}"
+
+
+def _advise_names(own_classes: Sequence[str]) -> str:
+    """Advice where the dataset's classes have no names, only numbers."""
+    if list(own_classes) != [str(number) for number in range(len(own_classes))]:
+        return ""
+    return ": upload it with `classes`, their names in the order of the labels"
 
 
 def _list_first(names: Sequence[str], limit: int = 5) -> str:

@@ -23,7 +23,7 @@ from pruning.data.class_folders import list_class_folders
 from pruning.data.groups import describe_clusters, read_table
 from pruning.data.images import Pixels, decode_image, widen_to_channels
 from pruning.errors import DataError, UnsafeFormatError
-from pruning.storage.signatures import is_pickle, is_safetensors
+from pruning.storage.signatures import is_pickle, is_safetensors, name_format
 
 
 def read_dataset(
@@ -57,6 +57,12 @@ def read_dataset(
             return _read_class_folders(archive, max_values, class_names)
     if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
+    known = None if is_safetensors(head) else name_format(head)
+    if known is not None:
+        raise DataError(
+            f"{filename}: {known}; send a zip of images, npz or safetensors (an archive unpacked, "
+            "and its folder packed as a zip)"
+        )
     try:
         return read_safetensors(path, class_names)
     # TypeError: bfloat16, which NumPy does not know

@@ -12,6 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 
+from pruning.schemas.unicode_names import compose
+
 UTF8_FLAG = 0x800
 UNICODE_PATH = 0x7075
 """The extra field that holds the name in UTF-8, beside the checksum of the name it stands for."""
@@ -36,7 +38,7 @@ def decode_names(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[str], tuple[s
             name = bare.decode(encoding)
             if not name.isascii() and example is None:
                 example = name
-        names.append(unicodedata.normalize("NFC", entry.filename if name is None else name))
+        names.append(compose(entry.filename if name is None else name))
     if example is None or encoding == "utf-8":
         return names, ()
     return names, (

@@ -90,6 +90,7 @@ def bf16() -> bytes:
 PNG16 = encoded(picture(0, mode="L").astype(np.uint16) * 256)
 HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "nothing": (lambda: b"", DataError, "neither a zip of images nor npz nor safetensors"),
+    "gzip": (lambda: b"\x1f\x8b" + bytes(40), DataError, "a gzip file; send a zip of images"),
     "text": (lambda: b"hello world, this is text", DataError, "neither a zip"),
     "empty zip": (lambda: zipped({}), DataError, "holds no images"),
     "only folders": (lambda: zipped({"train/": b"", "test/": b""}), DataError, "holds no images"),

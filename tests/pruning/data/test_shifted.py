@@ -124,6 +124,9 @@ def test_numbers_count_in_the_order_of_the_classes() -> None:
     assert describe_numbering("noise", ("a",), data.classes) == ()
     with pytest.raises(DataError, match="classes that the dataset does not have: '0'"):
         split_shifted("noise", arrays(("0", "1", "2", "3")), data, seed=0)
+    nameless = replace(data, classes=("0", "1", "2"))
+    with pytest.raises(DataError, match=r"'d'.*: upload it with `classes`"):
+        split_shifted("noise", arrays(("d", "e")), nameless, seed=0)
     numbered = replace(data, classes=("2", "1", "0"))
     splits = split_shifted("noise", arrays(("0", "1"), val=2), numbered, seed=0)
     assert splits.val.labels.tolist() == [2, 1]

@@ -59,6 +59,7 @@ def flagless(names: dict[str, bytes], encoding: str) -> bytes:
         lambda name: name.replace("/", "\\"),
         lambda name: f"pets\\{name}".replace("/", "\\"),
         lambda name: f"./{name}",
+        lambda name: f"images/{name}",
         lambda name: name.replace("train", "Training").replace("test", "TESTING"),
         lambda name: name.replace("/1.", "/images/1.").replace("/2.", "/images/2."),
         lambda name: name.replace("train/", "training_set/training_set/"),
@@ -69,6 +70,13 @@ def test_a_folder_is_read_as_it_was_packed(tmp_path: Path, rename: object) -> No
     renamed = read(zipped({rename(name): content for name, content in FILES.items()}), tmp_path)
     assert same(renamed, read(zipped(FILES), tmp_path))
     assert (renamed.classes, renamed.notes) == (("a", "b"), ())
+
+
+@pytest.mark.parametrize("suffix", ["JPG", "jpeg", "jfif"])
+def test_jpegs_have_several_suffixes(tmp_path: Path, suffix: str) -> None:
+    photo = encoded(picture(0), "JPEG")
+    files = {name.replace("png", suffix): photo for name in FILES}
+    assert read(zipped(files), tmp_path).stored_as == "JPEG"
 
 
 def test_separators_are_no_way_out_of_the_folder(tmp_path: Path) -> None:
@@ -245,6 +253,9 @@ def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> N
 
 
 def test_a_text_of_classes_says_their_order_or_their_names(tmp_path: Path) -> None:
+    decomposed_name = {"classes.txt": unicodedata.normalize("NFD", "café\ntea").encode()}
+    files = {name.replace("/a/", "/café/").replace("/b/", "/tea/"): FILES[name] for name in FILES}
+    assert read(zipped(files | decomposed_name), tmp_path).classes == ("café", "tea")
     dataset = read(zipped(FILES | {"classes.txt": "b\na\n".encode("utf-8-sig")}), tmp_path)
     assert dataset.classes == ("b", "a")
     assert dataset.labels["train"].tolist() == [1, 1, 0, 0]
