@@ -92,6 +92,7 @@ def _describe_images(row: Dataset) -> dict[str, Any]:
         "shape": row.shape,
         "classes": row.classes,
         "counts": row.counts,
+        "groups": row.groups,
         "task": row.task,
         "guessing_error": row.guessing_error,
         "normalize": row.normalize,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,8 +20,9 @@ from api.errors import Fault, Problem, build_problem
 from api.http.bodies import parse_json
 from api.http.multipart import Upload, receive
 from api.http.pointers import parse_field
-from api.schemas.assets import Label, Normalize
+from api.schemas.assets import Classes, Label, Normalize
 from api.services import Services, ServicesDep
+from pruning.schemas.unicode_names import compose
 from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
@@ -29,6 +31,10 @@ PREFIX = "secateur-upload-"
 STARTED = time.time()
 NAME: TypeAdapter[str] = TypeAdapter(Label)
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
+CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
+GREATEST_CONSTANT = 2.0
+"""The largest mean or standard deviation of images scaled to 0..1 that is not taken for another
+unit's; networks with constants of their own stay below."""
 
 
 def receive_form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
@@ -98,7 +104,41 @@ def read_name(upload: Upload) -> str:
 def read_normalize(upload: Upload) -> dict[str, Any] | None:
     """Return the constants of normalisation, validated; None when the form has none."""
     value = read_json_field(upload, "normalize")
-    return None if value is None else parse_field(NORMALIZE, value, "normalize").model_dump()
+    if value is None:
+        return None
+    normalize: Normalize = parse_field(NORMALIZE, value, "normalize")
+    _refuse_grey_levels(normalize)
+    return normalize.model_dump()
+
+
+def _refuse_grey_levels(normalize: Normalize) -> None:
+    """Raise a 422 for constants in grey levels (0..255), which says them in the unit of 0..1.
+
+    Images are scaled to 0..1: no mean of theirs is above 1, and no standard deviation above .5.
+    """
+    if max(*map(abs, normalize.mean), *normalize.std) <= GREATEST_CONSTANT:
+        return
+    proposal = {
+        name: [float(f"{value / 255:.4g}") for value in getattr(normalize, name)]
+        for name in ("mean", "std")
+    }
+    field = "mean" if max(map(abs, normalize.mean)) > GREATEST_CONSTANT else "std"
+    message = (
+        "mean and std are of images scaled to 0..1; these look like those of grey levels 0..255: "
+        f"send {json.dumps(proposal)}"
+    )
+    raise build_problem([Fault(f"/normalize/{field}", "grey_levels", message)])
+
+
+def read_classes(upload: Upload) -> list[str] | None:
+    """Return the names of the classes in the form, all different; None when the form has none."""
+    value = read_json_field(upload, "classes")
+    if value is None:
+        return None
+    classes: list[str] = [compose(name) for name in parse_field(CLASSES, value, "classes")]
+    if len(set(classes)) != len(classes):
+        raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
+    return classes
 
 
 def read_json_field(upload: Upload, name: str) -> Any:

@@ -15,6 +15,7 @@ from secateur.errors import (
     JobCancelled,
     JobFailed,
     SecateurError,
+    UnreadableFolder,
     WaitTimeout,
 )
 from secateur.flow import Policy
@@ -65,6 +66,7 @@ __all__ = [
     "Recommendation",
     "Results",
     "SecateurError",
+    "UnreadableFolder",
     "WaitTimeout",
     "__version__",
 ]

@@ -32,6 +32,10 @@ class InvalidIdentifier(SecateurError, ValueError):  # noqa: N818
     """The text passed as an id cannot be one."""
 
 
+class UnreadableFolder(SecateurError, OSError):  # noqa: N818
+    """A folder that cannot be packed to be uploaded."""
+
+
 class JobFailed(SecateurError):  # noqa: N818
     """The job that was waited for ended as failed; `job.error` says why."""
 

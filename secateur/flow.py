@@ -139,6 +139,13 @@ class Digest:
 
 
 @dataclass(frozen=True)
+class Pack:
+    """Pack a folder into a zip in a temporary folder of its own; outcome: the path of the zip."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
 class AskPolicy:
     """Ask how to retry; outcome: the client's `Policy`."""
 
@@ -150,7 +157,7 @@ class Emit(Generic[T]):
     item: T
 
 
-Command = Send | Open | Read | Sleep | Digest | AskPolicy
+Command = Send | Open | Read | Sleep | Digest | Pack | AskPolicy
 Flow = Generator[Command, Any, T]
 Stream = Generator[Command | Emit[T], Any, None]
 

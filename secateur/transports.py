@@ -11,7 +11,20 @@ from typing import Any
 
 import httpx2
 
-from secateur.flow import AskPolicy, Broken, Digest, Open, Policy, Read, Reply, Request, Send, Sleep
+from secateur.flow import (
+    AskPolicy,
+    Broken,
+    Digest,
+    Open,
+    Pack,
+    Policy,
+    Read,
+    Reply,
+    Request,
+    Send,
+    Sleep,
+)
+from secateur.folders import pack_folder
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _LASTING = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)
@@ -58,6 +71,8 @@ class Channel:
                     return self._sleep(seconds)
                 case Digest(file):
                     return _hash_file(file)
+                case Pack(folder):
+                    return pack_folder(folder)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:
@@ -109,6 +124,8 @@ class AsyncChannel:
                     return await self._sleep(seconds)
                 case Digest(file):
                     return await asyncio.to_thread(_hash_file, file)
+                case Pack(folder):
+                    return await asyncio.to_thread(pack_folder, folder)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:

@@ -13,7 +13,15 @@ from api.http.multipart import Upload
 from api.schemas.assets import DatasetPage, DatasetView
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.uploads import check_digest, read_name, read_normalize, receive_form, remove, store_upload
+from api.uploads import (
+    check_digest,
+    read_classes,
+    read_name,
+    read_normalize,
+    receive_form,
+    remove,
+    store_upload,
+)
 from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
@@ -32,10 +40,12 @@ FORM = {
                             "type": "string",
                             "format": "binary",
                             "description": "A zip in ImageFolder layout (train/<class>/*, "
-                            "test/<class>/*), or of images/<split>/* with "
+                            "test/<class>/*; val/ alone counts as test/, and without splits a "
+                            "fifth of each class is drawn), or of images/<split>/* with "
                             "masks/<split>/*.png for segmentation (the value of a pixel is its "
                             "class, 255 is ignored), or npz or "
-                            "safetensors with train_x, train_y, test_x, test_y. Columns that "
+                            "safetensors with train_x, train_y, test_x, test_y; or arrays of "
+                            "images by shift with labels, as CIFAR-10-C. Columns that "
                             "group the test images: groups.csv in the zip of classes (path, "
                             "then a column each), or arrays test_group_<column>; images of "
                             "one value of the column cluster count once in tests.",
@@ -45,7 +55,14 @@ FORM = {
                         "normalize": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "description": "JSON object: mean and std of each channel.",
+                            "description": "JSON object: mean and std of each channel, of "
+                            "images scaled to 0..1.",
+                        },
+                        "classes": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "JSON list: the names of numbered classes, in the "
+                            "order of the labels, where the file does not name them.",
                         },
                     },
                 }
@@ -53,7 +70,7 @@ FORM = {
         },
     }
 }
-DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normalize"))]
+DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normalize", "classes"))]
 
 
 @router.post(
@@ -71,6 +88,7 @@ async def create_dataset(
     check_digest(upload)
     name = read_name(upload)
     normalize = read_normalize(upload)
+    classes = read_classes(upload)
     decoded = upload.path.with_name("data.safetensors")
     contents = await services.helpers.ask(
         "dataset",
@@ -79,6 +97,7 @@ async def create_dataset(
             "filename": upload.filename,
             "output": str(decoded),
             "max_values": services.settings.max_pixels,
+            "classes": classes,
         },
         subject="/file",
         timeout_s=services.settings.decode_timeout_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
@@ -13,11 +13,13 @@ from api.checks import check_architecture
 from api.errors import Fault, build_problem
 from api.http.multipart import Upload
 from api.http.pointers import parse_field
-from api.schemas.assets import Label, ModelPage, ModelView
+from api.schemas.assets import ModelPage, ModelView
 from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from api.uploads import (
+    CLASSES,
     check_digest,
+    read_classes,
     read_json_field,
     read_name,
     read_normalize,
@@ -30,10 +32,6 @@ from tasks.store.tables import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 KWARGS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-Classes = Annotated[
-    list[Annotated[Label, Field(min_length=1)]], Field(min_length=1, max_length=100_000)
-]
-CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
 FORM = {
     "requestBody": {
         "required": True,
@@ -105,11 +103,7 @@ async def create_model(
     kwargs = parse_field(KWARGS, read_json_field(upload, "kwargs") or {}, "kwargs")
     name = read_name(upload)
     normalize = read_normalize(upload)
-    classes = read_json_field(upload, "classes")
-    if classes is not None:
-        classes = parse_field(CLASSES, classes, "classes")
-        if len(set(classes)) != len(classes):
-            raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
+    classes = read_classes(upload)
     if architecture is not None:
         await run_in_threadpool(_check_architecture, services, architecture, kwargs)
     network = await services.helpers.ask(

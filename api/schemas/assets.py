@@ -36,6 +36,11 @@ Constants = Annotated[
 Scope = Literal["read", "write", "admin"]
 
 
+Classes = Annotated[
+    list[Annotated[Label, Field(min_length=1)]], Field(min_length=1, max_length=100_000)
+]
+
+
 class Normalize(BaseModel):
     """Constants of each channel: images are scaled to [0, 1], then `(x - mean) / std`."""
 

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from pruning.errors import DataError
 
 CLUSTER = "cluster"
 """The name of the column of images that belong together."""
+SHIFT = "shift"
+"""The name of the column that says of images of shifted distributions which it is."""
 PREFIX = "test_group_"
 """The first part of the name of an array that is a column."""
 TABLE = "groups.csv"
@@ -80,12 +82,17 @@ def read_columns(arrays: Mapping[str, np.ndarray[Any, Any]], images: int) -> dic
     }
 
 
-def read_table(archive: zipfile.ZipFile, paths: Mapping[str, bool]) -> dict[str, GroupColumn]:
+def read_table(
+    archive: zipfile.ZipFile,
+    paths: Mapping[str, bool],
+    clean_path: Callable[[str], str] = lambda path: path,
+) -> dict[str, GroupColumn]:
     """The columns of the table in a zip of images; none without a table.
 
     `paths` are all images of the zip, in the order of the dataset, and whether each is a test
-    image. The table has a row for each test image, and may have some for others, which are not
-    read. Raises `DataError` for one that does not fit.
+    image; `clean_path` gives the path of one that the table names. The table has a row for each
+    test image, and may have some for others, which are not read. Raises `DataError` for one that
+    does not fit.
     """
     if TABLE not in archive.namelist():
         return {}
@@ -97,11 +104,12 @@ def read_table(archive: zipfile.ZipFile, paths: Mapping[str, bool]) -> dict[str,
             continue
         if len(row) != len(head):
             raise DataError(f"{TABLE}, line {line}: {len(row)} cells below {len(head)} columns")
-        if row[0] not in paths:
+        path = clean_path(row[0])
+        if path not in paths:
             raise DataError(f"{TABLE}, line {line}: the zip holds no image {row[0]!r}")
-        if row[0] in by_path:
+        if path in by_path:
             raise DataError(f"{TABLE}, line {line}: {row[0]!r} again")
-        by_path[row[0]] = row
+        by_path[path] = row
     test_paths = [path for path, is_test in paths.items() if is_test]
     missing = [path for path in test_paths if path not in by_path]
     if missing:

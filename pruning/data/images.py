@@ -7,17 +7,18 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from pruning.data.frames import check_frames, read_orientation, turn_upright
 from pruning.errors import DataError
 
 MAX_ENTRY_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
+SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 """The formats that are decoded, whatever the suffix of a file.
 
@@ -27,12 +28,6 @@ GREY = ("L", "1", "LA")
 """The modes of Pillow that are read as one channel."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-def is_hidden(entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a folder, a hidden file or an addition of macOS."""
-    parts = PurePosixPath(entry.filename).parts
-    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 @contextmanager
@@ -49,6 +44,7 @@ def open_image(
         )
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF blocks, for instance
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(archive.read(entry)), formats=formats) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -56,8 +52,7 @@ def open_image(
                         f"{entry.filename}: {image.width}x{image.height} pixels; at most "
                         f"{MAX_IMAGE_PIXELS} are accepted"
                     )
-                if getattr(image, "is_animated", False):
-                    raise DataError(f"{entry.filename}: an animation; images have one frame")
+                check_frames(image, entry.filename)
                 if image.mode.startswith(("I", "F")):  # converting would clip at 255
                     raise DataError(
                         f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel"
@@ -66,13 +61,19 @@ def open_image(
     except DataError:
         raise
     except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, KeyError
-        raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
+        problem = str(error)[:200]
+        if isinstance(error, UnidentifiedImageError):
+            problem = "its first bytes are those of no format that is read"
+        raise DataError(f"{entry.filename}: not a readable image ({problem})") from None
 
 
 def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
-    """The image of an entry, uint8 (C, H, W): one channel where it is grey, else three."""
+    """The image of an entry, turned upright, uint8 (C, H, W): one channel where it is grey, else
+    three.
+    """
     with open_image(archive, entry) as image:
-        pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+        upright = turn_upright(image, read_orientation(image))
+        pixels = np.asarray(upright.convert("L" if image.mode in GREY else "RGB"))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

@@ -12,26 +12,27 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from pruning.data.archives import Archive, combine_faults, is_document, list_names
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
+from pruning.data.class_names import CLASSES, read_names
+from pruning.data.frames import UPRIGHT, find_upright_size, read_orientation, turn_upright
 from pruning.data.images import (
     GREY,
     SUFFIXES,
     Pixels,
     decode_image,
-    is_hidden,
     open_image,
     widen_to_channels,
 )
+from pruning.data.splits import SEED, TEST_FRACTION, find_split, replace_missing_test
 from pruning.errors import DataError
 
-CLASSES = "classes.txt"
 LAYOUT = (
     "images/<split>/<name>.jpg with masks/<split>/<name>.png (or <split>/images/..., "
     "<split>/masks/...), split = train, val, test; or images/<name> with masks/<name>; and "
     f"optionally {CLASSES}"
 )
-TEST_FRACTION = 0.2
-SEED = 0
+KINDS = ("images", "masks")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of an image before it is padded."""
+    """The size of an image, upright and before it is padded."""
 
     channels: int
     height: int
     width: int
+    mask_orientation: int = UPRIGHT
+    """The EXIF orientation from which the mask is turned."""
 
     @property
     def inside(self) -> tuple[slice, slice, slice]:
@@ -58,18 +61,17 @@ class Size:
 
 def has_masks(archive: zipfile.ZipFile) -> bool:
     """Whether the folders of the zip are named as in one of the layouts with masks."""
-    paths = [PurePosixPath(entry.filename) for entry in archive.infolist() if not is_hidden(entry)]
-    starts = {path.parts[:2] for path in paths if path.parts}
-    for start in starts:
-        first = start[0]
-        if first in ("images", "masks"):
-            return True
-        if first in SPLITS and start[1:] == ("masks",) and (first, "images") in starts:
-            return True
-    return False
+    paths = [PurePosixPath(name.lower()) for name in archive.namelist()]
+    starts = {path.parts[:2] for path in paths if len(path.parts) > 1}
+    if "masks" in {first for first, _ in starts}:
+        return True
+    return any(
+        find_split(first) and second == "masks" and (first, "images") in starts
+        for first, second in starts
+    )
 
 
-def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
+def read_segmentation(archive: Archive, max_values: int) -> Arrays:
     """Images with masks uint8 (N, H, W), their values the classes, 255 ignored.
 
     An ignored pixel counts in no loss and in no error. Images may differ in size: all are padded at
@@ -77,14 +79,13 @@ def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     images, so that padding is about 0 after normalisation, and with 255 in the mask, so that it is
     ignored. Without splits, a fifth of the pairs becomes `test`, drawn with a fixed seed; a note
     says so. Class names are the lines of `classes.txt`, or the numbers from 0 to the largest value.
-    Raises `DataError`.
+    An image is turned as its EXIF orientation says, and its mask with it where the mask has the
+    size of the image as it is stored. Raises `DataError`.
     """
     grouped_pairs, names = _pair_files(archive)
     pairs, notes = _assign_splits(grouped_pairs)
-    sizes = {
-        split: [_read_size(archive, pair) for pair in split_pairs]
-        for split, split_pairs in pairs.items()
-    }
+    notes = [*archive.notes, *notes]
+    sizes = _read_sizes(archive, pairs)
     all_sizes = [size for split_sizes in sizes.values() for size in split_sizes]
     channels = max((size.channels for size in all_sizes), default=1)
     height = max((size.height for size in all_sizes), default=1)
@@ -96,14 +97,21 @@ def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
         )
     images: dict[str, Pixels] = {}
     masks: dict[str, Pixels] = {}
+    faults: list[DataError] = []
     for split, split_pairs in pairs.items():
         images[split] = np.zeros((len(split_pairs), channels, height, width), np.uint8)
         masks[split] = np.full((len(split_pairs), height, width), IGNORED, np.uint8)
         for index, (pair, size) in enumerate(zip(split_pairs, sizes[split], strict=True)):
-            image = decode_image(archive, pair.image)
-            mask = _read_mask(archive, pair, len(names) or IGNORED)
+            try:
+                image = decode_image(archive, pair.image)
+                mask = _read_mask(archive, pair, size.mask_orientation, len(names) or IGNORED)
+            except DataError as fault:
+                faults.append(fault)
+                continue
             images[split][index][size.inside] = widen_to_channels(image, channels, axis=0)
             masks[split][index, : size.height, : size.width] = mask
+    if faults:
+        raise combine_faults(faults)
     _pad_(images, sizes)
     classes = names or tuple(map(str, range(count_classes(masks.values()))))
     if len({(size.height, size.width) for size in all_sizes}) > 1:
@@ -125,52 +133,48 @@ def count_classes(masks: Iterable[Pixels]) -> int:
 
 
 def _pair_files(
-    archive: zipfile.ZipFile,
+    archive: Archive,
 ) -> tuple[Mapping[str, Mapping[str, Pair]], tuple[str, ...]]:
     """The pairs by split ("" for none) and name, and the names of the classes, if there are any."""
     files: dict[str, dict[tuple[str, str], zipfile.ZipInfo]] = {"images": {}, "masks": {}}
-    names: tuple[str, ...] = ()
+    misfits = []
     for entry in archive.infolist():
-        if is_hidden(entry):
-            continue
         path = PurePosixPath(entry.filename)
-        if path.parts == (CLASSES,):
-            names = _read_names(archive, entry)
+        if len(path.parts) == 1 and is_document(entry.filename):
             continue
-        kind, split = _locate_file(entry)
+        place = _locate_file(entry)
+        if place is None:
+            misfits.append(entry.filename)
+            continue
+        kind, split = place
         same_name = files[kind].get((split, path.stem))
         if same_name is not None:
             raise DataError(f"{entry.filename!r} and {same_name.filename!r} have the same name")
         files[kind][split, path.stem] = entry
+    if misfits:
+        noun, verb = ("entry", "does") if len(misfits) == 1 else ("entries", "do")
+        raise DataError(f"the zip {noun} {list_names(misfits)} {verb} not fit the layout {LAYOUT}")
     _check_complete(files)
     pairs: dict[str, dict[str, Pair]] = {}
     for split, name in sorted(files["images"]):
         pair = Pair(files["images"][split, name], files["masks"][split, name])
         pairs.setdefault(split, {})[name] = pair
-    return pairs, names
+    return pairs, read_names(archive, IGNORED)
 
 
-def _locate_file(entry: zipfile.ZipInfo) -> tuple[str, str]:
-    """The kind of a file, `images` or `masks`, and its split, "" for none."""
+def _locate_file(entry: zipfile.ZipInfo) -> tuple[str, str] | None:
+    """The kind of a file, `images` or `masks`, and its split, "" for none; None for others."""
     path = PurePosixPath(entry.filename)
-    if len(path.parts) == 3:
-        # Both orders are accepted: images/train/a.jpg and train/images/a.jpg.
-        kind, split = path.parts[:2]
-        if kind in SPLITS:
-            kind, split = split, kind
-    else:
-        kind = "".join(path.parts[:1])
-        split = ""
-    suffixes = SUFFIXES if kind == "images" else {".png"}
-    fits = (
-        len(path.parts) in (2, 3)
-        and kind in ("images", "masks")
-        and split in ("", *SPLITS)
-        and path.suffix.lower() in suffixes
-    )
-    if not fits:
-        raise DataError(f"the zip entry {entry.filename!r} does not fit the layout {LAYOUT}")
-    return kind, split
+    folders = [folder.lower() for folder in path.parts[:-1]]
+    # Both orders are accepted: images/train/a.jpg and train/images/a.jpg.
+    kinds = [folder for folder in folders if folder in KINDS]
+    splits = [split for folder in folders if (split := find_split(folder)) is not None]
+    if len(kinds) != 1 or len(kinds) + len(splits) != len(folders) or len(folders) > 2:
+        return None
+    suffixes = SUFFIXES if kinds == ["images"] else {".png"}
+    if path.suffix.lower() not in suffixes:
+        return None
+    return kinds[0], "".join(splits)
 
 
 def _check_complete(files: Mapping[str, Mapping[tuple[str, str], zipfile.ZipInfo]]) -> None:
@@ -178,23 +182,9 @@ def _check_complete(files: Mapping[str, Mapping[tuple[str, str], zipfile.ZipInfo
     for kind, other in (("images", "masks"), ("masks", "images")):
         unpaired = sorted(set(files[kind]) - set(files[other]))
         if unpaired:
-            filename = files[kind][unpaired[0]].filename
-            raise DataError(f"{filename!r} has no file of its name in {other}/")
-
-
-def _read_names(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[str, ...]:
-    """The names of the classes, one on each line of a text; the first is that of value 0."""
-    try:
-        lines = archive.read(entry).decode().splitlines()
-    except Exception as error:  # broken archives fail in many ways
-        raise DataError(f"{CLASSES}: not a readable text ({str(error)[:200]})") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(set(names)) < len(names) or not 2 <= len(names) <= IGNORED:
-        raise DataError(
-            f"{CLASSES}: {len(names)} names, {len(set(names))} of them different; expected 2 to "
-            f"{IGNORED}, one on each line, the first that of value 0"
-        )
-    return names
+            paths = [files[kind][key].filename for key in unpaired]
+            verb = "has" if len(paths) == 1 else "have"
+            raise DataError(f"{list_names(paths)} {verb} no file of its name in {other}/")
 
 
 def _assign_splits(
@@ -202,7 +192,9 @@ def _assign_splits(
 ) -> tuple[dict[str, Sequence[Pair]], list[str]]:
     """The pairs by split, and notes on how they came there."""
     if "" not in grouped:
-        return {split: list(grouped[split].values()) for split in SPLITS if split in grouped}, []
+        given = {split: list(grouped[split].values()) for split in SPLITS if split in grouped}
+        by_split, notes = replace_missing_test(given)
+        return by_split, list(notes)
     if len(grouped) > 1:
         raise DataError(
             f"some images are in the folder of a split and others are not; expected {LAYOUT}"
@@ -219,27 +211,57 @@ def _assign_splits(
     return {"train": train, "test": test}, [note]
 
 
-def _read_size(archive: zipfile.ZipFile, pair: Pair) -> Size:
+def _read_sizes(archive: Archive, pairs: Mapping[str, Sequence[Pair]]) -> dict[str, list[Size]]:
+    """The sizes of all pairs by split; `DataError` that tells all that do not fit."""
+    sizes: dict[str, list[Size]] = {}
+    faults: list[DataError] = []
+    for split, split_pairs in pairs.items():
+        sizes[split] = []
+        for pair in split_pairs:
+            try:
+                sizes[split].append(_read_size(archive, pair))
+            except DataError as fault:
+                faults.append(fault)
+    if faults:
+        raise combine_faults(faults)
+    return sizes
+
+
+def _read_size(archive: Archive, pair: Pair) -> Size:
     """The channels, height and width of a pair, from the headers of its files."""
     with open_image(archive, pair.image) as image, open_image(archive, pair.mask, ("PNG",)) as mask:
-        if image.size != mask.size:
+        width, height = find_upright_size(image)
+        orientation = read_orientation(mask)
+        fits = find_upright_size(mask) == (width, height)
+        if orientation == UPRIGHT and read_orientation(image) != UPRIGHT:
+            fits_stored = mask.size == image.size
+            if fits and fits_stored:
+                raise DataError(
+                    f"{pair.image.filename}: its EXIF orientation turns it, and its mask has none "
+                    "and the same size either way; save the image upright, or the mask with the "
+                    "same orientation"
+                )
+            if fits_stored:
+                orientation = read_orientation(image)
+                fits = True
+        if not fits:
             raise DataError(
                 f"{pair.mask.filename}: {mask.width}x{mask.height} pixels, its image has "
-                f"{image.width}x{image.height}"
+                f"{width}x{height}"
             )
         channels = 1 if image.mode in GREY else 3
-        return Size(channels, image.height, image.width)
+        return Size(channels, height, width, orientation)
 
 
-def _read_mask(archive: zipfile.ZipFile, pair: Pair, classes: int) -> Pixels:
-    """The classes of the pixels of a pair, uint8 (H, W)."""
+def _read_mask(archive: Archive, pair: Pair, orientation: int, classes: int) -> Pixels:
+    """The classes of the pixels of a pair, upright, uint8 (H, W)."""
     with open_image(archive, pair.mask, ("PNG",)) as image:
         if image.mode not in ("P", "L"):
             raise DataError(
                 f"{pair.mask.filename}: {image.mode} pixels; a mask is a PNG with a palette or "
                 "in grey of 8 bits, its values the classes"
             )
-        mask = np.array(image, np.uint8)
+        mask = np.array(turn_upright(image, orientation), np.uint8)
     largest = int(mask[mask != IGNORED].max(initial=0))
     if largest >= classes:
         raise DataError(

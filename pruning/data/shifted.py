@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pruning.data.arrays import Arrays
+from pruning.data.groups import SHIFT
 from pruning.data.subsets import draw_subset
 from pruning.data.tensors import Data, ShiftedSplits, Split, renumber_labels
 from pruning.errors import DataError
@@ -26,7 +27,8 @@ def check_alike(
     """Raise `DataError` unless a shifted set fits the networks of the dataset.
 
     `shape`, `classes` and `counts` (images by split) are those of the shifted set, `own_shape` and
-    `own_classes` those of the dataset; classes are compared by name, and some may be missing.
+    `own_classes` those of the dataset; classes are compared by name, or by number where the set
+    has numbers alone (`counts_by_number`), and some may be missing.
     """
     if tuple(shape) != tuple(own_shape):
         raise DataError(
@@ -35,10 +37,11 @@ def check_alike(
             pointer=pointer,
         )
     unknown = [label for label in classes if label not in set(own_classes)]
-    if unknown:
+    if unknown and not counts_by_number(classes, own_classes):
         raise DataError(
             f"the shifted set {name!r} has classes that the dataset does not have: "
-            f"{_list_first(unknown)}; the dataset has {_list_first(own_classes)}",
+            f"{_list_first(unknown)}; the dataset has {_list_first(own_classes)}"
+            + _advise_names(own_classes),
             pointer=pointer,
         )
     if not counts.get("val") and counts["test"] < 2:
@@ -49,16 +52,65 @@ def check_alike(
         )
 
 
-def count_shifted(counts: Mapping[str, int]) -> tuple[int, int]:
-    """The numbers of images of a shifted set that decide and that report.
+def counts_by_number(classes: Sequence[str], own_classes: Sequence[str]) -> bool:
+    """Whether the labels of a shifted set are numbers, and the dataset's classes have other names.
 
-    `counts` are its images by split. Without images in `val`, half of `test` decides.
+    Then they count in the order of the dataset's classes, as those of CIFAR-10-C do.
+
+    >>> counts_by_number(["0", "1"], ["cat", "dog", "owl"]), counts_by_number(["0"], ["1", "0"])
+    (True, False)
     """
+    numbers = [str(number) for number in range(len(own_classes))]
+    are_numbers = list(classes) == numbers[: len(classes)]
+    return are_numbers and not set(classes) <= set(own_classes)
+
+
+def describe_numbering(
+    name: str, classes: Sequence[str], own_classes: Sequence[str]
+) -> tuple[str, ...]:
+    """A sentence on the labels of a shifted set that count by number; none where names do."""
+    if not counts_by_number(classes, own_classes):
+        return ()
+    return (
+        f"the labels of the shifted set {name!r} are numbers, and were read in the order of the "
+        f"dataset's classes: 0 is {own_classes[0]!r}",
+    )
+
+
+def count_shifted(
+    name: str, counts: Mapping[str, int], groups: Mapping[str, Mapping[str, int]]
+) -> dict[str, tuple[int, int]]:
+    """The numbers of images that decide and that report, for each distribution of a shifted set.
+
+    `counts` are its images by split, `groups` its test images by column and group. Without images
+    in `val`, half of `test` decides.
+    """
+    parts = groups.get(SHIFT, {})
+    if len(parts) > 1:
+        return {f"{name}.{part}": (test // 2, test - test // 2) for part, test in parts.items()}
     test = counts["test"]
     val = counts.get("val", 0)
-    if val:
-        return val, test
-    return test // 2, test - test // 2
+    return {name: (val, test) if val else (test // 2, test - test // 2)}
+
+
+def split_distributions(
+    name: str, arrays: Arrays, data: Data, *, seed: int
+) -> dict[str, ShiftedSplits]:
+    """The images of each distribution of a shifted set, by its name (`split_shifted`).
+
+    A set with a column `shift` is one distribution for each group of its test images.
+    """
+    column = arrays.groups.get(SHIFT)
+    if column is None or len(column.values) < 2:
+        return {name: split_shifted(name, arrays, data, seed=seed)}
+    distributions = {}
+    for code, part in enumerate(column.values):
+        chosen = column.codes == code
+        images, labels = arrays.images["test"][chosen], arrays.labels["test"][chosen]
+        subset = Arrays({"test": images}, {"test": labels}, arrays.classes)
+        part_name = f"{name}.{part}"
+        distributions[part_name] = split_shifted(part_name, subset, data, seed=seed)
+    return distributions
 
 
 def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
@@ -76,7 +128,13 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
         own_shape=data.shape,
         own_classes=data.classes,
     )
-    order = torch.tensor([data.classes.index(label) for label in arrays.classes])
+    by_number = counts_by_number(arrays.classes, data.classes)
+    order = torch.tensor(
+        [
+            number if by_number else data.classes.index(label)
+            for number, label in enumerate(arrays.classes)
+        ]
+    )
     splits = {
         split: Split(
             torch.from_numpy(arrays.images[split]),
@@ -102,6 +160,13 @@ def _describe_size(shape: Sequence[int]) -> str:
     channels, height, width = shape
     noun = "channel" if channels == 1 else "channels"
     return f"{width}x{height} pixels and {channels} {noun}"
+
+
+def _advise_names(own_classes: Sequence[str]) -> str:
+    """Advice where the dataset's classes have no names, only numbers."""
+    if list(own_classes) != [str(number) for number in range(len(own_classes))]:
+        return ""
+    return ": upload it with `classes`, their names in the order of the labels"
 
 
 def _list_first(names: Sequence[str], limit: int = 5) -> str:

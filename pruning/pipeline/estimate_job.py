@@ -13,7 +13,7 @@ from pruning.analysis.applicability import check_task
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.data.builtin import describe_dataset
-from pruning.data.shifted import check_alike, count_shifted
+from pruning.data.shifted import check_alike, count_shifted, describe_numbering
 from pruning.errors import DataError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.masks import find_prunable
@@ -67,13 +67,14 @@ def estimate_job(
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
     _check_evaluations(recipe, segmentation=segmentation)
-    _check_distributions(recipe, [shifted_set.name for shifted_set in spec.dataset.shifted])
+    shifted_counts = _count_shifted_sets(spec, shifted)
+    _check_distributions(recipe, list(shifted_counts))
     job_size = JobSize(
         recipe=recipe,
         images=count_split_images(recipe, dataset["counts"]),
         shape=shape,
         macs=max(1, forward_flops // 2),
-        shifted=_count_shifted_sets(spec, shifted),
+        shifted=shifted_counts,
         segmentation=segmentation,
         classes=len(dataset["classes"]),
     )
@@ -94,6 +95,7 @@ def estimate_job(
         *list_warnings(recipe),
         *list_shift_warnings(recipe),
         *_list_model_warnings(spec, model, dataset),
+        *_list_numberings(spec, shifted, dataset["classes"]),
         *([FROM_SCRATCH] if starts_from_scratch(spec, architecture) else []),
         *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
     ]
@@ -183,11 +185,22 @@ def _check_shifted_sets(
 def _count_shifted_sets(
     spec: JobSpec, shifted: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[int, int]]:
-    """Validation and test images of each shifted set, by its name."""
-    return {
-        shifted_set.name: count_shifted(known["counts"])
+    """Validation and test images of each distribution of the shifted sets, by its name."""
+    counts: dict[str, tuple[int, int]] = {}
+    for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True):
+        counts |= count_shifted(shifted_set.name, known["counts"], known.get("groups") or {})
+    return counts
+
+
+def _list_numberings(
+    spec: JobSpec, shifted: Sequence[Mapping[str, Any]], own_classes: Sequence[str]
+) -> list[str]:
+    """A warning for each shifted set whose labels count by number."""
+    return [
+        sentence
         for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
-    }
+        for sentence in describe_numbering(shifted_set.name, known["classes"], own_classes)
+    ]
 
 
 def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:

@@ -16,8 +16,8 @@ from pruning.analysis.job_record import RoundRecord
 from pruning.analysis.job_size import JobSize
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
-from pruning.data.shifted import split_shifted
-from pruning.data.tensors import Data, prepare
+from pruning.data.shifted import describe_numbering, split_distributions
+from pruning.data.tensors import Data, ShiftedSplits, prepare
 from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
@@ -142,13 +142,15 @@ def _load_data(
         classes=job["model"]["classes"],
         source=source,
     )
-    shifted_splits = {}
+    shifted_splits: dict[str, ShiftedSplits] = {}
+    notes = list(data.notes)
     for number, shifted_set in enumerate(spec.dataset.shifted):
+        name = shifted_set.name
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
-        shifted_splits[shifted_set.name] = split_shifted(
-            shifted_set.name, uploaded, data, seed=recipe.image_seed
-        )
-    return arrays, replace(data, shifted=shifted_splits)
+        shifted_splits |= split_distributions(name, uploaded, data, seed=recipe.image_seed)
+        notes += [f"shifted set {name!r}: {note}" for note in uploaded.notes]
+        notes += describe_numbering(name, uploaded.classes, data.classes)
+    return arrays, replace(data, shifted=shifted_splits, notes=tuple(notes))
 
 
 def _build_pipeline(

@@ -94,7 +94,9 @@ class DatasetRef(Document):
 
     Uploaded datasets in `shifted` count as distributions in the evaluations under shift: their
     `test` images report, and `val` decides, half of `test` where they bring no `val`. Their classes
-    are among those of the dataset, by name.
+    are among those of the dataset, by name; labels that are numbers without names count in the
+    order of the dataset's classes. A set with a column `shift` is one distribution for each of its
+    groups, called `<name>.<group>`.
     """
 
     id: Identifier | None = None

@@ -8,6 +8,30 @@ MAX_HEADER_BYTES = 16 * 2**20
 """Longest header of a safetensors file that is accepted."""
 
 
+OTHERS = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x93NUMPY": "a single array (.npy)",
+    b"\x89HDF": "an HDF5 file",
+    b"MATLAB": "a MATLAB file",
+    b"\xff\xd8": "a single image",
+    b"\x89PNG": "a single image",
+}
+"""The formats that files are often sent in and that are not read, by their first bytes."""
+
+
+def name_format(head: bytes) -> str | None:
+    """The name of a format that is not read, by the first bytes of a file; None for others.
+
+    >>> name_format(b"Rar!..."), name_format(b"hello")
+    ('a RAR archive', None)
+    """
+    return next((name for mark, name in OTHERS.items() if head.startswith(mark)), None)
+
+
 def is_safetensors(head: bytes) -> bool:
     """Whether a file with these first nine bytes claims to be safetensors: the length of its
     header, then `{`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -45,7 +46,11 @@ def submit(
     model: Annotated[str | None, typer.Option(metavar="ID", help="An uploaded model.")] = None,
     *,
     dataset: Annotated[
-        str | None, typer.Option(metavar="ID|builtin:NAME", help="A dataset.")
+        str | None,
+        typer.Option(
+            metavar="ID|builtin:NAME|PATH",
+            help="A dataset; a folder or a file is uploaded first.",
+        ),
     ] = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="A target; repeat for several.")
@@ -86,6 +91,10 @@ def submit(
     if watch and validate_only:
         raise typer.BadParameter("--validate-only starts no job to --watch")
     with Client() as client:
+        if dataset is not None and Path(dataset).exists():
+            uploaded = client.datasets.upload(dataset)
+            document["dataset"]["id"] = uploaded.id
+            say(f"uploaded {uploaded.id}")
         if validate_only:
             show(client.jobs.validate(document), as_json)
             return

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from secateur.cli.console import Json, parse_option, print_json, print_table, show
+from secateur.cli.console import Json, complain, parse_option, print_json, print_table, show
+from secateur.cli.outcomes import GATE, USAGE
 from secateur.client import Client
+from secateur.folders import pack_folder
 from secateur.resources import Datasets, Models
 
 models = typer.Typer(help="Upload networks and look after them.", no_args_is_help=True)
 datasets = typer.Typer(help="Upload datasets and look after them.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)]
+FileOrFolder = Annotated[Path, typer.Argument(exists=True, readable=True, metavar="FOLDER|FILE")]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Names of numbered classes, in the order of the labels."),
+]
 Identifier = Annotated[str, typer.Argument(metavar="ID")]
 Name = Annotated[str | None, typer.Option(help="A name to recognise it by.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
@@ -60,16 +68,50 @@ def upload_model(
 
 @datasets.command("upload")
 def upload_dataset(
-    file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False
+    file: FileOrFolder,
+    name: Name = None,
+    normalize: Normalize = None,
+    *,
+    classes: Classes = None,
+    as_json: Json = False,
 ) -> None:
-    """Upload a dataset: a zip in ImageFolder layout or of images/ and masks/, npz or
+    """Upload a dataset: a folder or a zip in ImageFolder layout or of images/ and masks/, npz or
     safetensors.
     """
     with Client() as client:
         dataset = client.datasets.upload(
-            file, name=name, normalize=parse_option("--normalize", normalize, dict)
+            file,
+            name=name,
+            normalize=parse_option("--normalize", normalize, dict),
+            classes=parse_option("--classes", classes, list),
         )
     show(dataset.document(), as_json)
+
+
+@datasets.command("check")
+def check_dataset(file: FileOrFolder, *, classes: Classes = None, as_json: Json = False) -> None:
+    """Read a dataset here as the service would, and tell what it finds; exit code 1 where it would
+    be refused.
+    """
+    try:
+        from pruning.errors import SecateurError as Refusal
+        from tasks.check_dataset import check_dataset as check
+    except ImportError as error:
+        complain(f"{error}. Datasets are checked with the server's code: install secateur[server]")
+        raise typer.Exit(USAGE) from None
+    names = parse_option("--classes", classes, list)
+    packed = pack_folder(file) if file.is_dir() else None
+    try:
+        document = check(packed or file, names)
+    except Refusal as error:
+        complain(error.message)
+        if as_json:
+            print_json({"error": {"code": error.code, "detail": error.message}})
+        raise typer.Exit(GATE) from None
+    finally:
+        if packed is not None:
+            shutil.rmtree(packed.parent, ignore_errors=True)
+    show(document, as_json)
 
 
 def _add_shared_commands(app: typer.Typer, kind: str) -> None:

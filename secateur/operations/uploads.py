@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from secateur.flow import Digest, Flow, Request, Stream, call, route
+from secateur.flow import Digest, Flow, Pack, Request, Stream, call, route
 from secateur.operations.paging import pages
 from secateur.wire import Answer, Dataset, Model
 
@@ -43,16 +44,32 @@ def upload_model(
 
 
 def upload_dataset(
-    file: str | PathLike[str], *, name: str | None = None, normalize: Normalize | None = None
+    file: str | PathLike[str],
+    *,
+    name: str | None = None,
+    normalize: Normalize | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Flow[Dataset]:
-    """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors),
-    streamed from disk.
+    """Upload a dataset, streamed from disk: a folder or a zip in ImageFolder layout or of images/
+    and masks/, npz or safetensors.
+
+    A folder is packed into a temporary zip first. `classes` names numbered classes, in the order of
+    the labels.
     """
-    return (
-        yield from _upload(
-            "datasets", Dataset, file=Path(file), form={}, name=name, normalize=normalize
+    path = Path(file)
+    form = {} if classes is None else {"classes": json.dumps(list(classes))}
+    packed: Path | None = None
+    if path.is_dir():
+        packed = yield Pack(path)
+    try:
+        return (
+            yield from _upload(
+                "datasets", Dataset, file=packed or path, form=form, name=name, normalize=normalize
+            )
         )
-    )
+    finally:
+        if packed is not None:
+            shutil.rmtree(packed.parent, ignore_errors=True)
 
 
 def list_models(*, limit: int | None = None) -> Stream[Model]:

@@ -60,17 +60,15 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
     """Decode a dataset once and write its tensors to `output`. Runs without torch."""
     from pruning.data import uploads
 
-    arrays = uploads.read_dataset(Path(payload["path"]), payload["filename"], payload["max_values"])
+    arrays = uploads.read_dataset(
+        Path(payload["path"]),
+        payload["filename"],
+        payload["max_values"],
+        tuple(payload.get("classes") or ()),
+        scratch=Path(payload["output"]).parent,
+    )
     arrays.save(Path(payload["output"]))
-    return {
-        "classes": list(arrays.classes),
-        "shape": list(arrays.shape),
-        "counts": arrays.counts,
-        "task": arrays.task,
-        "notes": list(arrays.notes),
-        "groups": arrays.group_counts(),
-        "guessing_error": arrays.guessing_error,
-    }
+    return uploads.describe_dataset(arrays)
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:

@@ -194,6 +194,27 @@ def test_constants_of_another_number_of_channels_are_refused(world: World) -> No
     assert world.files() == []
 
 
+def test_constants_in_grey_levels_are_refused_with_the_right_ones(world: World) -> None:
+    for kind, form in (("datasets", {}), ("models", MODEL)):
+        response = world.client.post(
+            f"/v1/{kind}",
+            files={"file": ("d.zip", b"zip")},
+            data={**form, "normalize": '{"mean": [123.675, 116.28, 103.53], "std": [1, 1, 1]}'},
+        )
+        (error,) = fault(response, 422, "grey_levels", "/normalize/mean")["errors"]
+        assert '{"mean": [0.485, 0.456, 0.406], "std": [0.003922' in error["message"]
+    assert world.files() == []
+
+
+def test_the_classes_of_a_form_go_to_the_reader(world: World) -> None:
+    files = {"file": ("d.npz", b"zip")}
+    response = world.client.post("/v1/datasets", files=files, data={"classes": '["cat", "dog"]'})
+    assert response.status_code == 201
+    assert world.helper.questions[0][1]["classes"] == ["cat", "dog"]
+    twice = world.client.post("/v1/datasets", files=files, data={"classes": '["cat", "cat"]'})
+    fault(twice, 422, "duplicate", "/classes")
+
+
 def test_what_the_helper_refuses_leaves_nothing(world: World) -> None:
     world.helper.error = tasks.helper.HelperError("unsafe_format", "a pickle could run code", None)
     fault(world.client.post("/v1/models", files=FILE, data=MODEL), 422, "unsafe_format", "/file")

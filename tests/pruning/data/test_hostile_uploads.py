@@ -90,6 +90,7 @@ def bf16() -> bytes:
 PNG16 = encoded(picture(0, mode="L").astype(np.uint16) * 256)
 HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "nothing": (lambda: b"", DataError, "neither a zip of images nor npz nor safetensors"),
+    "gzip": (lambda: b"\x1f\x8b" + bytes(40), DataError, "a gzip file; send a zip of images"),
     "text": (lambda: b"hello world, this is text", DataError, "neither a zip"),
     "empty zip": (lambda: zipped({}), DataError, "holds no images"),
     "only folders": (lambda: zipped({"train/": b"", "test/": b""}), DataError, "holds no images"),
@@ -161,10 +162,20 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         DataError,
         "no test images",
     ),
-    "too deep": (
-        lambda: zipped({"data/train/a/1.png": encoded(picture(0))}),
+    "no class": (
+        lambda: zipped({"train/1.png": encoded(picture(0)), "test/a/1.png": encoded(picture(1))}),
         DataError,
-        "does not fit the layout",
+        "'train/1.png' does not fit the layout",
+    ),
+    "an unknown split": (
+        lambda: zipped(folder(spare__a__1_dot_png=encoded(picture(0)))),
+        DataError,
+        "'spare' are beside folders of splits",
+    ),
+    "splits below the classes": (
+        lambda: zipped({"a/train/1.png": encoded(picture(0)), "b/train/1.png": b""}),
+        DataError,
+        "folders of splits lie below others, as in 'a/train/1.png'",
     ),
     "another file": (
         lambda: zipped(folder(train__a__readme_dot_txt=b"hi")),
@@ -282,9 +293,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         "4 images but labels of shape",
     ),
     "labels as columns": (
-        lambda: npz(arrays(train_y=np.array([[0], [1], [0], [1]]))),
+        lambda: npz(arrays(train_y=np.eye(2, dtype=int)[[0, 1, 0, 1]])),
         DataError,
-        "whole numbers",
+        "whole numbers.* of labels that are one-hot, send the argmax",
     ),
     "float labels": (
         lambda: npz(arrays(train_y=np.array([0.0, 1.0, 0.0, 1.0]))),

@@ -14,7 +14,14 @@ import torch
 from pruning.analysis.prune_potential import compute_prune_ratio
 from pruning.analysis.shifts import compute_logits, draw_sample
 from pruning.data.arrays import Arrays
-from pruning.data.shifted import check_alike, split_shifted
+from pruning.data.groups import GroupColumn
+from pruning.data.shifted import (
+    check_alike,
+    count_shifted,
+    describe_numbering,
+    split_distributions,
+    split_shifted,
+)
 from pruning.data.tensors import Data, ShiftedSplits, Split
 from pruning.errors import DataError
 from pruning.evaluations.certificate import Certificate
@@ -105,6 +112,42 @@ def test_sets_that_do_not_fit_are_refused_by_name(source: Arrays, message: str) 
             pointer="/here",
         )
     assert caught.value.pointer == "/here"
+
+
+def test_numbers_count_in_the_order_of_the_classes() -> None:
+    data = cases.make_data()
+    splits = split_shifted("noise", arrays(("0", "1")), data, seed=0)
+    assert splits.test.labels.bincount().tolist() == [3, 3]
+    (sentence,) = describe_numbering("noise", ("0", "1"), data.classes)
+    assert "the labels of the shifted set 'noise' are numbers" in sentence
+    assert "0 is 'a'" in sentence
+    assert describe_numbering("noise", ("a",), data.classes) == ()
+    with pytest.raises(DataError, match="classes that the dataset does not have: '0'"):
+        split_shifted("noise", arrays(("0", "1", "2", "3")), data, seed=0)
+    nameless = replace(data, classes=("0", "1", "2"))
+    with pytest.raises(DataError, match=r"'d'.*: upload it with `classes`"):
+        split_shifted("noise", arrays(("d", "e")), nameless, seed=0)
+    numbered = replace(data, classes=("2", "1", "0"))
+    splits = split_shifted("noise", arrays(("0", "1"), val=2), numbered, seed=0)
+    assert splits.val.labels.tolist() == [2, 1]
+
+
+def test_a_column_of_shifts_makes_a_distribution_of_each() -> None:
+    source = arrays(test=18)
+    codes = np.arange(18, dtype=np.int32) // 6 - 1
+    source = replace(source, groups={"shift": GroupColumn(("fog.1", "fog.2"), codes)})
+    parts = split_distributions("c10c", source, cases.make_data(), seed=0)
+    assert list(parts) == ["c10c.fog.1", "c10c.fog.2"]
+    for code, splits in enumerate(parts.values()):
+        assert (len(splits.val), len(splits.test)) == (3, 3)
+        images = torch.cat([splits.val.images, splits.test.images]).flatten(1).tolist()
+        expected = source.images["test"][codes == code].reshape(6, -1).tolist()
+        assert sorted(images) == sorted(expected)
+    assert count_shifted("c10c", source.counts, source.group_counts()) == {
+        "c10c.fog.1": (3, 3),
+        "c10c.fog.2": (3, 3),
+    }
+    assert count_shifted("c10c", source.counts, {}) == {"c10c": (9, 9)}
 
 
 def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> None:

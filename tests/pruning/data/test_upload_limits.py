@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_numpy
 
+from pruning.data import archives
 from pruning.data import images as image_files
-from pruning.data import uploads
 from pruning.errors import DataError, UnsafeFormatError
 from tests.support.uploaded_files import arrays, encoded, folder, npz, picture, read, zipped
 
@@ -51,7 +51,7 @@ def test_an_image_of_too_many_pixels_is_refused(
 def test_limits_of_the_zip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, message: str
 ) -> None:
-    monkeypatch.setattr(uploads if hasattr(uploads, name) else image_files, name, limit)
+    monkeypatch.setattr(archives if hasattr(archives, name) else image_files, name, limit)
     with pytest.raises(DataError, match=message):
         read(zipped(folder()), tmp_path)
 

@@ -120,8 +120,8 @@ def test_a_refusal_crosses_the_process_boundary(tmp_path: Path) -> None:
 
 
 def test_a_dataset_larger_than_the_memory_allowed_is_refused(tmp_path: Path) -> None:
-    images = np.zeros((40, 1, 1024, 1024), np.uint8)
-    labels = np.arange(40) % 2
+    images = np.zeros((220, 1, 1024, 1024), np.uint8)
+    labels = np.arange(220) % 2
     np.savez_compressed(
         tmp_path / "d.npz", train_x=images, train_y=labels, test_x=images[:4], test_y=labels[:4]
     )
