@@ -218,9 +218,18 @@ class ShiftErrors:
         """The delta excess error of a network, and its draws."""
         return _subtract(self._subtract_own(network), self._subtract_own(self.references[network]))
 
-    def excess_under(self, network: str, name: str) -> float:
-        """e(network, D) - e(network, nominal)."""
-        return self._errors[network, name] - self._errors[network, self._nominal]
+    def excess_under(self, network: str, names: Sequence[str]) -> Estimate:
+        """The mean over distributions of e(network, D) - e(network, nominal)."""
+        nominal = self._average_errors(network, [self._nominal])
+        return self._estimate(
+            _subtract(self._average_errors(network, names), nominal), self.sizes, "points"
+        )
+
+    def paired_increase(self, network: str) -> float:
+        """e(f, nominal) - e(r(f), nominal) of a checkpoint f, on the images of which there are
+        shifted ones.
+        """
+        return self.increase(network, self._nominal)
 
     def increase(self, network: str, name: str) -> float:
         """e(f, D) - e(r(f), D) of a checkpoint f."""

@@ -93,11 +93,14 @@ class ShiftParameters:
         ]
         return list(dict.fromkeys(shifts))
 
-    def select_shifts(self, record: JobRecord) -> list[Shift]:
-        """The shifts that change some image of the sample: one that changes none, as `saturate` of
-        grey images, is the nominal distribution by another name, and no mean counts it.
+    def select_shifts(self, record: JobRecord) -> tuple[list[Shift], list[str]]:
+        """The shifts that change some image of the sample, and the names of the others: one that
+        changes none, as `saturate` of grey images, is the nominal distribution by another name, and
+        no mean counts it.
         """
-        return [shift for shift in self.shifts(record) if changes_images(record, shift, self.count)]
+        named = self.shifts(record)
+        changing = [shift for shift in named if changes_images(record, shift, self.count)]
+        return changing, [shift.name for shift in named if shift not in changing]
 
     def _corruption_names(self) -> Sequence[str]:
         """The names of the corruptions, the common ones by default."""
@@ -120,8 +123,12 @@ class ShiftParameters:
         controls = size.controls if self.against == "control" else 0
         return images * (1 + controls + size.checkpoints) + making
 
-    def describe(self, record: JobRecord, shifts: Sequence[Shift]) -> str:
-        """The shifts and the numbers of images, in words."""
+    def describe(
+        self, record: JobRecord, shifts: Sequence[Shift], unchanged: Sequence[str] = ()
+    ) -> str:
+        """The shifts and the numbers of images, in words, and which shifts were left out as they
+        change no image.
+        """
         kept = ""
         if record.cache is not None:
             kept = (
@@ -136,12 +143,11 @@ class ShiftParameters:
                 sets += (
                     f" The shifted set {shift.name} has {wording.count_of(images, 'image')} here."
                 )
-        named = self.shifts(record)
-        left_out = ", ".join(shift.name for shift in named if shift not in shifts)
-        unchanged = ""
-        if left_out:
-            unchanged = (
-                f" Left out, as every one of these images stays as it is under it: {left_out}."
+        left_out = ""
+        if unchanged:
+            left_out = (
+                " Left out, as every one of these images stays as it is under it: "
+                f"{', '.join(unchanged)}."
             )
         test_images = len(record.data.test)
         own_images = min(self.count, test_images)
@@ -151,7 +157,7 @@ class ShiftParameters:
             f"{wording.count_of(own_images, 'test image')}: "
             f"{', '.join(shift.name for shift in shifts)}. Nominal errors are those on all "
             f"{wording.count_of(test_images, 'test image')}; what compares them with errors under "
-            f"shift takes the same images.{unchanged}{sets}{kept}"
+            f"shift takes the same images.{left_out}{sets}{kept}"
             + (f" {self._describe_noise(record.data)}" if noise else "")
         )
 

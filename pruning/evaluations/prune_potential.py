@@ -85,7 +85,7 @@ class PrunePotential(ShiftParameters):
         """Return curves `margin/<group>/<criterion>` and `noise/<criterion>`, scalars
         `<group>/<criterion>`, and bars by distribution.
         """
-        shifts = self.select_shifts(record)
+        shifts, unchanged = self.select_shifts(record)
         errors = self._measure(record, shifts)
         rows: list[dict[str, Any]] = []
         curves: dict[str, Curve] = {}
@@ -110,7 +110,7 @@ class PrunePotential(ShiftParameters):
             "potential_by_distribution": rows,
             "margin": self.margin,
             "against": self.against,
-            "unchanged": [shift.name for shift in self.shifts(record) if shift not in shifts],
+            "unchanged": unchanged,
         }
         if record.recipe.shifts is not None:
             validation = self._tabulate_validation(record, shifts)
@@ -127,7 +127,7 @@ class PrunePotential(ShiftParameters):
             notes=(
                 *notes,
                 *self._describe_resolution(errors),
-                self.describe(record, shifts),
+                self.describe(record, shifts, unchanged),
                 *self.describe_references(record),
                 *(note.replace("{reference}", self.reference) for note in NOTES),
             ),

@@ -87,7 +87,7 @@ class Robustness(ShiftParameters):
         """Return curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...` and
         `line/...`, and errors by shift.
         """
-        shifts = self.select_shifts(record)
+        shifts, unchanged = self.select_shifts(record)
         if not shifts:
             raise ParameterError(NONE)
         errors = ShiftErrors.measure(
@@ -131,7 +131,7 @@ class Robustness(ShiftParameters):
                 *notes,
                 *_describe_extremes(errors, [row.id for row in targets], self.reference),
                 *_describe_compression(errors, record.data.stored_as),
-                self.describe(record, shifts),
+                self.describe(record, shifts, unchanged),
                 *self.describe_references(record),
                 NOTES[0].replace("{reference}", self.reference),
                 OF_PIXELS if record.data.segmentation else NOTES[1],
@@ -184,7 +184,7 @@ def _summarise_delta(
     scalars = {f"delta_excess_error/{label}": level}
     if line is not None:
         curves[f"line/{label}"] = _draw_line(line)
-        scalars[f"delta_excess_error_slope/{label}"] = line.slope
+        scalars[f"delta_excess_error_slope/{label}"] = line.slope.in_unit("points")
     if growth is not None:
         scalars[f"delta_excess_error_growth/{label}"] = growth
     note = _describe_level(label, level, line, len(ratios)) + _describe_growth(growth, x)
@@ -322,20 +322,15 @@ def _describe_compression(errors: ShiftErrors, stored_as: str | None) -> list[st
         return []
     others = [name for name in errors.shifted if name not in jpeg]
     text = (
-        f"The images of this dataset are JPEG files: {JPEG} compresses again what networks have "
-        "learned in that form, and is closer to the dataset's own distribution than in the paper. "
-        "The network as given has an excess error of "
-        f"{wording.percentage_points(_average_excess(errors, jpeg))} under it"
+        f"The images of this dataset are JPEG files: {JPEG} compresses them once more, which is a "
+        "smaller change than compressing the paper's images, that were not. The network as given "
+        "has an excess error of "
+        f"{wording.points_with_interval(errors.excess_under('given', jpeg), 2)} under it"
     )
     if others:
-        excess = wording.percentage_points(_average_excess(errors, others))
+        excess = wording.points_with_interval(errors.excess_under("given", others), 2)
         text += f", of {excess} on average under the other shifts"
     return [f"{text}."]
-
-
-def _average_excess(errors: ShiftErrors, names: Sequence[str]) -> float:
-    """The mean over shifts of the excess error of the network as given."""
-    return sum(errors.excess_under("given", name) for name in names) / len(names)
 
 
 def _describe_extremes(
@@ -346,10 +341,11 @@ def _describe_extremes(
     """
     if not checkpoints:
         return []
-    nominal, *losses = (
+    losses = [
         sum(errors.increase(checkpoint, name) for checkpoint in checkpoints) / len(checkpoints)
-        for name in (NOMINAL, *errors.shifted)
-    )
+        for name in errors.shifted
+    ]
+    nominal = sum(map(errors.paired_increase, checkpoints)) / len(checkpoints)
     ordered = sorted(zip(losses, errors.shifted, strict=True), key=lambda pair: -pair[0])
     (greatest, most), (smallest, least) = ordered[0], ordered[-1]
     text = f"under {most} ({wording.percentage_points(greatest)})"
@@ -357,6 +353,6 @@ def _describe_extremes(
         text = f"most {text}, least under {least} ({wording.percentage_points(smallest)})"
     return [
         f"Lost against {reference}, as measured, on average over all checkpoints: {text}; "
-        f"nominally {wording.percentage_points(nominal)}. The order of the shifts is not tested: "
-        "other images may have another."
+        f"nominally, on the images that are shifted, {wording.percentage_points(nominal)}. The "
+        "order of the shifts is not tested: other images may have another."
     ]

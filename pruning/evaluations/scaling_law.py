@@ -68,7 +68,7 @@ NOTES = (
     "one was seen and no exponent ended at a limit of the fit.",
 )
 BANDS: dict[BandTarget, str] = {
-    "run": "Bands are of one more run under another seed, which moves a whole curve.",
+    "run": "Bands are of one more run under another seed.",
     "curve": "Bands are of the curve, the mean of many runs: one more run lies outside them more "
     "often than not.",
 }
@@ -156,16 +156,8 @@ class ScalingLaw:
         """What the bands are of, and where the effect of a seed in them comes from."""
         if self.of == "curve":
             return BANDS[self.of]
-        deviations = {
-            "the paper's, as these runs are too few to show it"
-            if effect.degrees_of_freedom is None
-            else "pooled from these runs": wording.percent(effect.sd)
-            for effect in effects
-        }
-        sources = [f"{deviation} of the error ({of})" for of, deviation in deviations.items()]
-        if not sources:
-            return BANDS[self.of]
-        return f"{BANDS[self.of]} Its standard deviation: {', or '.join(sources)}."
+        sources = dict.fromkeys(effect.describe() for effect in effects)
+        return "; ".join((BANDS[self.of].removesuffix("."), *sources)) + "."
 
 
 def describe_unpruned(retrainings: Sequence[int]) -> list[str]:

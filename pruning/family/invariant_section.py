@@ -52,7 +52,7 @@ def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Sectio
             "The dashed line is the law without an unpruned error, plateau (1 + "
             "(m/p)^2)^(-gamma/2): every curve leaves it for an unpruned error of its own."
         )
-    notes += [f"{refusal}." for refusal in refusals]
+    notes += [f"{refusal}." for refusal in dict.fromkeys(refusals)]
     scalars = {}
     if halves:
         deviation = _join_deviations(halves)

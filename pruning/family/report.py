@@ -145,10 +145,11 @@ def _recommend(answers: tuple[FamilyAnswer, ...], method: str) -> FamilyRecommen
     if trained:
         closest, measured = min(trained, key=lambda pair: pair[1].value - pair[0].max_error)
         reason = (
-            "The networks that the law chose were trained, and none keeps to its tolerated "
-            f"error: the closest measured {wording.percent_with_interval(measured, 2)} where "
-            f"{wording.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
-            "error than is tolerated, by the width of the band."
+            "Of the networks that the law chose and that were trained, none measured at most its "
+            f"tolerated error: the closest measured {wording.percent_with_interval(measured, 2)} "
+            f"where {wording.percent(closest.max_error, 2)} were tolerated. The law aims at the "
+            "tolerated error itself, so that about half of such networks measure above it: ask for "
+            "a lower one."
         )
         if closest.smallest_run is not None:
             reason = f"{reason} {describe_smallest_run(closest.smallest_run, method)}"

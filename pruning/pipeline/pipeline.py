@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from pruning import wording
 from pruning.analysis.job_record import ControlRecord, RoundRecord
 from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
@@ -210,7 +211,8 @@ class Pipeline:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was "
                 "trained on them has too low an error there (as given: validation "
-                f"{measured.val_error.value:.2%}, test {measured.error.value:.2%})"
+                f"{wording.percent_with_interval(measured.val_error, 2)}, test "
+                f"{wording.percent_with_interval(measured.error, 2)})"
             )
         else:
             compare_splits(measured.val_error, measured.error, warn=self.ledger.warn)

@@ -177,7 +177,10 @@ def _choose_headline(report: FamilyReport) -> tuple[str, Tone]:
     if report.law is None:
         return "no joint law", "bad"
     if "exceeded" in outcomes:
-        return "no network that was trained keeps to its tolerated error", "bad"
+        text = (
+            "of those that the law chose, no network that was trained keeps to its tolerated error"
+        )
+        return text, "bad"
     predicted = next((row for row in rows if row.outcome in ("open", "failed")), None)
     if predicted is None:
         return "no network for the tolerated error", "bad"

@@ -189,11 +189,13 @@ def _describe_latencies(
             continue
         text = (
             f"{checkpoint.id}, whose channels were removed, takes {ratio:.2f}× the time of the "
-            "network as given, the largest ratio of all batch sizes that were timed"
+            "network as given"
         )
         if checkpoint is not best:
             text += f", with a validation error of {wording.percent(checkpoint.val_error.value)}"
         sentences.append(f"{text}.")
+    if sentences:
+        sentences.append("Ratios of times are the largest over the batch sizes that were timed.")
     return sentences
 
 

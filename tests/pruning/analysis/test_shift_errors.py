@@ -180,7 +180,9 @@ def test_errors_and_excess_are_those_of_a_slow_loop(
             error, nominal = slow.columns[network][name][0], slow.columns[network]["nominal"][0]
             increase = error - slow.columns[CONTROL][name][0]
             assert errors.increase(network, name) == pytest.approx(increase, abs=1e-12)
-            assert errors.excess_under(network, name) == pytest.approx(error - nominal, abs=1e-12)
+            assert errors.excess_under(network, [name]).value == pytest.approx(
+                error - nominal, abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("margin", [-0.2, 0.0, 0.1, 0.6])
@@ -232,7 +234,7 @@ def test_excess_errors_compare_the_same_images_and_nominal_figures_take_all() ->
     for network in NETWORKS:
         assert errors.excess(network) == same.excess(network)
         assert errors.delta_excess(network) == same.delta_excess(network)
-        assert errors.excess_under(network, "fog 2") == same.excess_under(network, "fog 2")
+        assert errors.excess_under(network, ["fog 2"]) == same.excess_under(network, ["fog 2"])
         assert errors.error(network, ["nominal"]) == estimate_error(wrong[network]["nominal"])
         expected = float(wrong[network]["nominal"].double().mean())
         expected -= float(wrong[CONTROL]["nominal"].double().mean())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning import wording
 from pruning.analysis.applicability import applies_to
 from pruning.analysis.shifts import (
     NamedNetwork,
@@ -78,7 +79,18 @@ def test_errors_and_excess_by_hand(cascade: Results, against: Any) -> None:
         f"excess_error/{name}" for name in wanted
     }
     words = {"control": "the dense control", "given": "the network as given"}[against]
-    assert any(note.startswith(f"Lost against {words}") for note in section.notes)
+    (lost,) = [note for note in section.notes if note.startswith(f"Lost against {words}")]
+    targets = [row for row in record.rounds if row.target is not None]
+    increases = [
+        sum(
+            error[row.id, "nominal"][image] - error[references[row.round], "nominal"][image]
+            for image in sampled
+        )
+        / 25
+        for row in targets
+    ]
+    nominal = wording.percentage_points(sum(increases) / len(increases))
+    assert f"nominally, on the images that are shifted, {nominal}. The order" in lost
     assert any(f"of a pruned network less that of {words}:" in note for note in section.notes)
     for label in ("magnitude", "random"):
         rounds = [row for row in record.rounds if row.label == label]
@@ -98,6 +110,7 @@ def test_errors_and_excess_by_hand(cascade: Results, against: Any) -> None:
             np.array([y.value for y in section.curves[f"delta_excess/{label}"].y]),
             rcond=None,
         )[0][0]
+        assert section.scalars[f"delta_excess_error_slope/{label}"].unit == "points"
         assert section.scalars[f"delta_excess_error_slope/{label}"].value == pytest.approx(
             float(slope)
         )

@@ -138,7 +138,8 @@ def test_every_law_says_where_its_plateau_and_its_band_come_from(template: JobRe
     told = [note for note in notes if chance.replace(" %", "%") in note]
     assert [note.partition(":")[0] for note in told] == ["first", "second"]
     assert any(
-        "deviation: 3.4 % of the error (the paper's, as these runs are too few" in note
+        "Bands are of one more run under another seed; a seed moves a whole curve by a standard "
+        "deviation of 3.4% (the paper's, as the trials here are too few to show it)." in note
         for note in notes
     )
 

@@ -99,8 +99,8 @@ def test_the_choice_says_what_decided_it() -> None:
     made = recommend([checkpoint(0.5, 0.001, 0.3)], Gates(), references())
     assert made.reason.startswith(
         "magnitude-0.5 was chosen on 100 validation images, where its error is 0.10 pp above that "
-        "of the dense control [−0.90, +1.10], within the margin of 0.50 pp; 50.0 % of the prunable "
-        "weights are pruned."
+        "of the dense control [−0.90, +1.10], within the recommendation's margin of 0.50 pp; "
+        "50.0 % of the prunable weights are pruned."
     )
     assert "Ship" not in made.reason, "the test images have not been asked"
 
@@ -162,6 +162,7 @@ def test_what_removed_channels_gain_in_latency_is_said() -> None:
     sentence = "filter_norm-0.5, whose channels were removed, takes 0.41× the time of the network"
     reason = recommend([cut, whole], Gates(), references()).reason
     assert f"{sentence} as given, with a validation error of 30.0 %." in reason
+    assert "Ratios of times are the largest over the batch sizes that were timed." in reason
     alone = recommend([cut], Gates(max_error_increase=0.5), references()).reason
     assert f"{sentence} as given." in alone
     assert "channels" not in recommend([whole], Gates(), references()).reason

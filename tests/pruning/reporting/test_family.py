@@ -209,6 +209,30 @@ def test_the_verdict_follows_what_was_measured() -> None:
     assert "the band" in facts["Error measured"].detail
 
 
+def test_bands_and_deviations_say_what_they_are() -> None:
+    report = whole()
+    facts = {fact.label: fact for fact in family.describe_verdict(report).facts}
+    assert facts["Error predicted"].detail.endswith("] at 90 %")
+    comment, page = to_markdown(report), to_html(report)
+    for text in (comment, page):
+        assert "Predicted error [90 % band]" in text.replace("\\", "")
+        assert "Error at the least density" in text
+    law = report.sections["scaling_law"]
+    assert re.search(
+        r"the law deviates from them by a standard deviation of [\d.]+ % of the error, by "
+        r"[+−]?[\d.]+ % on average",
+        law.notes[0],
+    )
+    assert (
+        "Bands (90 %) are of one more run under another seed; a seed moves a whole" in law.notes[1]
+    )
+    assert "(the paper's, as the trials here are too few to show it)" in law.notes[1]
+    assert "| Quantity | Value | Samples |" in comment, "no value of the law has an interval"
+    (apart,) = [note for note in report.sections["invariant"].notes if note.startswith("With phi")]
+    assert "scatter about one law by a relative standard deviation of" in apart
+    assert "with two constants fewer" in apart
+
+
 def test_families_without_an_answer_say_why() -> None:
     only = world.reported(world.spec(**SMALL, confirm=False))
     verdict = family.describe_verdict(only)
