@@ -256,7 +256,7 @@ class _Choice:
 
     graph: ChannelGraph
     selection: Selection
-    importance: Mapping[str, Tensor]
+    importance: dict[str, Tensor]
     before: Tensor
     counter: _WeightCounter
     budget: int
