@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -18,6 +18,7 @@ from api.schemas.results import CheckpointList, CheckpointView, Results
 from api.services import Services, ServicesDep
 from api.views import build_view
 from pruning.schemas.job import TERMINAL
+from pruning.schemas.outputs import ExportFormat, FileFormat, name_file
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Job, ResultFile
@@ -325,23 +326,34 @@ def get_checkpoint(
     request: Request,
     services: ServicesDep,
     caller: Reader,
-    format: Literal["sparse", "dense", "masks", "arch"] = "sparse",
+    format: FileFormat = "sparse",
 ) -> Response:
     """Send a finished checkpoint, also while its job is still running.
 
     `Range`, `If-Range` and `If-None-Match` are honoured. `arch` is the JSON that rebuilds a network
-    whose channels were removed; other checkpoints have none.
+    whose channels were removed; other checkpoints have none. `onnx`, `pth` and `semi_structured`
+    exist where the job asked for them (`export`).
     """
     _, files = read_files(services, caller.project, id)
     # Files of the report are stored beside the checkpoints, under this name.
     row = None if cid == REPORT else find_file(files, cid, format)
     if row is None:
-        raise NotFoundError("checkpoint", f"{cid}?format={format}")
-    if format == "arch":
-        name = f"{id}-{cid}.arch.json"
-        media = ARCH
-    else:
-        name = f"{id}-{cid}.{format}.safetensors"
-        media = SAFETENSORS
+        raise _explain_absence(files, cid, format)
+    media = ARCH if format == "arch" else SAFETENSORS
+    name = name_file(f"{id}-{cid}", format)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return send_file(request, services.artifacts, row, media, headers)
+
+
+def _explain_absence(files: list[ResultFile], cid: str, format: FileFormat) -> Exception:
+    """Return the error for a file that is not there: what would have to be asked for."""
+    formats = [file.format for file in files if file.checkpoint == cid and cid != REPORT]
+    if formats and format in get_args(ExportFormat):
+        return Problem(
+            404,
+            "not_found",
+            f"checkpoint {cid} has no file in the format {format}; a job writes it where its "
+            f'"export" lists {format!r} (the report warns where that failed); there are '
+            f"{', '.join(formats)}",
+        )
+    return NotFoundError("checkpoint", f"{cid}?format={format}")

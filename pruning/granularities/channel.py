@@ -10,20 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pruning.allocations.global_ import Global
 from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
 from pruning.channels.slicing import slice_channels
-from pruning.errors import BudgetError, ScoreError
+from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
+from pruning.granularities._rounding import Rounding
 from pruning.masks import count_kept, select_top, select_weight_masks
 from pruning.types import Budget, DrawLaw, Keeps, Masks, Selected, Selection
+
+DEFAULT_MULTIPLE = 8
+"""The multiple that is tried by default: the floats that a vector register of CPUs holds."""
+LEAST_SHARE = 0.99
+"""The share of the weights, and of the importance, that channels chosen in multiples have to keep
+of those chosen one by one, so that rounding costs nothing.
+"""
 
 
 @granularities.register("channel")
@@ -68,14 +77,30 @@ class Channel:
 
     compacts: ClassVar[bool] = True
     normalize: bool = True
+    round_to: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=256,
+            description="in each group a multiple of it remains, or all; null: 8 where that costs "
+            "at most 1 % of the weights and of the importance that remain, else 1",
+        ),
+    ] = None
 
     def select(self, selection: Selection) -> Selected:
         """Select the most channels with which the density, in weights, is at most the target.
 
         Their number is found by bisection. Where channels are drawn, that many distinct ones are
-        expected of every group: the density may differ. Masks stay as they are where the density is
-        reached already. Raises `BudgetError` where one channel of every group is still too much,
-        `StructureError` for a network whose channels cannot be distinguished.
+        expected of every group: the density may differ.
+
+        With `round_to` a multiple of it remains in every group, or all of the group, and the budget
+        is met as nearly as such steps allow. By default it is 8 where that costs nothing: where it
+        keeps at least 99 % of the weights and of the importance that channels chosen one by one
+        keep.
+
+        Masks stay as they are where the density is reached already. Raises `BudgetError` where one
+        channel of every group is still too much, `StructureError` for a network whose channels
+        cannot be distinguished.
         """
         graph = ChannelGraph.of_selection(selection)
         left_dense = graph.left_dense(selection.model, selection.weights)
@@ -88,27 +113,43 @@ class Channel:
         before = graph.kept(selection.model, selection.masks)
         importance = self.compute_importance(graph, selection, before)
         counter = _WeightCounter(graph, selection, old)
-
-        def choose(channels: int) -> Tensor:
-            """Choose the channels that remain where `channels` are allocated."""
-            sizes = {name: len(score) for name, score in importance.items()}
-            keeps = selection.allocation.allocate(importance, Budget(channels, sizes, NoShapes()))
-            return _choose_best(graph, importance, keeps, before)
-
-        def count_weights(channels: int) -> int:
-            return counter.count(graph.closed(choose(channels)))
-
-        alive = int(sum(int((score > -math.inf).sum()) for score in importance.values()))
-        least = count_weights(1) if alive else old_count
-        if least > budget:
+        choice = _Choice(
+            graph=graph,
+            selection=selection,
+            importance=importance,
+            before=before,
+            counter=counter,
+            budget=budget,
+        )
+        chosen = self._choose(choice, can_round=not _draws_channels(selection))
+        if chosen is None:
+            multiple = self.round_to or 1
+            least = choice.count_least(multiple) if choice.alive else old_count
             raise BudgetError(
                 f"density {selection.density:.4g} cannot be reached by removing channels: with "
-                f"one of each group it is {least / total:.4g}{_explain_dense(left_dense)}"
+                f"{'one' if multiple == 1 else multiple} of each group it is "
+                f"{least / total:.4g}{_explain_dense(left_dense)}"
             )
-        channels = _bisect(
-            lambda channels: count_weights(channels) <= budget, affordable=1, too_many=alive
-        )
-        return _apply_choice(graph, selection, importance, choose(channels), left_dense)
+        return _apply_choice(graph, selection, importance, chosen, left_dense)
+
+    def _choose(self, choice: _Choice, *, can_round: bool) -> Tensor | None:
+        """Choose the channels that remain, in multiples where these are asked for or cost nothing;
+        None where the budget is too small.
+        """
+        if self.round_to is not None and self.round_to > 1:
+            if not can_round:
+                raise ParameterError(
+                    "round_to: where channels are drawn, how many distinct ones remain is random",
+                    pointer="/granularity/params/round_to",
+                )
+            return choice.choose_rounded(self.round_to)
+        exact = choice.choose_exactly()
+        if exact is None or self.round_to == 1 or not can_round:
+            return exact
+        rounded = choice.choose_rounded(DEFAULT_MULTIPLE)
+        if rounded is not None and choice.costs_nothing(rounded, exact):
+            return rounded
+        return exact
 
     def compute_importance(
         self, graph: ChannelGraph, selection: Selection, before: Tensor
@@ -172,7 +213,7 @@ def _apply_choice(
     model = selection.model
     weights: Mapping[str, Tensor] = selection.weights
     laws: dict[str, DrawLaw] = {}
-    if getattr(selection.sparsifier, "reweights", False):
+    if _draws_channels(selection):
         drawn = DrawnChannels.of(
             graph, importance, chosen, selection.sparsifier, selection.generator
         )
@@ -207,6 +248,92 @@ class _WeightCounter:
             index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
             total += int(mask[index].sum())
         return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """The choice of the most channels whose weights fit into a budget."""
+
+    graph: ChannelGraph
+    selection: Selection
+    importance: dict[str, Tensor]
+    before: Tensor
+    counter: _WeightCounter
+    budget: int
+
+    @property
+    def alive(self) -> int:
+        """The channels that can be chosen."""
+        return sum(int((score > -math.inf).sum()) for score in self.importance.values())
+
+    def choose_exactly(self) -> Tensor | None:
+        """Choose channels one by one; None where one of every group is too much."""
+        channels = self._find_most(self._choose)
+        return None if channels is None else self._choose(channels)
+
+    def choose_rounded(self, multiple: int) -> Tensor | None:
+        """Choose channels in multiples; None where one multiple of every group is too much."""
+        rounding = Rounding(self.graph, self.importance, self.before, multiple)
+        channels = self._find_most(lambda channels: self._choose_floor(rounding, channels))
+        if channels is None:
+            return None
+        return rounding.fill(self._allocate(channels), self._can_afford)
+
+    def costs_nothing(self, rounded: Tensor, exact: Tensor) -> bool:
+        """Whether channels chosen in multiples keep nearly all the weights and the importance of
+        those chosen one by one.
+        """
+        weights, most = (self._count_weights(keep) for keep in (rounded, exact))
+        if weights < LEAST_SHARE * most:
+            return False
+        total, most_important = (self._sum_importance(keep) for keep in (rounded, exact))
+        return total >= LEAST_SHARE * most_important > 0
+
+    def count_least(self, multiple: int) -> int:
+        """Count the weights that remain with the fewest channels."""
+        if multiple == 1:
+            return self._count_weights(self._choose(1))
+        rounding = Rounding(self.graph, self.importance, self.before, multiple)
+        return self._count_weights(self._choose_floor(rounding, 1))
+
+    def _find_most(self, choose: Callable[[int], Tensor]) -> int | None:
+        """Find the most channels to allocate; None where the fewest are too many."""
+        if not self.alive or not self._can_afford(choose(1)):
+            return None
+        return _bisect(
+            lambda channels: self._can_afford(choose(channels)),
+            affordable=1,
+            too_many=self.alive,
+        )
+
+    def _allocate(self, channels: int) -> Keeps:
+        sizes = {name: len(score) for name, score in self.importance.items()}
+        budget = Budget(channels, sizes, NoShapes())
+        return self.selection.allocation.allocate(self.importance, budget)
+
+    def _choose(self, channels: int) -> Tensor:
+        keeps = self._allocate(channels)
+        return _choose_best(self.graph, self.importance, keeps, self.before)
+
+    def _choose_floor(self, rounding: Rounding, channels: int) -> Tensor:
+        return rounding.choose(rounding.round_down(self._allocate(channels)))
+
+    def _can_afford(self, keep: Tensor) -> bool:
+        return self._count_weights(keep) <= self.budget
+
+    def _count_weights(self, keep: Tensor) -> int:
+        return self.counter.count(self.graph.closed(keep))
+
+    def _sum_importance(self, keep: Tensor) -> float:
+        """The importance of the channels that remain, over all groups."""
+        groups = self.graph.removable
+        parts = [self.importance[group.name][keep[group.span]] for group in groups]
+        return sum(float(part.sum()) for part in parts)
+
+
+def _draws_channels(selection: Selection) -> bool:
+    """Return whether channels are drawn at random and stand for others."""
+    return bool(getattr(selection.sparsifier, "reweights", False))
 
 
 def _choose_best(

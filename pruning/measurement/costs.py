@@ -1,11 +1,9 @@
-"""The costs of a network: FLOPs, file sizes and measured latency."""
+"""The costs of a network that are counted: FLOPs and file sizes."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
-import time
 import zlib
 from collections.abc import Mapping
 from functools import cache
@@ -18,17 +16,8 @@ from torch import Tensor, nn
 from pruning.networks.layers import forward_hooks
 from pruning.networks.loading import resolve
 from pruning.networks.modes import evaluate_mode
-from pruning.schemas.report import Latency
 from pruning.storage.checkpoints import WRITERS
 from pruning.types import Masks
-
-PASSES = 13
-"""The forward passes by which a latency is measured."""
-FEWEST_PASSES = 5
-"""The forward passes where they take longer than `PATIENCE_S` together."""
-PATIENCE_S = 10.0
-WARM_UP = 3
-"""The first passes, which do not count: caches and kernels are being prepared."""
 
 
 @cache
@@ -82,66 +71,6 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | No
     with forward_hooks(layers, count), torch.no_grad(), evaluate_mode(model):
         model(torch.zeros(1, *shape, device=device))
     return total
-
-
-def measure_latency(
-    model: nn.Module,
-    shape: tuple[int, int, int],
-    reference: nn.Module | None = None,
-    batches: tuple[int, ...] = (1, 64),
-) -> tuple[Latency, ...]:
-    """Measured wall-clock time of a forward pass in milliseconds (median, 95th percentile), fp32,
-    dense kernels.
-
-    With a `reference`, the two networks run in turn, and the ratio of their fastest passes is kept:
-    other work on the machine can only slow a pass down.
-    """
-    model.eval()
-    if reference is not None:
-        reference.eval()
-    device = next(model.parameters()).device
-    latencies = []
-    for batch in batches:
-        inputs = torch.zeros(batch, *shape, device=device)
-        times: list[float] = []
-        reference_times: list[float] = []
-        begin = time.perf_counter()
-        while _needs_more_passes(len(times), time.perf_counter() - begin):
-            times.append(_time_forward_ms(model, inputs))
-            if reference is not None:
-                reference_times.append(_time_forward_ms(reference, inputs))
-        ordered = sorted(times[WARM_UP:])
-        against = None
-        if reference_times:
-            against = ordered[0] / min(reference_times[WARM_UP:])
-        latencies.append(
-            Latency(
-                device=device.type,
-                threads=torch.get_num_threads(),
-                batch=batch,
-                p50=statistics.median(ordered),
-                p95=ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-                against_given=against,
-            )
-        )
-    return tuple(latencies)
-
-
-def _needs_more_passes(passes: int, elapsed_s: float) -> bool:
-    """Whether a latency needs more passes: a fast network is run for half a second, 100 times at
-    most, a slow one no longer than patience lasts.
-    """
-    fewest = PASSES if elapsed_s < PATIENCE_S else FEWEST_PASSES
-    return passes < fewest or (passes < 100 and elapsed_s < 0.5)
-
-
-def _time_forward_ms(model: nn.Module, inputs: Tensor) -> float:
-    start = time.perf_counter()
-    with torch.no_grad():
-        model(inputs)
-    if inputs.device.type == "cuda":
-        torch.cuda.synchronize(inputs.device)
-    return (time.perf_counter() - start) * 1000
 
 
 def measure_file_sizes(

@@ -29,6 +29,7 @@ from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
 from pruning.schemas.preprocessing import choose_normalisation, describe_guess
 from pruning.schemas.recipe import Recipe
+from pruning.storage.onnx_files import explain_missing, list_missing_packages
 from pruning.types import Architecture, Shape
 from pruning.verdict.modelled_shifts import list_shift_warnings
 
@@ -50,6 +51,7 @@ def estimate_job(
     fit.
     """
     spec = JobSpec.model_validate(document)
+    _check_outputs(spec)
     dataset = describe_dataset(spec.dataset.builtin, dataset)
     segmentation = dataset["task"] == "segmentation"
     shape: Shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
@@ -101,6 +103,14 @@ def estimate_job(
     ]
     warnings += rehearse(_build_small(architecture, outline), recipe, shape)
     return costs | {"warnings": warnings}
+
+
+def _check_outputs(spec: JobSpec) -> None:
+    """Raise `ParameterError` for a job that needs packages which are not installed here."""
+    missing = list_missing_packages() if spec.outputs.needs_onnx else ()
+    if missing:
+        pointer = "/export" if "onnx" in spec.export else "/latency/runtimes"
+        raise ParameterError(explain_missing(missing), pointer=pointer)
 
 
 def starts_from_scratch(spec: JobSpec, architecture: Architecture) -> bool:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pruning.analysis.job_record import RoundRecord
 from pruning.channels.compaction import write_arch
-from pruning.measurement.costs import count_flops, measure_file_sizes, measure_latency
+from pruning.errors import CheckpointError
+from pruning.measurement.costs import count_flops, measure_file_sizes
+from pruning.measurement.latency import measure_latency
+from pruning.measurement.onnx_network import OnnxNetwork, check_onnx, describe_disagreement
+from pruning.measurement.peak_memory import measure_onnx_memory, measure_torch_memory
 from pruning.pipeline.pipeline import Pipeline
-from pruning.storage.checkpoints import WRITERS
+from pruning.schemas.outputs import FileFormat, Latency, Outputs, name_file
+from pruning.storage.checkpoints import WRITERS, write_pth
+from pruning.storage.onnx_files import write_onnx
+from pruning.storage.semi_structured import write_semi_structured
 from pruning.types import Masks
 
 
@@ -30,7 +38,32 @@ class Origin:
     dataset_sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
+class _Exported:
+    """A network that is being exported, and what is known of it so far."""
+
+    name: str
+    """The name of its files: a checkpoint's id, or `given`."""
+    model: nn.Module
+    masks: Masks
+    info: dict[str, Any]
+    """The metadata of its files."""
+    compacted: bool = False
+    onnx_path: Path | None = None
+    """Its ONNX file; None where there is none."""
+    note: dict[str, Any] = field(default_factory=dict)
+    """The note of its stage."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def applied_masks(self) -> Masks:
+        """The masks of the tensors as they are stored: those of a compacted network no longer have
+        the shapes of the masks.
+        """
+        return {} if self.compacted else self.masks
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exports:
     """Writes the files of checkpoints into a folder, and measures what networks cost, each once.
 
@@ -41,79 +74,226 @@ class Exports:
     origin: Origin
     folder: Path
     on_file: Callable[[str, str, Path], None]
+    outputs: Outputs
 
     def write_checkpoint(self, record: RoundRecord) -> bool:
         """Write the files of a finished target and measure its network; False when that was done
         before.
+
+        A file that cannot be made beyond the packed ones is a warning of the checkpoint.
         """
         pipeline = self.pipeline
         pipeline.watcher.stage("export", record.id)
         stage = f"export-{record.id}"
         if pipeline.stages.open(stage) is not None:
             return False
-        model = record.network()
-        masks = {name: mask.cpu() for name, mask in record.masks().items()}
-        info = self._describe_file(record)
-        for format, write in WRITERS.items():
-            path = self.folder / f"{record.id}.{format}.safetensors"
-            # The tensors of a compacted network no longer have the shapes of the masks.
-            applied = {} if record.compacted and format != "masks" else masks
-            write(path, model.state_dict(), applied, **info)
-            self.on_file(record.id, format, path)
-        if record.compacted:
-            path = self.folder / f"{record.id}.arch.json"
-            write_arch(path, model, self.origin.architecture, self.origin.kwargs)
-            self.on_file(record.id, "arch", path)
-        costs = self._measure_costs(
-            model, masks, info, reference=pipeline.dense(), compacted=record.compacted
+        exported = _Exported(
+            name=record.id,
+            model=record.network(),
+            masks={name: mask.cpu() for name, mask in record.masks().items()},
+            info=self._describe_file(record),
+            compacted=record.compacted,
         )
-        pipeline.stages.save(stage, {}, costs)
+        self._write_packed(exported)
+        self._measure_costs(exported)
+        self._write_further(exported, record)
+        self._measure_latencies(exported, reference=pipeline.dense())
+        pipeline.stages.save(stage, {}, exported.note | {"warnings": exported.warnings})
         return True
 
-    def load_costs(self, record: RoundRecord) -> dict[str, Any]:
-        """The costs of a finished target, whose files are written: FLOPs, bytes, latency."""
+    def load_costs(self, record: RoundRecord) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The costs of a finished target, whose files are written (FLOPs, bytes, latency, the check
+        of the ONNX file), and the warnings of its files.
+        """
         stored = self.pipeline.stages.open(f"export-{record.id}")
         assert stored is not None
-        return stored.note
+        costs = dict(stored.note)
+        return costs, tuple(costs.pop("warnings", ()))
 
     def measure_dense(self, name: str, model: nn.Module) -> dict[str, Any]:
         """The costs of the dense network `given` or the dense `control`, which is compared with the
         given one.
+
+        The control is not run in onnxruntime: it differs from the given one in its values alone.
         """
         pipeline = self.pipeline
         stage = f"export-{name}"
-        stored = pipeline.stages.open(stage)
-        if stored is None:
+        if pipeline.stages.open(stage) is None:
             start_masks = pipeline.build_start_masks(model)
-            masks = {key: mask.cpu() for key, mask in start_masks.items()}
+            exported = _Exported(
+                name=name,
+                model=model,
+                masks={key: mask.cpu() for key, mask in start_masks.items()},
+                info=self._describe_file(None),
+            )
+            self._measure_costs(exported)
+            if name == "given" and "onnxruntime" in self.outputs.latency.runtimes:
+                try:
+                    exported.onnx_path = self._write_given_onnx()
+                except CheckpointError as error:
+                    exported.warnings.append(f"no latency in onnxruntime: {error}")
             reference = None if name == "given" else pipeline.dense()
-            info = self._describe_file(None)
-            costs = self._measure_costs(model, masks, info, reference=reference)
-            pipeline.stages.save(stage, {}, costs)
-            stored = pipeline.stages.open(stage)
-            assert stored is not None
-        return stored.note
+            self._measure_latencies(exported, reference=reference)
+            pipeline.stages.save(stage, {}, exported.note | {"warnings": exported.warnings})
+        stored = pipeline.stages.open(stage)
+        assert stored is not None
+        costs = dict(stored.note)
+        for warning in costs.pop("warnings", ()):
+            message = f"the dense network: {warning}"
+            if message not in pipeline.ledger.warnings:
+                pipeline.ledger.warn(message)
+        return costs
 
-    def _measure_costs(
-        self,
-        model: nn.Module,
-        masks: Masks,
-        info: dict[str, Any],
-        *,
-        reference: nn.Module | None,
-        compacted: bool = False,
-    ) -> dict[str, Any]:
-        """FLOPs, bytes by format, and latencies; `info` is what the files say of themselves."""
-        data = self.pipeline.data
-        batches = (1,) if data.segmentation else (1, 64)
-        flops = count_flops(model, data.shape, None if compacted else masks)
-        sizes = measure_file_sizes(model.state_dict(), masks, compacted=compacted, **info)
-        latencies = measure_latency(model, data.shape, reference, batches)
-        return {
-            "flops": flops,
-            "size_bytes": sizes,
-            "latency_ms": [latency.model_dump() for latency in latencies],
+    def _write_packed(self, exported: _Exported) -> None:
+        """Write the formats that every checkpoint has."""
+        for format, write in WRITERS.items():
+            path = self.folder / f"{exported.name}.{format}.safetensors"
+            applied = exported.masks if format == "masks" else exported.applied_masks
+            write(path, exported.model.state_dict(), applied, **exported.info)
+            self.on_file(exported.name, format, path)
+        if exported.compacted:
+            path = self.folder / name_file(exported.name, "arch")
+            write_arch(path, exported.model, self.origin.architecture, self.origin.kwargs)
+            self.on_file(exported.name, "arch", path)
+
+    def _write_further(self, exported: _Exported, record: RoundRecord) -> None:
+        """Write the formats that the job asks for."""
+        state = exported.model.state_dict()
+        if "pth" in self.outputs.export:
+            path = self.folder / name_file(exported.name, "pth")
+            write_pth(path, state)
+            self._announce(exported, "pth", path)
+        if "semi_structured" in self.outputs.export:
+            path = self.folder / name_file(exported.name, "semi_structured")
+            if write_semi_structured(path, state, exported.applied_masks, **exported.info):
+                self._announce(exported, "semi_structured", path)
+            else:
+                path.unlink()
+                exported.warnings.append(
+                    "no semi_structured file: no layer has at most 2 of every 4 weights and a "
+                    "multiple of 32 outputs and of 64 inputs"
+                )
+        if self.outputs.needs_onnx:
+            self._write_onnx(exported)
+        if "onnx" in self.outputs.export:
+            self._check_onnx(exported, record)
+
+    def _write_given_onnx(self) -> Path:
+        """The ONNX file of the network as given, which others run in turn with, made once.
+
+        Raises `CheckpointError` where it cannot be made.
+        """
+        path = self.folder / name_file("given", "onnx")
+        if not path.exists():
+            network, info = self.pipeline.dense(), self._describe_file(None)
+            write_onnx(path, network, self.pipeline.data.shape, **info)
+        return path
+
+    def _write_onnx(self, exported: _Exported) -> None:
+        """Write the ONNX file of a network; where that fails, warn."""
+        path = self.folder / name_file(exported.name, "onnx")
+        try:
+            write_onnx(path, exported.model, self.pipeline.data.shape, **exported.info)
+        except CheckpointError as error:
+            exported.warnings.append(f"no ONNX file: {error}")
+            return
+        exported.onnx_path = path
+
+    def _check_onnx(self, exported: _Exported, record: RoundRecord) -> None:
+        """Compare the ONNX file with its network, and hand it out where onnxruntime runs it."""
+        path = exported.onnx_path
+        if path is None:
+            return
+        try:
+            check = check_onnx(path, exported.model, self.pipeline.data)
+        except CheckpointError as error:
+            exported.warnings.append(f"no ONNX file: {error}")
+            exported.onnx_path = None
+            return
+        exported.note["onnx"] = check.model_dump(mode="json")
+        disagreement = describe_disagreement(check, record.measured.document().error.value)
+        if disagreement is not None:
+            exported.warnings.append(disagreement)
+        self._announce(exported, "onnx", path)
+
+    def _announce(self, exported: _Exported, format: FileFormat, path: Path) -> None:
+        """Hand out a file, with its size in the report."""
+        exported.note["size_bytes"][format] = path.stat().st_size
+        self.on_file(exported.name, format, path)
+
+    def _measure_costs(self, exported: _Exported) -> None:
+        """Count FLOPs, and bytes by format."""
+        flops_masks = None if exported.compacted else exported.masks
+        exported.note |= {
+            "flops": count_flops(exported.model, self.pipeline.data.shape, flops_masks),
+            "size_bytes": measure_file_sizes(
+                exported.model.state_dict(),
+                exported.masks,
+                compacted=exported.compacted,
+                **exported.info,
+            ),
         }
+
+    def _measure_latencies(self, exported: _Exported, *, reference: nn.Module | None) -> None:
+        """Measure the latencies that the job asks for, each network in turn with the reference."""
+        data, request = self.pipeline.data, self.outputs.latency
+        batches = request.batches or ((1,) if data.segmentation else (1, 64))
+        rows: list[Latency] = []
+        all_threads = torch.get_num_threads()
+        threads: tuple[int, ...] = (all_threads,)
+        if "onnxruntime" in request.runtimes:
+            threads = tuple(dict.fromkeys((1, all_threads)))
+        for number in threads:
+            if "torch" in request.runtimes:
+                measured = measure_latency(
+                    exported.model, data.shape, reference, batches, threads=number
+                )
+                rows += self._add_torch_memory(exported, measured)
+            if "onnxruntime" in request.runtimes and exported.onnx_path is not None:
+                rows += self._measure_onnxruntime(exported, batches, number)
+        exported.note["latency_ms"] = [row.model_dump() for row in rows]
+
+    def _add_torch_memory(self, exported: _Exported, rows: Sequence[Latency]) -> Sequence[Latency]:
+        """Add the peak memory, which stands beside that of onnxruntime."""
+        if "onnxruntime" not in self.outputs.latency.runtimes:
+            return rows
+        shape = self.pipeline.data.shape
+        return [
+            row.model_copy(
+                update={
+                    "peak_memory_bytes": measure_torch_memory(exported.model, (row.batch, *shape))
+                }
+            )
+            for row in rows
+        ]
+
+    def _measure_onnxruntime(
+        self, exported: _Exported, batches: Sequence[int], threads: int
+    ) -> list[Latency]:
+        """Measure an ONNX file with so many threads, in turn with that of the given network."""
+        assert exported.onnx_path is not None
+        shape = self.pipeline.data.shape
+        try:
+            own = OnnxNetwork(exported.onnx_path, threads)
+            reference = None
+            if exported.name != "given":
+                reference = OnnxNetwork(self._write_given_onnx(), threads)
+            rows = measure_latency(
+                own, shape, reference, batches, runtime="onnxruntime", threads=threads
+            )
+        except CheckpointError as error:
+            exported.warnings.append(f"no latency in onnxruntime: {error}")
+            return []
+        return [
+            row.model_copy(
+                update={
+                    "peak_memory_bytes": measure_onnx_memory(
+                        exported.onnx_path, (row.batch, *shape), threads
+                    )
+                }
+            )
+            for row in rows
+        ]
 
     def _describe_file(self, record: RoundRecord | None) -> dict[str, Any]:
         """The metadata of a checkpoint file; nothing in it differs between two equal runs."""

@@ -28,6 +28,7 @@ from pruning.pipeline.exports import Exports, Origin
 from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
 from pruning.schemas.gates import EVALUATION_OF_GATE, Gates
+from pruning.schemas.outputs import Outputs
 from pruning.schemas.report import (
     Checkpoint,
     ControlNetwork,
@@ -62,10 +63,17 @@ class Results:
     folder: Path
     on_file: Callable[[str, str, Path], None] = field(default=lambda checkpoint, format, path: None)
     cache: TensorCache | None = None
+    outputs: Outputs = field(default=Outputs(), kw_only=True)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._exports = Exports(self.pipeline, self.origin, self.folder, self.on_file)
+        self._exports = Exports(
+            pipeline=self.pipeline,
+            origin=self.origin,
+            folder=self.folder,
+            on_file=self.on_file,
+            outputs=self.outputs,
+        )
 
     def export(self, record: RoundRecord) -> bool:
         """Write the files of a finished target and measure what the network costs; False when that
@@ -186,7 +194,7 @@ class Results:
     ) -> Checkpoint:
         """A finished target as the report has it; `partial` where the job goes on."""
         assert record.target is not None
-        costs = self._exports.load_costs(record)
+        costs, file_warnings = self._exports.load_costs(record)
         data = self.pipeline.data
         masks = record.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
@@ -225,7 +233,7 @@ class Results:
             load_snippet=write_load_snippet(
                 record.id, self.origin, data, compacted=record.compacted
             ),
-            warnings=_list_checkpoint_warnings(measured, masks),
+            warnings=(*_list_checkpoint_warnings(measured, masks), *file_warnings),
             **costs,
         )
 

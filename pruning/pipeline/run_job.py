@@ -106,7 +106,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         dataset_name=job["dataset"]["name"],
         dataset_sha256=job["dataset"]["sha256"],
     )
-    results = Results(pipeline, origin, folder / "files", watcher.file)
+    results = Results(pipeline, origin, folder / "files", watcher.file, outputs=spec.outputs)
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
     for note in (*arrays.notes, *data.notes):

@@ -177,14 +177,15 @@ def _find_largest_sizes(networks: Sequence[Network]) -> dict[str, int]:
 
 
 def _find_slowest(networks: Sequence[Network]) -> tuple[Latency, ...]:
-    """The slowest measurement of each batch size, by its ratio to the network as given where there
-    is one.
+    """The slowest measurement of each runtime, number of threads and batch size, by its ratio to
+    the network as given where there is one.
     """
-    by_batch: dict[int, list[Latency]] = {}
+    by_setting: dict[tuple[str, int, int], list[Latency]] = {}
     for network in networks:
         for item in network.latency_ms:
-            by_batch.setdefault(item.batch, []).append(item)
-    return tuple(max(items, key=_rank_latency) for items in by_batch.values())
+            setting = (item.runtime, item.threads, item.batch)
+            by_setting.setdefault(setting, []).append(item)
+    return tuple(max(items, key=_rank_latency) for items in by_setting.values())
 
 
 def _rank_latency(item: Latency) -> tuple[float, float]:

@@ -5,7 +5,7 @@ pull-request comment.
 from __future__ import annotations
 
 from pruning import wording
-from pruning.reporting import summary
+from pruning.reporting import runtimes, summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -57,7 +57,8 @@ def _write_document(report: Report, full: bool) -> str:
         "### Size, work and time",
         escape(summary.describe_costs(report)),
         _tabulate_costs(report),
-        summary.LATENCY_NOTE,
+        runtimes.LATENCY_NOTE,
+        *_tabulate_onnx(report),
     ]
     recommended = summary.find_recommended(report)
     if recommended is not None and full:
@@ -187,7 +188,7 @@ def _tabulate_costs(report: Report) -> str:
             rows.append((escape(row.label), sparsity, wording.count(network.parameters), *costs))
             continue
         ratio = summary.compute_file_ratio(report, network)
-        latencies = [escape(summary.describe_latency(item)) for item in network.latency_ms]
+        latencies = [escape(runtimes.describe_latency(item)) for item in network.latency_ms]
         sizes = [
             wording.file_size(network.size_bytes[name]) if name in network.size_bytes else "–"
             for name in formats
@@ -204,6 +205,15 @@ def _tabulate_costs(report: Report) -> str:
             )
         )
     return format_table(head, rows, right=range(1, len(head)))
+
+
+def _tabulate_onnx(report: Report) -> list[str]:
+    """The checks of ONNX files; nothing where there are none."""
+    rows = runtimes.list_onnx_rows(summary.order_checkpoints(report), summary.choose_digits(report))
+    if not rows:
+        return []
+    escaped = [tuple(escape(cell) for cell in row) for row in rows]
+    return [format_table(list(runtimes.ONNX_HEAD), escaped), runtimes.ONNX_NOTE]
 
 
 def _tabulate_layers(checkpoint: Checkpoint) -> str:

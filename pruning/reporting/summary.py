@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pruning import wording
+from pruning.reporting import runtimes
 from pruning.reporting.gates import count_gates, name_gate
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import (
-    Checkpoint,
-    ControlNetwork,
-    Estimate,
-    Latency,
-    Network,
-    Report,
-)
+from pruning.schemas.report import Checkpoint, ControlNetwork, Estimate, Network, Report
 from pruning.schemas.verdicts import RecommendationVerdict
 from pruning.verdict.recommendation import has_lost_channels
 
@@ -27,17 +21,11 @@ FORMATS = {
     "dense": "dense",
     "dense_gzip": "dense, gzip",
     "masks": "masks",
+    "onnx": "ONNX",
 }
 BATCHNORM_NOTE = (
     "right after pruning, its statistics are taken from training images once more; undone where "
     "the loss on other training images (nats, before → after) did not fall."
-)
-LATENCY_NOTE = (
-    "Latency is measured, on dense kernels. “× given” is the ratio of the fastest passes of a "
-    "network and the "
-    "given one, run in turn; the p50 of each row is from a moment of its own, so on a busy "
-    "machine two p50s can "
-    "contradict the ratio: go by the ratio."
 )
 
 
@@ -227,14 +215,6 @@ def list_snippets(report: Report) -> tuple[Checkpoint, ...]:
     return tuple(checkpoint for checkpoint in order_checkpoints(report) if checkpoint.load_snippet)
 
 
-def describe_latency(item: Latency) -> str:
-    """Return a measured latency with its factor to the network as given, measured in turn with
-    it.
-    """
-    text = f"{wording.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
-    return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
-
-
 def count_epochs(network: Network) -> str:
     """Return the epochs of retraining the network has had."""
     return wording.count_of(network.retrain_epochs, "epoch")
@@ -368,6 +348,7 @@ def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
                 f"{wording.percent(ratio)} of the given network's {given_size}",
             )
         )
+    facts += [Fact(*fact) for fact in runtimes.list_runtime_facts(best)]
     return facts
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.outputs import ExportFormat, LatencyRequest, Outputs, refuse_repeats
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import (
     Control,
@@ -204,6 +205,17 @@ class JobSpec(JobFields):
     report. All see the same images in the same splits: the draw of images is that of `seed`, or of
     `dataset.limit.seed`.
     """
+    export: tuple[ExportFormat, ...] = ()
+    """File formats of the checkpoints beside `sparse`, `dense` and `masks`: `onnx` (checked in
+    onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4).
+    """
+    latency: LatencyRequest = LatencyRequest()
+
+    @field_validator("export")
+    @classmethod
+    def _listed_once(cls, value: tuple[ExportFormat, ...]) -> tuple[ExportFormat, ...]:
+        refuse_repeats(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -231,8 +243,20 @@ class JobSpec(JobFields):
                 raise ValueError(
                     "retrain: model.train keeps the weights to rewind to; leave retrain.rewind out"
                 )
+        if "semi_structured" in self.export:
+            granularity = self.granularity
+            if granularity is None or granularity.name != "n_m":
+                raise ValueError(
+                    "export: semi_structured holds 2 of every 4 weights; it needs the granularity "
+                    "n_m"
+                )
         self.recipe()
         return self
+
+    @property
+    def outputs(self) -> Outputs:
+        """The files and latencies that the job is asked for beyond its packed checkpoints."""
+        return Outputs(export=self.export, latency=self.latency)
 
     def recipe(self) -> Recipe:
         """Return the science of this job, without its references."""

@@ -12,6 +12,8 @@ from pruning.schemas.described import DescribedBy
 from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.job import JobSpec
+from pruning.schemas.outputs import Latency as Latency
+from pruning.schemas.outputs import OnnxCheck
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
@@ -107,18 +109,6 @@ class Failure(Document):
     name: str
     code: str
     message: str
-
-
-class Latency(Document):
-    """Measured wall-clock time of one forward pass in milliseconds, dense kernels, fp32."""
-
-    device: str
-    threads: int
-    batch: int
-    p50: float
-    p95: float
-    against_given: float | None = None
-    """Ratio to the network as given: the fastest passes of the two, which ran in turn."""
 
 
 class Evaluated(Document):
@@ -249,6 +239,8 @@ class Checkpoint(Network):
     val_variance: CrossedVariance | None = None
     """The variance of `val_error_increase` over replicates and images; `null` for one run."""
     layers: tuple[Layer, ...]
+    onnx: OnnxCheck | None = None
+    """The check of the ONNX file; `null` where none was asked for or none could be made."""
     load_snippet: str = ""
     """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
     images as this report does.

@@ -14,6 +14,7 @@ import errno
 import json
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,12 +50,12 @@ def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: 
             raise CheckpointError(f"{name}: a pruned weight is not zero")
         tensors[f"{name}.bitmask"] = _pack_bits(mask)
         tensors[f"{name}.values"] = tensor[mask]
-    _write(path, tensors, "sparse", described=_describe_tensors(state, masks), info=info)
+    write_tensors(path, tensors, "sparse", described=_describe_tensors(state, masks), info=info)
 
 
 def read_sparse(path: Path) -> dict[str, Tensor]:
     """The dense state dict of a sparse checkpoint: exact, zeros where it was pruned."""
-    state, described = _read(path, "sparse")
+    state, described = read_tensors(path, "sparse")
     for name, description in described.items():
         mask = _unpack_bits(name, state.pop(f"{name}.bitmask", None), description.shape)
         values = state.pop(f"{name}.values", None)
@@ -72,23 +73,39 @@ def read_sparse(path: Path) -> dict[str, Tensor]:
 def write_dense(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
     """Write a plain state dict with its zeros; it loads anywhere."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    _write(path, tensors, "dense", described={}, info=info)
+    write_tensors(path, tensors, "dense", described={}, info=info)
 
 
 def write_masks(path: Path, masks: Masks, **info: Any) -> None:
     """Write the bitmasks alone."""
     shapes = {name: {"shape": list(mask.shape)} for name, mask in masks.items()}
     bits = {f"{name}.bitmask": _pack_bits(mask.cpu()) for name, mask in masks.items()}
-    _write(path, bits, "masks", described=shapes, info=info)
+    write_tensors(path, bits, "masks", described=shapes, info=info)
 
 
 def read_masks(path: Path) -> Masks:
     """The masks of a `masks` or `sparse` file."""
-    tensors, described = _read(path, None)
+    tensors, described = read_tensors(path, None)
     return {
         name: _unpack_bits(name, tensors.get(f"{name}.bitmask"), description.shape)
         for name, description in described.items()
     }
+
+
+def write_pth(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
+    """Write a plain state dict with its zeros as `torch.save` does, for `torch.load` with
+    `weights_only=True`; the versions of the modules go with it, `info` has no place in it.
+
+    The file is whole or absent, and equal state dicts make equal files.
+    """
+    tensors: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in state.items():
+        # A copy has a storage of its own: of a part of a larger tensor, the rest stays out.
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if hasattr(state, "_metadata"):
+        tensors._metadata = state._metadata  # type: ignore[attr-defined]
+    with write_aside(path) as aside, aside.open("wb") as file:
+        torch.save(tensors, file)
 
 
 WRITERS: dict[str, Callable[..., None]] = {
@@ -139,7 +156,7 @@ def _separate_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _write(
+def write_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
     format: str,
@@ -152,7 +169,7 @@ def _write(
     save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
 
 
-class _Described(BaseModel):
+class DescribedTensor(BaseModel):
     """A pruned tensor as the metadata describes it."""
 
     shape: tuple[NonNegativeInt, ...]
@@ -164,10 +181,12 @@ class _Meta(BaseModel):
 
     format: str
     version: int
-    tensors: dict[str, _Described]
+    tensors: dict[str, DescribedTensor]
 
 
-def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, _Described]]:
+def read_tensors(
+    path: Path, format: str | None
+) -> tuple[dict[str, Tensor], dict[str, DescribedTensor]]:
     """The tensors of a file of the `format` (None: of any), and the descriptions of the pruned."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -7,11 +7,12 @@ import re
 import sys
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
 
+from pruning.schemas.outputs import FileFormat
 from secateur.cli.console import Json, print_json, print_table, tell
 from secateur.cli.outcomes import job_code
 from secateur.cli.watch import gate_line, percent
@@ -21,7 +22,9 @@ from secateur.wire import CheckpointResult, Results
 
 app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-FileFormat = Literal["sparse", "dense", "masks", "arch"]
+NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth"})
+"""The formats that `arch.json` stands beside where channels were removed."""
+ENDINGS: dict[FileFormat, str] = {"arch": "json", "onnx": "onnx", "pth": "pth"}
 
 
 @app.command()
@@ -47,31 +50,36 @@ def download(
         str, typer.Option(metavar="CID|recommended|all", help="Which of them.")
     ] = "recommended",
     format: Annotated[
-        FileFormat, typer.Option(help="Packed, plain, masks alone, or the JSON that rebuilds it.")
+        FileFormat,
+        typer.Option(
+            help="Packed, plain, masks alone, the JSON that rebuilds it, or what the job's export "
+            "lists."
+        ),
     ] = "sparse",
     directory: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.")
     ] = Path("."),
     as_json: Json = False,
 ) -> None:
-    """Download checkpoints, each checked against its SHA-256."""
+    """Download checkpoints, each checked against its SHA-256; where channels were removed, with the
+    JSON that rebuilds the network.
+    """
     files: list[dict[str, Any]] = []
     with Client() as client:
         outcome = client.jobs.results(job_id, fields=("recommendation", "checkpoints"))
         chosen = _choose_checkpoints(outcome, checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
-        ending = "json" if format == "arch" else "safetensors"
-        for result in chosen:
+        for result, file_format in _list_downloads(chosen, format):
             owner = result.job or job_id
-            name = f"{owner}-{result.id}-{format}.{ending}"
+            name = f"{owner}-{result.id}-{file_format}.{ENDINGS.get(file_format, 'safetensors')}"
             target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", name)
-            digest = result.sha256.get(format)
-            client.jobs.download(owner, result.id, target, format=format, sha256=digest)
+            digest = result.sha256.get(file_format)
+            client.jobs.download(owner, result.id, target, format=file_format, sha256=digest)
             files.append(
                 {
                     "job": owner,
                     "checkpoint": result.id,
-                    "format": format,
+                    "format": file_format,
                     "path": str(target),
                     "sha256": digest,
                     "size_bytes": target.stat().st_size,
@@ -114,6 +122,18 @@ def report(
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+
+
+def _list_downloads(
+    chosen: list[CheckpointResult], format: FileFormat
+) -> list[tuple[CheckpointResult, FileFormat]]:
+    """Return the files to download: the format, and `arch` beside one that needs it."""
+    downloads: list[tuple[CheckpointResult, FileFormat]] = []
+    for result in chosen:
+        downloads.append((result, format))
+        if format in NEEDS_ARCH and "arch" in result.formats:
+            downloads.append((result, "arch"))
+    return downloads
 
 
 def _choose_checkpoints(outcome: Results, which: str) -> list[CheckpointResult]:

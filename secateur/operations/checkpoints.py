@@ -8,12 +8,10 @@ import re
 import uuid
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
+from pruning.schemas.outputs import FileFormat
 from secateur.errors import ChecksumMismatch
 from secateur.flow import Broken, Flow, Read, Request, opened, retrying, route
-
-CheckpointFormat = Literal["sparse", "dense", "masks", "arch", "onnx"]
 
 
 def download(
@@ -21,7 +19,7 @@ def download(
     checkpoint_id: str,
     target: str | PathLike[str],
     *,
-    format: CheckpointFormat = "sparse",
+    format: FileFormat = "sparse",
     sha256: str | None = None,
 ) -> Flow[Path]:
     """Download a checkpoint to the file `target`, checked against its ETag and, where given,

@@ -289,7 +289,10 @@ def test_checkpoints_that_are_not_there(world: World, job: str) -> None:
     fault(world.client.get(f"{base}/magnitude-0.5?format=masks"), 404, "not_found")
     fault(world.client.get(f"{base}/report?format=sparse"), 404, "not_found")
     fault(world.client.get(f"{base}/..%2f..%2fx"), 404, "not_found")
-    fault(world.client.get(f"{base}/magnitude-0.5?format=onnx"), 422, "invalid_parameter")
+    fault(world.client.get(f"{base}/magnitude-0.5?format=tflite"), 422, "invalid_parameter")
+    absent = world.client.get(f"{base}/magnitude-0.5?format=onnx")
+    fault(absent, 404, "not_found")
+    assert "\"export\" lists 'onnx'" in absent.json()["detail"]
     world.services.artifacts.delete(f"jobs/{job}")
     fault(world.client.get(f"{base}/magnitude-0.5"), 410, "artifact_gone")
     fault(world.client.get(f"/v1/jobs/{job}/results"), 410, "artifact_gone")

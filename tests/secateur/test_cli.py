@@ -297,6 +297,24 @@ def test_download_names_the_files(finished: Imitation, run: Run, tmp_path: Path)
     assert file.read_bytes() == WEIGHTS
 
 
+def test_the_widths_come_with_a_network_without_channels(
+    finished: Imitation, run: Run, tmp_path: Path
+) -> None:
+    answer = results()
+    checkpoint = answer["checkpoints"][0]
+    checkpoint["formats"] += ["arch", "onnx"]
+    checkpoint["sha256"] = dict.fromkeys(checkpoint["formats"], checkpoint["sha256"]["sparse"])
+    finished.on(f"GET {JOB}/results", answer)
+    for format, endings in (
+        ("dense", ["dense.safetensors", "arch.json"]),
+        ("onnx", ["onnx.onnx"]),
+        ("arch", ["arch.json"]),
+    ):
+        _, out, _ = run("download", "job_12345678", "--format", format, "--out", str(tmp_path))
+        names = [Path(line).name for line in out.split()]
+        assert names == [f"job_12345678-magnitude-0.8-{ending}" for ending in endings]
+
+
 @pytest.mark.parametrize(
     ("command", "module", "function", "expected"),
     [

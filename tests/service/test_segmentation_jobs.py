@@ -15,9 +15,9 @@ from pruning.data import uploads
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
 from pruning.measurement.measure import measure_network
+from pruning.schemas.outputs import FileFormat
 from pruning.schemas.recipe import Limit
 from secateur import ApiError
-from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 from tests.support.segmentation_world import MOST, pairs, upload
 
@@ -104,7 +104,7 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
         seed=0,
         normalize={"mean": preprocessing.mean, "std": preprocessing.std},
     )
-    readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
+    readers: dict[FileFormat, Callable[[Path], dict[str, Tensor]]] = {
         "dense": load_file,
         "sparse": read_sparse,
     }

@@ -15,9 +15,9 @@ from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
 from pruning.measurement.measure import measure_network
+from pruning.schemas.outputs import FileFormat
 from pruning.schemas.recipe import Limit
 from secateur import ApiError, JobFailed
-from secateur.operations.checkpoints import CheckpointFormat
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, SMALL, run_job
 
@@ -55,7 +55,7 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     report = service.client.jobs.results(job.id).parsed_report()
     limit = Limit.model_validate(SMALL["limit"])
     data = prepare(digits, limit=limit, seed=0, normalize={"mean": [0.3], "std": [0.4]})
-    readers: dict[CheckpointFormat, Callable[[Path], dict[str, Tensor]]] = {
+    readers: dict[FileFormat, Callable[[Path], dict[str, Tensor]]] = {
         "sparse": read_sparse,
         "dense": load_file,
     }

@@ -211,10 +211,12 @@ def select(
     allocation: Any = "global",
     normalize: bool = True,
     exclude: tuple[str, ...] = (),
+    round_to: int | None = 1,
+    sparsifier: str = "top_k",
 ) -> Selected:
     weights = {name: weight.detach() for name, weight in find_prunable(model, exclude).items()}
     chosen = allocations.create(allocation) if isinstance(allocation, str) else allocation
-    return Channel(normalize).select(
+    return Channel(normalize, round_to).select(
         Selection(
             model=model,
             weights=weights,
@@ -222,7 +224,7 @@ def select(
             masks=masks or build_full_masks(weights),
             density=target,
             allocation=chosen,
-            sparsifier=sparsifiers.create("top_k"),
+            sparsifier=sparsifiers.create(sparsifier),
             generator=torch.Generator(),
             shape=lambda: shape,
         )

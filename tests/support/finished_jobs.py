@@ -10,6 +10,7 @@ from torch import nn
 from pruning.analysis.job_record import RoundRecord
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
+from pruning.schemas.outputs import Outputs
 from pruning.schemas.recipe import Recipe
 from pruning.storage.stages import Stages
 from tests.support import cases
@@ -37,7 +38,11 @@ def run_and_export(pipeline: Pipeline, results: Results) -> None:
 
 
 def finish_and_export(
-    recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp
+    recipe: Recipe,
+    folder: Path,
+    net: Callable[[], nn.Module] = cases.mlp,
+    *,
+    outputs: Outputs = Outputs(),
 ) -> tuple[Results, list[tuple[str, str, Path]]]:
     """Run a job; returns its results and its exported files (checkpoint, format, path)."""
     files: list[tuple[str, str, Path]] = []
@@ -54,6 +59,7 @@ def finish_and_export(
         ORIGIN,
         folder / "files",
         lambda checkpoint, format, path: files.append((checkpoint, format, path)),
+        outputs=outputs,
     )
     run_and_export(pipeline, results)
     return results, files

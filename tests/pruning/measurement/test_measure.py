@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.data.tensors import Data, Split
 from pruning.masks import apply_masks_, build_full_masks, find_prunable
-from pruning.measurement.costs import count_flops, measure_file_sizes, measure_latency
+from pruning.measurement.costs import count_flops, measure_file_sizes
 from pruning.measurement.intervals import binomial_interval
+from pruning.measurement.latency import measure_latency
 from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase, measure_network
 from pruning.networks.loading import load_model
 from pruning.storage.checkpoints import WRITERS

@@ -6,12 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors import safe_open
 from torch import nn
 
@@ -22,9 +25,11 @@ from pruning.storage.checkpoints import (
     WRITERS,
     read_sparse,
     write_dense,
+    write_pth,
     write_sparse,
 )
 from pruning.types import Masks
+from tests.support.channel_nets import select
 from tests.support.checkpoint_cases import network
 
 ROOT = Path(__file__).parents[3]
@@ -54,11 +59,87 @@ def test_the_documented_loader_agrees_exactly(tmp_path: Path) -> None:
 def test_the_documented_loader_needs_no_torch(tmp_path: Path) -> None:
     write_sparse(tmp_path / "f", *network())
     (code,) = [block for block in documented("python") if "def load_sparse" in block]
-    code += (
-        "\nimport sys\nload_sparse(sys.argv[1])\nassert not {'torch', 'pruning'} & "
-        "set(sys.modules)\n"
-    )
+    code = ALONE.format(allowed={"numpy", "safetensors"}) + code
+    code += "\nload_sparse(sys.argv[1])\n"
     subprocess.run([sys.executable, "-c", code, tmp_path / "f"], check=True, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_network_without_channels_loads_with_torch_alone(tmp_path: Path) -> None:
+    """A network of the user's own, rebuilt in a process that finds PyTorch and what it needs."""
+    (code,) = [block for block in documented("python") if "def load_with_torch" in block]
+    namespace: dict[str, Any] = {}
+    exec(NETWORK, namespace)
+    network = namespace["build"]().eval()
+    masks = select(network, (3, 8, 8), 0.4).masks
+    apply_masks_(network, masks)
+    small = build_compact(network, masks, (3, 8, 8)).eval()
+    write_pth(tmp_path / "c.pth", small.state_dict())
+    write_arch(tmp_path / "arch.json", small, "own", {})
+    torch.save(small(torch.ones(2, 3, 8, 8)), tmp_path / "logits.pth")
+    code = ALONE.format(allowed=list_requirements("torch")) + NETWORK + code + CHECK
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def list_requirements(name: str) -> set[str]:
+    """A package with all that it needs, by the names that are imported."""
+    needed: set[str] = set()
+    waiting = [canonicalize_name(name)]
+    providers = packages_distributions()
+    while waiting:
+        distribution = waiting.pop()
+        needed |= {
+            module
+            for module, owners in providers.items()
+            if distribution in map(canonicalize_name, owners)
+        }
+        requirements = [Requirement(line) for line in requires(distribution) or ()]
+        waiting += [
+            canonicalize_name(requirement.name)
+            for requirement in requirements
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
+    return needed
+
+
+ALONE = """\
+import sys
+
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if root not in sys.stdlib_module_names and root not in {allowed}:
+            raise ModuleNotFoundError(f"{{name}} is not to be had")
+
+
+sys.meta_path.insert(0, Refusing())
+"""
+NETWORK = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+"""
+CHECK = """
+
+network = load_with_torch(build(), "c.pth", "arch.json")
+wanted = torch.load("logits.pth", weights_only=True)
+assert torch.equal(network(torch.ones(2, 3, 8, 8)), wanted)
+assert len(network[0].weight) < 16
+"""
 
 
 def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +163,7 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     small = build_compact(model, channel_masks(model), (1, 8, 8))
     write_arch(Path("filter_norm-0.5.arch.json"), small, "lenet_300_100", {"height": 8, "width": 8})
     write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
+    write_pth(Path("magnitude-0.95.pth"), model.state_dict())
     for code in documented("python"):
         if "load_compact" in code:
             names: dict[str, Any] = {}
@@ -91,7 +173,7 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 torch.equal(value, small.state_dict()[name])
                 for name, value in names["model"].state_dict().items()
             )
-        elif "def load_sparse" not in code:
+        elif "def load_" not in code and "onnxruntime" not in code:
             namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
             exec(code, namespace)
             assert not namespace["model"].fc1.weight.detach().any()

@@ -1,0 +1,81 @@
+"""Numbers of channels that are multiples, since kernels work on several channels at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pruning.channels.graph import ChannelGraph
+from pruning.masks import select_top
+from pruning.types import Keeps
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Chooses channels so that in every group a multiple of `multiple` remains, or all of it."""
+
+    graph: ChannelGraph
+    importance: Mapping[str, Tensor]
+    """The importance of each channel by group, -inf for what is removed."""
+    before: Tensor
+    """The channels that remained before, bool by number."""
+    multiple: int
+
+    def round_down(self, keeps: Keeps) -> dict[str, int]:
+        """The widths of groups that are allocated `keeps`: at least one multiple each."""
+        counts = {}
+        for name, alive in self._count_alive().items():
+            multiples = max(1, keeps[name] // self.multiple)
+            counts[name] = alive if keeps[name] >= alive else self._limit(multiples, alive)
+        return counts
+
+    def choose(self, counts: Mapping[str, int]) -> Tensor:
+        """The most important channels of each group, with those that lie between two of them along
+        shortcuts; a group that gains some of these is filled up to the next multiple.
+        """
+        keep = self.before.clone()
+        for group in self.graph.removable:
+            keep[group.span] = select_top(self.importance[group.name], counts[group.name])
+        while True:
+            keep = self.graph.closed(keep)
+            grown = keep.clone()
+            alive = self._count_alive()
+            for group in self.graph.removable:
+                kept = keep[group.span]
+                multiples = math.ceil(int(kept.sum()) / self.multiple)
+                count = self._limit(multiples, alive[group.name])
+                score = self.importance[group.name]
+                first = score.masked_fill(kept, float(score.max()) + 1.0)
+                grown[group.span] = select_top(first, count)
+            if bool((grown == keep).all()):
+                return keep
+            keep = grown
+
+    def fill(self, keeps: Keeps, can_afford: Callable[[Tensor], bool]) -> Tensor:
+        """The choice of the rounded widths with further multiples as long as they can be afforded,
+        for the groups first that lost most by rounding.
+        """
+        counts = self.round_down(keeps)
+        best = self.choose(counts)
+        alive = self._count_alive()
+        is_growing = True
+        while is_growing:
+            is_growing = False
+            for name in sorted(counts, key=lambda name: counts[name] - keeps[name]):
+                more = counts | {name: self._limit(counts[name] // self.multiple + 1, alive[name])}
+                if more[name] == counts[name]:
+                    continue
+                grown = self.choose(more)
+                if can_afford(grown):
+                    counts, best, is_growing = more, grown, True
+        return best
+
+    def _limit(self, multiples: int, alive: int) -> int:
+        return min(alive, multiples * self.multiple)
+
+    def _count_alive(self) -> dict[str, int]:
+        """The channels of each group that remained before."""
+        return {group.name: int(self.before[group.span].sum()) for group in self.graph.removable}

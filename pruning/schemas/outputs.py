@@ -1,0 +1,111 @@
+"""Outputs of a job beyond its packed checkpoints: further file formats, and latencies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from pruning.schemas.base import Document
+from pruning.schemas.estimates import Estimate
+
+ExportFormat = Literal["onnx", "pth", "semi_structured"]
+"""A format of checkpoint files that a job writes where it is asked for."""
+FileFormat = Literal["sparse", "dense", "masks", "arch", "onnx", "pth", "semi_structured"]
+"""A format in which a checkpoint is downloaded."""
+Runtime = Literal["torch", "onnxruntime"]
+FILE_ENDINGS: dict[FileFormat, str] = {"arch": "arch.json", "onnx": "onnx", "pth": "pth"}
+"""The endings of file names; those that are not listed end in `<format>.safetensors`."""
+
+
+def name_file(checkpoint: str, format: FileFormat) -> str:
+    """Return the name of the file of a checkpoint in a format.
+
+    >>> name_file("magnitude-0.5", "dense"), name_file("magnitude-0.5", "onnx")
+    ('magnitude-0.5.dense.safetensors', 'magnitude-0.5.onnx')
+    """
+    return f"{checkpoint}.{FILE_ENDINGS.get(format, f'{format}.safetensors')}"
+
+
+class LatencyRequest(Document):
+    """The runtimes and batches that latencies are measured with.
+
+    Every network runs in turn with the network as given. With `onnxruntime` both runtimes are
+    measured with one thread and with all threads of the job.
+    """
+
+    runtimes: Annotated[tuple[Runtime, ...], Field(min_length=1)] = ("torch",)
+    batches: (
+        Annotated[
+            tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=4)
+        ]
+        | None
+    ) = None
+    """`null`: 1 and 64 images, for segmentation 1."""
+
+    @field_validator("runtimes", "batches")
+    @classmethod
+    def _listed_once(cls, value: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        return refuse_repeats(value)
+
+
+def refuse_repeats(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+    """Return the values; raise `ValueError` where one is listed twice."""
+    if values is not None and len(set(values)) < len(values):
+        raise ValueError("an entry is listed twice")
+    return values
+
+
+class Outputs(Document):
+    """The further formats that a job writes, and the latencies that it measures."""
+
+    export: tuple[ExportFormat, ...] = ()
+    latency: LatencyRequest = LatencyRequest()
+
+    @property
+    def needs_onnx(self) -> bool:
+        """Whether networks are exported to ONNX."""
+        return "onnx" in self.export or "onnxruntime" in self.latency.runtimes
+
+
+class Latency(Document):
+    """Measured wall-clock time of one forward pass in milliseconds, dense kernels, fp32."""
+
+    device: str
+    runtime: Runtime = "torch"
+    threads: int
+    batch: int
+    p50: float
+    p95: float
+    against_given: float | None = None
+    """Ratio to the network as given, which ran in turn: the median of the ratios of a pass to its
+    neighbour. Reports of earlier versions have the ratio of the fastest passes, and no interval.
+    """
+    against_given_low: float | None = None
+    """The lower end of its 95 % interval, from the order of the ratios alone; `null` for fewer than
+    six pairs.
+    """
+    against_given_high: float | None = None
+    peak_memory_bytes: int | None = None
+    """The most memory that the runtime held for this pass, weights included; `null` where it was
+    not measured.
+    """
+
+
+class OnnxCheck(Document):
+    """An ONNX file, run in onnxruntime on the test images and compared with PyTorch."""
+
+    opset: int
+    runtime: str
+    """The runtime with its version."""
+    images: int
+    error: Estimate
+    """The test error, computed again from the file."""
+    largest_difference: float
+    """The largest absolute difference of two logits, over all test images with finite outputs."""
+    largest_logit: float
+    """The largest absolute logit of the network in PyTorch, which the difference is to be compared
+    with.
+    """
+    differing_images: int
+    """Test images with another answer; for segmentation, with another answer for a pixel."""
