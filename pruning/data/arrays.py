@@ -16,22 +16,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pruning.data.groups import CLUSTER, PREFIX, GroupColumn
+from pruning.data.photos import Photos
 from pruning.errors import DataError
 
 SPLITS = ("train", "val", "test")
 IGNORED = 255
 """The value of a pixel in a mask that counts in no loss and in no error."""
+ImageShape = tuple[int, int | None, int | None]
+PHOTO_PARTS = ("content", "starts", "sizes")
+"""The arrays of photos in the file of a dataset."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W) and labels by split; `val` is optional.
+    """Images uint8 (N, C, H, W), or photos that differ in size, and labels by split; `val` is
+    optional.
 
     Labels are int64 (N,), or uint8 (N, H, W) for segmentation. Without `train` these are images of
     a shifted distribution, of which any class may be missing.
     """
 
-    images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
+    images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]] | Photos]
     labels: Mapping[str, np.ndarray[Any, Any]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -69,6 +74,8 @@ class Arrays:
     def _check_images(self, split: str) -> None:
         """Raise `DataError` unless the images are uint8 (N, C, H, W), in all splits of one size."""
         images = self.images[split]
+        if isinstance(images, Photos) or isinstance(self.images[self._main_split], Photos):
+            return
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(
                 f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} {images.shape}"
@@ -99,6 +106,7 @@ class Arrays:
         """
         masks = self.labels[split]
         images = self.images[split]
+        assert not isinstance(images, Photos)
         if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
             raise DataError(
                 f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
@@ -125,9 +133,29 @@ class Arrays:
         return "segmentation" if self.labels[self._main_split].ndim == 3 else "classification"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the images."""
-        return tuple(self.images[self._main_split].shape[1:])
+    def shape(self) -> ImageShape:
+        """The channels, height and width of the images; None where they differ in size."""
+        images = self.images[self._main_split]
+        if isinstance(images, Photos):
+            return images.channels, None, None
+        channels, height, width = images.shape[1:]
+        return channels, height, width
+
+    def describe_sizes(self) -> dict[str, Any] | None:
+        """The smallest and the largest height and width of photos that differ in size, and the
+        bytes of each split; None for images of one size.
+        """
+        photos = {
+            split: images for split, images in self.images.items() if isinstance(images, Photos)
+        }
+        if not photos:
+            return None
+        sizes = np.concatenate([images.own_sizes for images in photos.values()])
+        return {
+            "smallest": sizes.min(0).tolist(),
+            "largest": sizes.max(0).tolist(),
+            "bytes": {split: len(images.content) for split, images in photos.items()},
+        }
 
     @property
     def _main_split(self) -> str:
@@ -158,9 +186,14 @@ class Arrays:
         """Write the arrays as a safetensors file."""
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         for split, images in self.images.items():
-            tensors[f"{split}_x"] = np.ascontiguousarray(images)
             tensors[f"{split}_y"] = self.labels[split]
+            if isinstance(images, Photos):
+                tensors |= {f"{split}_{part}": getattr(images, part) for part in PHOTO_PARTS}
+            else:
+                tensors[f"{split}_x"] = np.ascontiguousarray(images)
         about: dict[str, Any] = {"classes": self.classes}
+        if self.shape[1] is None:
+            about["channels"] = self.shape[0]
         if self.notes:
             about["notes"] = self.notes
         if self.stored_as:
@@ -186,12 +219,23 @@ class Arrays:
                 }
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
-        splits = [split for split in SPLITS if f"{split}_x" in tensors]
+        splits = [split for split in SPLITS if f"{split}_y" in tensors]
         return Arrays(
-            images={split: tensors[f"{split}_x"] for split in splits},
+            images={split: _restore_images(split, tensors, about) for split in splits},
             labels={split: tensors[f"{split}_y"] for split in splits},
             classes=classes,
             notes=notes,
             stored_as=about.get("stored_as"),
             groups=groups,
         )
+
+
+def _restore_images(
+    split: str, tensors: Mapping[str, np.ndarray[Any, Any]], about: Mapping[str, Any]
+) -> np.ndarray[Any, Any] | Photos:
+    """The images of a split, from the tensors and the metadata of a file."""
+    images = tensors.get(f"{split}_x")
+    if images is not None:
+        return images
+    content, starts, sizes = (tensors[f"{split}_{part}"] for part in PHOTO_PARTS)
+    return Photos(content=content, starts=starts, sizes=sizes, channels=about["channels"])

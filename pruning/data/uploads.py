@@ -21,6 +21,7 @@ from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
 from pruning.data.groups import TABLE, describe_clusters, name_column, read_columns, read_table
 from pruning.data.images import SUFFIXES, Pixels, decode_image, is_hidden, widen_to_channels
+from pruning.data.photos import Photos, have_one_size, read_photos
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
 
@@ -216,27 +217,26 @@ def _read_class_folders(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     files = _sort_by_split(archive)
     classes = _name_classes(files)
     number = {label: index for index, label in enumerate(classes)}
-    images: dict[str, Pixels] = {}
-    labels: dict[str, Labels] = {}
-    for split, split_files in files.items():
-        if not split_files:
-            continue
-        remaining = max_values - sum(array.size for array in images.values())
-        images[split] = _decode_images(archive, [file.entry for file in split_files], remaining)
-        labels[split] = np.array([number[file.label] for file in split_files], np.int64)
-    if not images:
+    labels: dict[str, Labels] = {
+        split: np.array([number[file.label] for file in split_files], np.int64)
+        for split, split_files in files.items()
+        if split_files
+    }
+    if not labels:
         raise DataError(f"the zip holds no images; expected {CLASS_FOLDERS}")
-    channels = max(array.shape[1] for array in images.values())
-    pixels = sum(array.size // array.shape[1] for array in images.values())
-    if pixels * channels > max_values:
-        raise DataError(f"the images decode to more than {max_values} values")
+    entries = {split: [file.entry for file in files[split]] for split in labels}
+    images: Mapping[str, Pixels | Photos]
+    if have_one_size(archive, entries):
+        images = _decode_splits(archive, entries, max_values)
+    else:
+        images = read_photos(archive, entries, max_values)
     groups = read_table(
         archive,
         {file.entry.filename: split == "test" for split in SPLITS for file in files[split]},
     )
     all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
-        {split: widen_to_channels(array, channels) for split, array in images.items()},
+        images,
         labels,
         classes,
         notes=describe_clusters(groups),
@@ -279,6 +279,21 @@ def _name_classes(files: Mapping[str, Sequence[_ImageFile]]) -> tuple[str, ...]:
     return tuple(sorted(classes))
 
 
+def _decode_splits(
+    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_values: int
+) -> dict[str, Pixels]:
+    """Images of one size by split, in colour in all splits where one is in colour."""
+    images: dict[str, Pixels] = {}
+    for split, split_entries in entries.items():
+        remaining = max_values - sum(array.size for array in images.values())
+        images[split] = _decode_images(archive, split_entries, remaining)
+    channels = max(array.shape[1] for array in images.values())
+    pixels = sum(array.size // array.shape[1] for array in images.values())
+    if pixels * channels > max_values:
+        raise DataError(f"the images decode to more than {max_values} values")
+    return {split: widen_to_channels(array, channels) for split, array in images.items()}
+
+
 def _decode_images(
     archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], max_values: int
 ) -> Pixels:
@@ -299,10 +314,5 @@ def _decode_images(
                 pixels = widen_to_channels(pixels, channels)
             else:
                 pixels = np.empty((len(entries), *image.shape), np.uint8)
-        if image.shape[1:] != first.shape[1:]:
-            raise DataError(
-                f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
-                f"{first.shape[2]}x{first.shape[1]}; all images must have one size"
-            )
         pixels[index] = image
     return pixels

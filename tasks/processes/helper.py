@@ -49,6 +49,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "zeros": {name: count for name, count in zeros.items() if count},
         "architecture": name,
         "normalize": None if info.normalize is None else info.normalize.model_dump(mode="json"),
+        "preprocessing": info.read_resizing(),
         "classes": info.classes,
         "kwargs": read_parameters(architecture),
         "outputs": architecture.outputs,
@@ -70,6 +71,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
         "notes": list(arrays.notes),
         "groups": arrays.group_counts(),
         "guessing_error": arrays.guessing_error,
+        "sizes": arrays.describe_sizes(),
     }
 
 
