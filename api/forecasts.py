@@ -227,6 +227,8 @@ def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
     del fields["limit"]["seed"]
     if fields["limit"]["train"] is None and fields["limit"]["test"] is None:
         fields["limit"] = None
+    given = (spec.model.preprocessing, spec.dataset.preprocessing)
+    fields["preprocessing"] = [None if one is None else one.model_dump() for one in given]
     return fields
 
 

@@ -13,7 +13,15 @@ from api.http.multipart import Upload
 from api.schemas.assets import DatasetPage, DatasetView
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.uploads import check_digest, read_name, read_normalize, receive_form, remove, store_upload
+from api.uploads import (
+    check_digest,
+    read_name,
+    read_normalize,
+    read_preprocessing,
+    receive_form,
+    remove,
+    store_upload,
+)
 from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
@@ -42,6 +50,15 @@ FORM = {
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                        "preprocessing": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": (
+                                "JSON object: resize, crop, interpolation, mean, std, each "
+                                "optional; or a pretrained_cfg of timm, or a "
+                                "preprocessor_config.json of transformers."
+                            ),
+                        },
                         "normalize": {
                             "type": "string",
                             "contentMediaType": "application/json",
@@ -53,7 +70,9 @@ FORM = {
         },
     }
 }
-DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normalize"))]
+DatasetForm = Annotated[
+    Upload, Depends(receive_form("name", "sha256", "normalize", "preprocessing"))
+]
 
 
 @router.post(
@@ -70,7 +89,7 @@ async def create_dataset(
     """Decode images once and store the tensors; an unreadable file leaves nothing behind."""
     check_digest(upload)
     name = read_name(upload)
-    normalize = read_normalize(upload)
+    normalize, resizing = read_preprocessing(upload, read_normalize(upload))
     decoded = upload.path.with_name("data.safetensors")
     contents = await services.helpers.ask(
         "dataset",
@@ -94,7 +113,9 @@ async def create_dataset(
         classes=contents["classes"],
         shape=contents["shape"],
         counts=contents["counts"],
+        sizes=contents.get("sizes"),
         normalize=normalize,
+        preprocessing=resizing,
         task=contents["task"],
         notes=contents["notes"],
         groups=contents["groups"],

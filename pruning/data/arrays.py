@@ -29,14 +29,14 @@ PHOTO_PARTS = ("content", "starts", "sizes")
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W), or photos that differ in size, and labels by split; `val` is
+    """Images uint8 (N, C, H, W) or photos that differ in size, and labels, by split; `val` is
     optional.
 
     Labels are int64 (N,), or uint8 (N, H, W) for segmentation. Without `train` these are images of
     a shifted distribution, of which any class may be missing.
     """
 
-    images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]] | Photos]
+    images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
     labels: Mapping[str, np.ndarray[Any, Any]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -45,11 +45,13 @@ class Arrays:
     """`JPEG` where all images were uploaded as such files."""
     groups: Mapping[str, GroupColumn] = field(default_factory=dict)
     """The groups of the test images, by the name of the column."""
+    photos: Mapping[str, Photos] = field(default_factory=dict)
+    """The photos, where `images` is empty."""
 
     def __post_init__(self) -> None:
-        trains = "train" in self.images
+        trains = "train" in self.stored
         for split in ("train", "test") if trains else ("test",):
-            if split not in self.images or len(self.images[split]) == 0:
+            if split not in self.stored or len(self.stored[split]) == 0:
                 raise DataError(f"the dataset has no {split} images")
         if 0 in self.shape:
             raise DataError(f"the images have no pixels: {self.shape}")
@@ -57,6 +59,7 @@ class Arrays:
             self._check_class_count()
         for split in self.images:
             self._check_images(split)
+        for split in self.stored:
             if self.task == "segmentation":
                 self._check_masks(split)
             else:
@@ -74,8 +77,6 @@ class Arrays:
     def _check_images(self, split: str) -> None:
         """Raise `DataError` unless the images are uint8 (N, C, H, W), in all splits of one size."""
         images = self.images[split]
-        if isinstance(images, Photos) or isinstance(self.images[self._main_split], Photos):
-            return
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(
                 f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} {images.shape}"
@@ -86,7 +87,7 @@ class Arrays:
     def _check_labels(self, split: str, trains: bool) -> None:
         """Raise `DataError` unless each image has one class, and each class an image to train."""
         labels = self.labels[split]
-        images = self.images[split]
+        images = self.stored[split]
         if labels.shape != (len(images),):
             raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
@@ -106,7 +107,6 @@ class Arrays:
         """
         masks = self.labels[split]
         images = self.images[split]
-        assert not isinstance(images, Photos)
         if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
             raise DataError(
                 f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
@@ -133,9 +133,14 @@ class Arrays:
         return "segmentation" if self.labels[self._main_split].ndim == 3 else "classification"
 
     @property
+    def stored(self) -> Mapping[str, np.ndarray[Any, np.dtype[np.uint8]] | Photos]:
+        """The images or the photos by split."""
+        return self.photos or self.images
+
+    @property
     def shape(self) -> ImageShape:
         """The channels, height and width of the images; None where they differ in size."""
-        images = self.images[self._main_split]
+        images = self.stored[self._main_split]
         if isinstance(images, Photos):
             return images.channels, None, None
         channels, height, width = images.shape[1:]
@@ -145,27 +150,24 @@ class Arrays:
         """The smallest and the largest height and width of photos that differ in size, and the
         bytes of each split; None for images of one size.
         """
-        photos = {
-            split: images for split, images in self.images.items() if isinstance(images, Photos)
-        }
-        if not photos:
+        if not self.photos:
             return None
-        sizes = np.concatenate([images.own_sizes for images in photos.values()])
+        sizes = np.concatenate([photos.own_sizes for photos in self.photos.values()])
         return {
             "smallest": sizes.min(0).tolist(),
             "largest": sizes.max(0).tolist(),
-            "bytes": {split: len(images.content) for split, images in photos.items()},
+            "bytes": {split: len(photos.content) for split, photos in self.photos.items()},
         }
 
     @property
     def _main_split(self) -> str:
         """The split by which the shape and the task of the dataset are known."""
-        return "train" if "train" in self.images else "test"
+        return "train" if "train" in self.stored else "test"
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of images by split."""
-        return {split: len(self.images.get(split, ())) for split in SPLITS}
+        return {split: len(self.stored.get(split, ())) for split in SPLITS}
 
     @property
     def guessing_error(self) -> float | None:
@@ -186,13 +188,13 @@ class Arrays:
         """Write the arrays as a safetensors file."""
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         for split, images in self.images.items():
+            tensors[f"{split}_x"] = np.ascontiguousarray(images)
+        for split, photos in self.photos.items():
+            tensors |= {f"{split}_{part}": getattr(photos, part) for part in PHOTO_PARTS}
+        for split in self.stored:
             tensors[f"{split}_y"] = self.labels[split]
-            if isinstance(images, Photos):
-                tensors |= {f"{split}_{part}": getattr(images, part) for part in PHOTO_PARTS}
-            else:
-                tensors[f"{split}_x"] = np.ascontiguousarray(images)
         about: dict[str, Any] = {"classes": self.classes}
-        if self.shape[1] is None:
+        if self.photos:
             about["channels"] = self.shape[0]
         if self.notes:
             about["notes"] = self.notes
@@ -220,22 +222,19 @@ class Arrays:
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_y" in tensors]
+        photos = {}
+        if "channels" in about:
+            parts = ([tensors[f"{split}_{part}"] for part in PHOTO_PARTS] for split in splits)
+            photos = {
+                split: Photos(content, starts, sizes, about["channels"])
+                for split, (content, starts, sizes) in zip(splits, parts, strict=True)
+            }
         return Arrays(
-            images={split: _restore_images(split, tensors, about) for split in splits},
+            images={} if photos else {split: tensors[f"{split}_x"] for split in splits},
             labels={split: tensors[f"{split}_y"] for split in splits},
             classes=classes,
             notes=notes,
             stored_as=about.get("stored_as"),
             groups=groups,
+            photos=photos,
         )
-
-
-def _restore_images(
-    split: str, tensors: Mapping[str, np.ndarray[Any, Any]], about: Mapping[str, Any]
-) -> np.ndarray[Any, Any] | Photos:
-    """The images of a split, from the tensors and the metadata of a file."""
-    images = tensors.get(f"{split}_x")
-    if images is not None:
-        return images
-    content, starts, sizes = (tensors[f"{split}_{part}"] for part in PHOTO_PARTS)
-    return Photos(content=content, starts=starts, sizes=sizes, channels=about["channels"])

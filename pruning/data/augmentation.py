@@ -78,9 +78,9 @@ def resolve_augment(mode: str, shape: tuple[int, int, int], *, photos: bool = Fa
 
 def hold_photos(split: Split) -> PhotoImages:
     """The images of a split as photos to crop at random, resized to the size that they have."""
-    if isinstance(split.images, PhotoImages):
-        return split.images
-    height, width = split.images.shape[2:]
+    stored = split.stored
+    if isinstance(stored, PhotoImages):
+        return stored
+    _, height, width = split.shape
     resizing = Resizing(resize=(height, width), interpolation="bilinear")
-    photos = Photos.from_pixels(split.images.cpu().numpy())
-    return PhotoImages(photos, resizing, split.images.device)
+    return PhotoImages(Photos.from_pixels(stored.cpu().numpy()), resizing, stored.device)

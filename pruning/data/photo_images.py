@@ -19,6 +19,7 @@ RATIO = (3 / 4, 4 / 3)
 """The width of a random crop over its height, at least and at most."""
 ATTEMPTS = 10
 """The crops that are drawn until one fits into the photo."""
+CPU = torch.device("cpu")
 SHAPES, PLACES, MIRRORS = range(3)
 """The streams of random numbers of a crop."""
 
@@ -29,7 +30,7 @@ class PhotoImages:
 
     photos: Photos
     resizing: Resizing
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     """The device of the tensors that `decode` and `crop_at_random` give."""
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class PhotoImages:
         return output
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int, int]:
         """(N, C, H, W)."""
         return len(self), self.photos.channels, *self.output
 

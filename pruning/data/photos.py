@@ -101,20 +101,6 @@ class Photos:
         """Some of the photos, in the order of the index."""
         return replace(self, chosen=self.order[index])
 
-    def compact(self) -> Photos:
-        """The same photos without the bytes of others."""
-        if self.chosen is None:
-            return self
-        parts = [self.content[self.starts[at] : self.starts[at + 1]] for at in self.order]
-        lengths = [len(part) for part in parts]
-        return replace(
-            self,
-            content=np.concatenate(parts) if parts else self.content[:0],
-            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            sizes=self.own_sizes,
-            chosen=None,
-        )
-
     def open(self, index: int) -> Image.Image:
         """One photo, decoded: in grey (`L`) where all photos are, else in colour (`RGB`)."""
         at = int(self.order[index])
@@ -123,7 +109,9 @@ class Photos:
             return decode_photo(content.tobytes(), f"photo {at}", self.channels)
         height, width = map(int, self.sizes[at])
         values = content.reshape(self.channels, height, width)
-        return Image.fromarray(values[0] if self.channels == 1 else values.transpose(1, 2, 0).copy())
+        return Image.fromarray(
+            values[0] if self.channels == 1 else values.transpose(1, 2, 0).copy()
+        )
 
 
 def have_one_size(
@@ -145,7 +133,7 @@ def have_one_size(
 def read_photos(
     archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_bytes: int
 ) -> dict[str, Photos]:
-    """The photos of a zip by split, their files as they are; each is decoded once, to be sure of it.
+    """The photos of a zip by split, their files as they are, of which each was decoded once.
 
     Raises `DataError` for one that is not an image, and for more bytes than are accepted.
     """

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pruning import wording
 from pruning.errors import DataError, ParameterError
 from pruning.schemas.job import DatasetRef, JobSpec
 from pruning.schemas.preprocessing import (
@@ -114,8 +115,8 @@ def count_bytes(
 ) -> int:
     """The bytes that the images of a job take in memory.
 
-    These are the files of photos, or the pixels of images of one size, and beside them what `images`
-    counts in `val` and `test` at the size that the network takes, where they are resized.
+    These are the files of photos, or the pixels of images of one size; and where they are resized,
+    the `images` of `val` and `test` besides, in the size that the network takes.
     """
     sizes = dataset.get("sizes")
     channels, height, width = dataset["shape"]
@@ -133,8 +134,8 @@ def check_memory(needed: int, most: int | None) -> None:
     """Raise `DataError` where the images of a job take more memory than the service gives them."""
     if most is not None and needed > most:
         raise DataError(
-            f"the images take {needed / 2**30:.1f} GiB in memory, at most {most / 2**30:.1f} GiB are "
-            "given to a job (SECATEUR_JOB_DATA_BYTES); take fewer test images "
+            f"the images take {wording.file_size(needed)} in memory; a job gets at most "
+            f"{wording.file_size(most)} (SECATEUR_JOB_DATA_BYTES): take fewer test images "
             "(dataset.limit.test), a smaller crop or a smaller dataset",
             pointer="/dataset",
         )
@@ -171,8 +172,8 @@ def _refuse_sizes(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> DataE
         between = f", from {smallest} to {largest} pixels (height x width)"
     return DataError(
         f"the photos differ in size{between}, and {model['architecture']!r} says nothing of the "
-        'size that it takes: give dataset.preprocessing, as {"resize": 256, "crop": 224}, or upload '
-        "the model with it",
+        'size that it takes: give dataset.preprocessing, as {"resize": 256, "crop": 224}, or '
+        "upload the model with it",
         pointer="/dataset",
     )
 
@@ -191,7 +192,7 @@ def _describe_size(
     if (height, width) == own.output:
         return None
     return (
-        f"the images, all {height} x {width} pixels, are used as they are; the published weights of "
-        f"this network were trained at {own.output[0]} x {own.output[1]}: dataset.preprocessing "
-        "resizes and crops"
+        f"the images, all {height} x {width} pixels, are used as they are; the published weights "
+        f"of this network were trained at {own.output[0]} x {own.output[1]}: "
+        "dataset.preprocessing resizes and crops"
     )

@@ -82,11 +82,11 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
     order = torch.tensor([data.classes.index(label) for label in arrays.classes])
     splits = {
         split: Split(
-            hold_images(arrays.images[split], resizing),
+            hold_images(images, resizing),
             renumber_labels(torch.from_numpy(arrays.labels[split]), order),
         )
-        for split in ("val", "test")
-        if split in arrays.images
+        for split, images in arrays.stored.items()
+        if split != "train"
     }
     test = splits["test"]
     if "val" in splits:

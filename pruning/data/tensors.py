@@ -36,7 +36,7 @@ class Split:
     decoded when they are needed (`pixels`).
     """
 
-    images: Tensor | PhotoImages
+    stored: Tensor | PhotoImages
     labels: Tensor
     indices: Tensor | None = None
     """The index of each image in the dataset's own split, int64 (N,); `None`: 0 ... N - 1."""
@@ -45,21 +45,29 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> Split:
-        images = self.images
-        chosen = images.choose(index) if isinstance(images, PhotoImages) else images[index]
+        stored = self.stored
+        chosen = stored.choose(index) if isinstance(stored, PhotoImages) else stored[index]
         return Split(chosen, self.labels[index], self.dataset_indices[index])
+
+    @property
+    def images(self) -> Tensor:
+        """All images as a network sees them, uint8 (N, C, H, W)."""
+        return self.pixels(slice(None)) if isinstance(self.stored, PhotoImages) else self.stored
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The channels, height and width of the images."""
+        _, channels, height, width = self.stored.shape
+        return channels, height, width
 
     def pixels(self, index: Tensor | slice) -> Tensor:
         """Some of the images as a network sees them, uint8 (n, C, H, W)."""
-        if isinstance(self.images, PhotoImages):
-            return self.images.decode(index)
-        return self.images[index]
+        stored = self.stored
+        return stored.decode(index) if isinstance(stored, PhotoImages) else stored[index]
 
     def decode(self) -> Split:
         """The split with all its photos decoded, to be looked at often."""
-        if not isinstance(self.images, PhotoImages):
-            return self
-        return replace(self, images=self.pixels(slice(None)))
+        return replace(self, stored=self.images)
 
     @property
     def dataset_indices(self) -> Tensor:
@@ -71,7 +79,7 @@ class Split:
     def to(self, device: torch.device) -> Split:
         """The split on another device."""
         return Split(
-            self.images.to(device), self.labels.to(device), self.dataset_indices.to(device)
+            self.stored.to(device), self.labels.to(device), self.dataset_indices.to(device)
         )
 
 
@@ -117,7 +125,7 @@ class Data:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The channels, height and width of the images."""
-        return tuple(self.fit.images.shape[1:])  # type: ignore[return-value]
+        return self.fit.shape
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -177,7 +185,7 @@ class Data:
         )
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 (all but the arrays are by keyword)
     arrays: Arrays,
     *,
     limit: Limit,
@@ -203,7 +211,7 @@ def prepare(
     """
     splits = {
         name: Split(hold_images(images, resizing), torch.from_numpy(arrays.labels[name]))
-        for name, images in arrays.images.items()
+        for name, images in arrays.stored.items()
     }
     if normalize is None:
         mean, std = _compute_moments(splits["train"])
@@ -214,7 +222,7 @@ def prepare(
     if names != arrays.classes:
         order = _match_classes(names, arrays.classes)
         splits = {
-            name: Split(split.images, renumber_labels(split.labels, order))
+            name: Split(split.stored, renumber_labels(split.labels, order))
             for name, split in splits.items()
         }
     splits["train"] = _limit_split(splits["train"], "train", limit, seed)
@@ -244,8 +252,7 @@ def prepare(
 def hold_images(
     images: np.ndarray[Any, np.dtype[np.uint8]] | Photos, resizing: Resizing | None
 ) -> Tensor | PhotoImages:
-    """Images as a split holds them; `DataError` for photos that differ in size without a resizing.
-    """
+    """Images as a split holds them; `DataError` for photos of any size without a resizing."""
     if resizing is None:
         if isinstance(images, Photos):
             raise DataError("the photos differ in size; a preprocessing must say what to crop")
@@ -321,7 +328,7 @@ def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
 def _compute_moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation of each channel, of the pixels that are not ignored."""
     has_masks = split.labels.dim() == 3
-    channels = int(split.images.shape[1])
+    channels = split.shape[0]
     total = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros_like(total)
     count = 0.0

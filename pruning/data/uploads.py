@@ -21,7 +21,7 @@ from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
 from pruning.data.groups import TABLE, describe_clusters, name_column, read_columns, read_table
 from pruning.data.images import SUFFIXES, Pixels, decode_image, is_hidden, widen_to_channels
-from pruning.data.photos import Photos, have_one_size, read_photos
+from pruning.data.photos import have_one_size, read_photos
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
 
@@ -225,23 +225,20 @@ def _read_class_folders(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     if not labels:
         raise DataError(f"the zip holds no images; expected {CLASS_FOLDERS}")
     entries = {split: [file.entry for file in files[split]] for split in labels}
-    images: Mapping[str, Pixels | Photos]
-    if have_one_size(archive, entries):
-        images = _decode_splits(archive, entries, max_values)
-    else:
-        images = read_photos(archive, entries, max_values)
+    one_size = have_one_size(archive, entries)
     groups = read_table(
         archive,
         {file.entry.filename: split == "test" for split in SPLITS for file in files[split]},
     )
     all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
-        images,
+        _decode_splits(archive, entries, max_values) if one_size else {},
         labels,
         classes,
         notes=describe_clusters(groups),
         stored_as="JPEG" if all_jpeg else None,
         groups=groups,
+        photos={} if one_size else read_photos(archive, entries, max_values),
     )
 
 

@@ -49,13 +49,14 @@ def estimate_job(
     dataset: Mapping[str, Any] | None,
     shifted: Sequence[Mapping[str, Any]],
     backbone: Mapping[str, Any] | None = None,
+    *,
     most_data_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
     `document` is the job as submitted; `model`, `dataset`, `shifted` and `backbone` are what the
-    store knows of its uploads; `most_data_bytes` limits the images in memory. Raises a `SecateurError` with a pointer to the field that does not
-    fit.
+    store knows of its uploads; `most_data_bytes` limits the images in memory. Raises a
+    `SecateurError` with a pointer to the field that does not fit.
     """
     spec = JobSpec.model_validate(document)
     dataset = describe_dataset(spec.dataset.builtin, dataset)

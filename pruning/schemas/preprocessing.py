@@ -223,21 +223,19 @@ def choose_resizing(
     The first of these that says something: the job (`given`), the upload of the model, that of the
     dataset, the published weights of the architecture. What comes with a model does not change
     images of one size that are as large as its crop, and what comes with published weights does not
-    enlarge images of one size. `model` and `dataset` may have `preprocessing`: a `Resizing`, of
-    which empty values say that images stay as they are.
+    enlarge images of one size. `model` and `dataset` may have `preprocessing`, what `keep_resizing`
+    gave.
     """
     if given is not None:
         return given, "given"
-    for described, source in (
-        (model.get("preprocessing"), model.get("source") or "given"),
-        ((dataset or {}).get("preprocessing"), "given"),
-    ):
+    of_model = model.get("preprocessing")
+    for described in (of_model, (dataset or {}).get("preprocessing")):
         if described is None:
             continue
-        resizing = Resizing.model_validate(described)
+        resizing = Resizing.model_validate(described["sizes"])
         if resizing.output is not None:
-            is_done = described is model.get("preprocessing") and resizing.output == size
-            return (None, None) if is_done else (resizing, source)
+            is_done = described is of_model and resizing.output == size
+            return (None, None) if is_done else (resizing, described["source"])
         if size[0] is not None:
             return None, None
     own = find_own_resizing(model)
@@ -247,6 +245,17 @@ def choose_resizing(
     if sides and min(sides) < own.output[0]:
         return None, None
     return own, "imagenet"
+
+
+def keep_resizing(resizing: Resizing | None, source: Source) -> dict[str, Any] | None:
+    """A resizing and its source as the store keeps them; None where nothing was said.
+
+    An empty `Resizing` says that images stay as they are.
+    """
+    if resizing is None:
+        return None
+    sizes = resizing.model_dump(mode="json", include=set(Resizing.model_fields))
+    return {"sizes": sizes, "source": source}
 
 
 def describe_model_preprocessing(model: Mapping[str, Any]) -> Preprocessing | None:

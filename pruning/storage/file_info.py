@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pruning.schemas.preprocessing import Interpolation, Resize, Side
+from pruning.schemas.preprocessing import Preprocessing
 
 Constants = Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
 
@@ -22,14 +22,6 @@ class Normalisation(BaseModel):
     std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=64)]
 
 
-class FilePreprocessing(BaseModel):
-    """The change of size that the images of the network had; its constants are in `normalize`."""
-
-    resize: Resize | None = None
-    crop: Side | None = None
-    interpolation: Interpolation | None = None
-
-
 class FileInfo(BaseModel):
     """The entries of the metadata of a checkpoint that say what its network is."""
 
@@ -38,13 +30,7 @@ class FileInfo(BaseModel):
     arguments: Annotated[dict[str, Any] | None, Field(alias="kwargs")] = None
     classes: Annotated[list[str], Field(min_length=1, max_length=100_000)] | None = None
     normalize: Normalisation | None = None
-    preprocessing: FilePreprocessing | None = None
-
-    def read_resizing(self) -> dict[str, Any] | None:
-        """The change of size as the store keeps it; None where the file does not say."""
-        if self.preprocessing is None:
-            return None
-        return self.preprocessing.model_dump(mode="json")
+    preprocessing: Preprocessing | None = None
 
 
 def read_file_info(path: Path) -> FileInfo:

@@ -31,7 +31,7 @@ class TrainingImages:
         self.seed = seed
         self.name = name
         self.mode = resolve_augment(
-            training.augment, data.shape, photos=isinstance(data.fit.images, PhotoImages)
+            training.augment, data.shape, photos=isinstance(data.fit.stored, PhotoImages)
         )
         self.photos: PhotoImages | None = None
         if self.mode == RANDOM_RESIZED_CROP:
@@ -46,13 +46,13 @@ class TrainingImages:
         fit = self.data.fit
         whole = None
         corruptions = None
-        if isinstance(fit.images, PhotoImages) or self.photos is not None:
+        if isinstance(fit.stored, PhotoImages) or self.photos is not None:
             if self.corrupt is not None:
                 corruptions = EpochCorruptions.draw(
                     len(fit), self.corrupt, self.seed, self.name, epoch
                 )
         else:
-            whole = corrupt_epoch(fit.images, self.corrupt, self.seed, self.name, epoch)
+            whole = corrupt_epoch(fit.stored, self.corrupt, self.seed, self.name, epoch)
         return EpochImages(self, epoch, whole, corruptions)
 
 
@@ -78,9 +78,7 @@ class EpochImages:
         if owner.photos is None:
             pixels = fit.pixels(index)
         else:
-            pixels = owner.photos.crop_at_random(
-                index, owner.seed, owner.name, "crop", self.epoch
-            )
+            pixels = owner.photos.crop_at_random(index, owner.seed, owner.name, "crop", self.epoch)
         if self.corruptions is not None:
             pixels = self.corruptions.apply(pixels, index)
         if owner.photos is not None:

@@ -22,6 +22,14 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 Normalize = Annotated[
     str | None, typer.Option(metavar="JSON", help='For instance {"mean": [0.5], "std": [0.25]}.')
 ]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='For instance {"resize": 256, "crop": 224}, also with interpolation, mean and std; or '
+        "the preprocessor_config.json of transformers, or the pretrained_cfg of timm.",
+    ),
+]
 
 
 @models.command("upload")
@@ -40,6 +48,7 @@ def upload_model(
     ] = None,
     name: Name = None,
     normalize: Normalize = None,
+    preprocessing: Preprocessing = None,
     classes: Annotated[
         str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")
     ] = None,
@@ -53,6 +62,7 @@ def upload_model(
             name=name,
             kwargs=parse_option("--kwargs", kwargs, dict),
             normalize=parse_option("--normalize", normalize, dict),
+            preprocessing=parse_option("--preprocessing", preprocessing, dict),
             classes=parse_option("--classes", classes, list),
         )
     show(model.document(), as_json)
@@ -60,14 +70,22 @@ def upload_model(
 
 @datasets.command("upload")
 def upload_dataset(
-    file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False
+    file: File,
+    name: Name = None,
+    normalize: Normalize = None,
+    preprocessing: Preprocessing = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Upload a dataset: a zip in ImageFolder layout or of images/ and masks/, npz or
     safetensors.
     """
     with Client() as client:
         dataset = client.datasets.upload(
-            file, name=name, normalize=parse_option("--normalize", normalize, dict)
+            file,
+            name=name,
+            normalize=parse_option("--normalize", normalize, dict),
+            preprocessing=parse_option("--preprocessing", preprocessing, dict),
         )
     show(dataset.document(), as_json)
 

@@ -24,35 +24,37 @@ def upload_model(
     kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
     normalize: Normalize | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Flow[Model]:
     """Upload a state dict of a registered architecture, streamed from disk.
 
-    A checkpoint of this service says itself what its architecture is.
+    A checkpoint of this service says itself what its architecture is. `preprocessing` has `resize`,
+    `crop`, `interpolation`, `mean` and `std`, or is a `pretrained_cfg` of timm or a
+    `preprocessor_config.json` of transformers.
     """
     form = {} if architecture is None else {"architecture": architecture}
     if kwargs is not None:
         form["kwargs"] = json.dumps(dict(kwargs))
     if classes is not None:
         form["classes"] = json.dumps(list(classes))
-    return (
-        yield from _upload(
-            "models", Model, file=Path(file), form=form, name=name, normalize=normalize
-        )
-    )
+    _add_preprocessing(form, normalize, preprocessing)
+    return (yield from _upload("models", Model, file=Path(file), form=form, name=name))
 
 
 def upload_dataset(
-    file: str | PathLike[str], *, name: str | None = None, normalize: Normalize | None = None
+    file: str | PathLike[str],
+    *,
+    name: str | None = None,
+    normalize: Normalize | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> Flow[Dataset]:
     """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors),
     streamed from disk.
     """
-    return (
-        yield from _upload(
-            "datasets", Dataset, file=Path(file), form={}, name=name, normalize=normalize
-        )
-    )
+    form: dict[str, str] = {}
+    _add_preprocessing(form, normalize, preprocessing)
+    return (yield from _upload("datasets", Dataset, file=Path(file), form=form, name=name))
 
 
 def list_models(*, limit: int | None = None) -> Stream[Model]:
@@ -89,6 +91,16 @@ def delete_dataset(dataset_id: str) -> Flow[None]:
     yield from call(Request(method="DELETE", path=route("v1", "datasets", dataset_id)))
 
 
+def _add_preprocessing(
+    form: dict[str, str], normalize: Normalize | None, preprocessing: Mapping[str, Any] | None
+) -> None:
+    """Add the fields that say how images are preprocessed to a form."""
+    if normalize is not None:
+        form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
+    if preprocessing is not None:
+        form["preprocessing"] = json.dumps(dict(preprocessing))
+
+
 def _upload(
     kind: str,
     answer: type[A],
@@ -96,12 +108,9 @@ def _upload(
     file: Path,
     form: dict[str, str],
     name: str | None,
-    normalize: Normalize | None,
 ) -> Flow[A]:
     if name is not None:
         form["name"] = name
-    if normalize is not None:
-        form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
     form["sha256"] = yield Digest(file)
     request = Request(
         method="POST",

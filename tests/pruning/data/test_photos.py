@@ -17,7 +17,6 @@ import pruning.architectures._torchvision_shim  # noqa: F401
 from pruning.data.arrays import Arrays
 from pruning.data.keyed_random import Draws
 from pruning.data.photo_images import ATTEMPTS, PhotoImages, draw_boxes
-from pruning.data.photos import Photos
 from pruning.data.tensors import prepare
 from pruning.errors import DataError
 from pruning.schemas.preprocessing import GivenPreprocessing, Resizing
@@ -50,8 +49,7 @@ def test_photos_that_differ_in_size_are_stored_as_their_files(
     files: dict[str, bytes], photos: Arrays
 ) -> None:
     assert (photos.shape, photos.counts) == ((3, None, None), {"train": 28, "val": 0, "test": 12})
-    train = photos.images["train"]
-    assert isinstance(train, Photos)
+    train = photos.photos["train"]
     assert len(train.content) == sum(len(files[name]) for name in files if "train" in name)
     sizes = photos.describe_sizes()
     assert sizes is not None
@@ -83,7 +81,7 @@ def test_evaluation_sees_the_pixels_of_torchvision(
     names = sorted(name for name in files if name.startswith("test/"))
     size = [resizing.resize] if isinstance(resizing.resize, int) else list(resizing.resize or ())
     assert len(data.test) == 7
-    assert isinstance(data.test.images, Tensor)
+    assert isinstance(data.test.stored, Tensor)
     for index, pixels in zip(data.test.dataset_indices, data.test.images, strict=True):
         image = open_photo(files[names[int(index)]])
         wanted = functional.resize(image, size, InterpolationMode(resizing.interpolation))
@@ -103,7 +101,12 @@ def test_the_preset_of_torchvision_gives_the_same_inputs(
 
     resizing = find_own_resizing({"architecture": "torchvision", "kwargs": {"name": "resnet18"}})
     data = prepare(
-        photos, limit=Limit(test=4), seed=0, normalize=IMAGENET, resizing=resizing, source="imagenet"
+        photos,
+        limit=Limit(test=4),
+        seed=0,
+        normalize=IMAGENET,
+        resizing=resizing,
+        source="imagenet",
     )
     transform = ResNet18_Weights.IMAGENET1K_V1.transforms()
     names = sorted(name for name in files if name.startswith("test/"))
@@ -120,8 +123,7 @@ def seen_parts(images: PhotoImages, count: int, *names: str | int) -> list[Any]:
 def test_training_crops_are_those_of_torchvision(photos: Arrays) -> None:
     from torchvision.transforms import InterpolationMode, functional
 
-    train = photos.images["train"]
-    assert isinstance(train, Photos)
+    train = photos.photos["train"]
     assert CROP is not None
     images = PhotoImages(train, CROP)
     boxes = seen_parts(images, 9, "crop", 2)
@@ -143,8 +145,7 @@ def test_training_crops_are_those_of_torchvision(photos: Arrays) -> None:
 
 
 def test_a_crop_depends_on_seed_epoch_and_photo_alone(photos: Arrays) -> None:
-    train = photos.images["train"]
-    assert isinstance(train, Photos)
+    train = photos.photos["train"]
     assert CROP is not None
     images = PhotoImages(train, CROP)
     together = images.crop_at_random(torch.tensor([4, 1, 7]), 0, "fit", "crop", 5)
@@ -183,7 +184,8 @@ def test_crops_are_drawn_as_in_torchvision() -> None:
     shapes = (draws.words(2, ATTEMPTS).long() & 0xFFFFFFFF).double() / 2**32
     places = (draws.words(2, stream=1).long() & 0xFFFFFFFF).double() / 2**32
     for size, box, shape, place in zip(sizes.tolist(), boxes, shapes, places, strict=True):
-        wanted = draw_slowly(*size, shape.tolist(), place.tolist())
+        height, width = size
+        wanted = draw_slowly(height, width, shape.tolist(), place.tolist())
         assert (box.top, box.left, box.height, box.width) == wanted
     shares = [
         box.height * box.width / (h * w)
@@ -219,9 +221,9 @@ def test_images_of_one_size_stay_pixels_and_may_be_resized(tmp_path: Path) -> No
     resizing = Resizing(resize=18, crop=16, interpolation="bilinear")
     data = prepare(arrays, limit=Limit(), seed=0, normalize=None, resizing=resizing)
     assert data.shape == (3, 16, 16)
-    assert isinstance(data.fit.images, PhotoImages)
-    whole = data.fit.pixels(slice(None))
-    cropped = data.fit.images.crop_at_random(torch.arange(len(whole)), 0, "x")
+    assert isinstance(data.fit.stored, PhotoImages)
+    whole = data.fit.images
+    cropped = data.fit.stored.crop_at_random(torch.arange(len(whole)), 0, "x")
     assert whole.shape == cropped.shape == (len(data.fit), 3, 16, 16)
     untouched = prepare(arrays, limit=Limit(), seed=0, normalize=None)
     assert untouched.shape == (3, 20, 30)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from pruning.data import uploads
-from pruning.data.augmentation import augment, augment_batch
 from pruning.data.arrays import Arrays
+from pruning.data.augmentation import augment, augment_batch
 from pruning.data.subsets import draw_subset
 from pruning.data.tensors import (
     PIXELS,
@@ -290,8 +290,8 @@ def test_augmentation_moves_masks_with_their_images(mode: str) -> None:
     """
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(1, 255, (32, 3, 9, 12), dtype=np.uint8))
-    rng = torch.Generator().manual_seed(1)
-    augmented, masks = augment_batch(images, images[:, 0].clone(), mode, rng)
+    drawing = torch.Generator().manual_seed(1)
+    augmented, masks = augment_batch(images, images[:, 0].clone(), mode, drawing)
     assert torch.equal(augmented, augment(images, mode, torch.Generator().manual_seed(1)))
     padded = masks == 255
     assert torch.equal(masks[~padded], augmented[:, 0][~padded])
