@@ -15,8 +15,8 @@ from pruning.data.arrays import Arrays
 from pruning.data.tensors import prepare
 from pruning.errors import DataError, ParameterError
 from pruning.library import load_model
+from pruning.pipeline import run_job as job_runner
 from pruning.pipeline.estimate_job import estimate_job
-from pruning.pipeline.run_job import run_job
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
@@ -31,12 +31,17 @@ SPEC: dict[str, Any] = {
     "type": "prune",
     "model": {
         "architecture": "torchvision",
-        "kwargs": {"name": "resnet18"},
-        "train": {"epochs": 4, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 0.001}},
+        "kwargs": {"name": "squeezenet1_1"},
+        "train": {
+            "epochs": 12,
+            "batch_size": 8,
+            "optimizer": {"name": "adamw", "lr": 0.0005},
+            "augment": "none",
+        },
     },
     "dataset": {"id": "dst_00000000", "preprocessing": CROP},
     "targets": {"sparsity": [0.5]},
-    "retrain": {"mode": "lr_rewind"},
+    "retrain": {"batch_size": 8, "optimizer": {"lr": 0.001}},
     "evaluations": [],
 }
 
@@ -63,12 +68,18 @@ def describe(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, arrays: Arrays, spec: Mapping[str, Any]) -> Report:
+def run(
+    folder: Path, arrays: Arrays, spec: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Report:
+    """Run a job to its report as JSON: other formats take longer than the job."""
     (folder / "stages").mkdir()
     arrays.save(folder / "data.safetensors")
-    reports: list[Report] = []
-    watcher = Silent()
-    run_job(
+
+    def write_json(report: Report, where: Path, written: Any) -> None:
+        (where / "report.json").write_text(report.model_dump_json())
+
+    monkeypatch.setattr(job_runner, "write_report", write_json)
+    job_runner.run_job(
         folder,
         {
             "id": "job_00000000",
@@ -85,16 +96,15 @@ def run(folder: Path, arrays: Arrays, spec: Mapping[str, Any]) -> Report:
             },
             "dataset": {"name": "photos", "sha256": "", "normalize": None},
         },
-        watcher,
+        Silent(),
     )
-    reports.append(Report.model_validate_json((folder / "files" / "report.json").read_text()))
-    return reports[0]
+    return Report.model_validate_json((folder / "files" / "report.json").read_text())
 
 
 def test_a_job_on_photos_gives_a_checkpoint_that_a_plain_script_measures_alike(
     files: dict[str, bytes], photos: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = run(tmp_path, photos, SPEC)
+    report = run(tmp_path, photos, SPEC, monkeypatch)
     known = report.model.preprocessing
     assert known is not None
     assert (known.resize, known.crop, known.interpolation) == (40, 36, "bilinear")
@@ -132,7 +142,9 @@ def test_a_validated_job_shows_its_preprocessing(photos: Arrays) -> None:
 def test_photos_are_never_resized_in_silence(photos: Arrays) -> None:
     model = {"architecture": "vgg", "kwargs": {}, "train": {"epochs": 1}}
     spec = SPEC | {"dataset": {"id": "dst_00000000"}, "model": model}
-    with pytest.raises(DataError, match="differ in size, from .* says nothing of the size") as caught:
+    with pytest.raises(
+        DataError, match="differ in size, from .* says nothing of the size"
+    ) as caught:
         estimate_job(spec, None, describe(photos), [])
     assert caught.value.pointer == "/dataset"
     spec["dataset"] = {"id": "dst_00000000", "preprocessing": {"crop": 32}}

@@ -61,8 +61,9 @@ def torchvision(name: str = "resnet18", **fields: Any) -> dict[str, Any]:
 
 
 def test_the_table_of_published_weights_is_that_of_torchvision() -> None:
-    import pruning.architectures._torchvision_shim  # noqa: F401, PLC0415
-    from torchvision import models  # noqa: PLC0415
+    from torchvision import models
+
+    import pruning.architectures._torchvision_shim  # noqa: F401
 
     names = models.list_models(module=models)
     assert sorted(TRANSFORMS) == sorted(names)
