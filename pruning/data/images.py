@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from pruning.errors import DataError
 
@@ -89,21 +89,48 @@ def _refuse_image(name: str, error: Exception) -> DataError:
 
 
 def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
-    """The image of an entry, uint8 (C, H, W): one channel where it is grey, else three."""
+    """The image of an entry, turned upright, uint8 (C, H, W): one channel where it is grey, else
+    three.
+    """
     with open_image(archive, entry) as image:
-        return to_pixels(image.convert(name_mode(count_channels(image))))
+        return to_pixels(turn_upright(image).convert(name_mode(count_channels(image))))
 
 
 def decode_photo(content: bytes, name: str, channels: int) -> Image.Image:
-    """The image of a file that was checked when it was uploaded, in grey or in colour.
+    """The image of a file that was checked when it was uploaded, upright, in grey or in colour.
 
     Several threads may call it; `DataError` where the bytes were damaged since.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.convert(name_mode(channels))
+            return turn_upright(image).convert(name_mode(channels))
     except Exception as error:  # decoders fail in many ways on broken bytes
         raise _refuse_image(name, error) from None
+
+
+def read_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened file, 1 to 8; 1 where it says none, or nonsense.
+
+    Pillow turns TIFF files itself.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a camera's broken EXIF block leaves the picture readable
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """The image as the camera was held, by its EXIF orientation."""
+    return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def find_upright_size(image: Image.Image) -> tuple[int, int]:
+    """The width and height that an opened file has when it is turned upright."""
+    width, height = image.size
+    return (height, width) if read_orientation(image) >= 5 else (width, height)
 
 
 def count_channels(image: Image.Image) -> int:

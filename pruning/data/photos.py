@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -21,6 +22,7 @@ from pruning.data.images import (
     Pixels,
     count_channels,
     decode_photo,
+    find_upright_size,
     open_bytes,
     open_image,
     read_entry,
@@ -41,6 +43,7 @@ RESAMPLING = {
 }
 """Pillow's filters by their names in torchvision."""
 MOST_THREADS = 16
+SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -114,46 +117,56 @@ class Photos:
         )
 
 
-def have_one_size(
+class DifferingSizesError(DataError):
+    """Images of one dataset differ in size, so that their files are kept."""
+
+
+def may_have_one_size(
     archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]]
 ) -> bool:
-    """Whether all images of a zip, listed by split, have one height and one width by their headers.
+    """Whether some images of a zip, listed by split, have one size by their headers.
 
-    It stops at the first that differs, or at one that is not an image, which decoding names.
+    It looks at no more than `SAMPLE` of them; what is no image is left to decoding, which names it.
     """
-    first = None
-    for entry in chain.from_iterable(entries.values()):
-        with open_image(archive, entry) as image:
-            first = first or image.size
-            if image.size != first:
-                return False
-    return True
+    listed = list(chain.from_iterable(entries.values()))
+    sizes = set()
+    for entry in listed[:: max(1, len(listed) // SAMPLE)]:
+        with suppress(DataError), open_image(archive, entry) as image:
+            sizes.add(find_upright_size(image))
+    return len(sizes) < 2
 
 
 def read_photos(
-    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_bytes: int
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, Sequence[zipfile.ZipInfo]],
+    max_bytes: int,
+    faults: list[DataError],
 ) -> dict[str, Photos]:
     """The photos of a zip by split, their files as they are, of which each was decoded once.
 
-    Raises `DataError` for one that is not an image, and for more bytes than are accepted.
+    What is wrong with single files is added to `faults`. Raises `DataError` for more bytes than are
+    accepted.
     """
     files: dict[str, list[bytes]] = {}
     sizes: dict[str, list[tuple[int, int]]] = {}
     channels = 1
     total = 0
     for split, split_entries in entries.items():
-        if not split_entries:
-            continue
         files[split], sizes[split] = [], []
         for entry in split_entries:
-            content = read_entry(archive, entry)
+            try:
+                content = read_entry(archive, entry)
+                with open_bytes(content, entry.filename) as image:
+                    width, height = find_upright_size(image)
+                    image.load()
+                    channels = max(channels, count_channels(image))
+            except DataError as fault:
+                faults.append(fault)
+                continue
             total += len(content)
             if total > max_bytes:
                 raise DataError(f"the photos have more than {max_bytes} bytes")
-            with open_bytes(content, entry.filename) as image:
-                image.load()
-                channels = max(channels, count_channels(image))
-                sizes[split].append((image.height, image.width))
+            sizes[split].append((height, width))
             files[split].append(content)
     return {
         split: Photos.from_files(split_files, sizes[split], channels)

@@ -21,7 +21,7 @@ from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
 from pruning.data.groups import TABLE, describe_clusters, name_column, read_columns, read_table
 from pruning.data.images import SUFFIXES, Pixels, decode_image, is_hidden, widen_to_channels
-from pruning.data.photos import have_one_size, read_photos
+from pruning.data.photos import DifferingSizesError, Photos, may_have_one_size, read_photos
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
 
@@ -225,20 +225,20 @@ def _read_class_folders(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     if not labels:
         raise DataError(f"the zip holds no images; expected {CLASS_FOLDERS}")
     entries = {split: [file.entry for file in files[split]] for split in labels}
-    one_size = have_one_size(archive, entries)
+    images, photos = _read_images(archive, entries, max_values)
     groups = read_table(
         archive,
         {file.entry.filename: split == "test" for split in SPLITS for file in files[split]},
     )
     all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
-        _decode_splits(archive, entries, max_values) if one_size else {},
+        images,
         labels,
         classes,
         notes=describe_clusters(groups),
         stored_as="JPEG" if all_jpeg else None,
         groups=groups,
-        photos={} if one_size else read_photos(archive, entries, max_values),
+        photos=photos,
     )
 
 
@@ -276,10 +276,29 @@ def _name_classes(files: Mapping[str, Sequence[_ImageFile]]) -> tuple[str, ...]:
     return tuple(sorted(classes))
 
 
+def _read_images(
+    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_values: int
+) -> tuple[dict[str, Pixels], dict[str, Photos]]:
+    """The images by split: pixels where all have one size, else photos."""
+    if may_have_one_size(archive, entries):
+        try:
+            return _decode_splits(archive, entries, max_values), {}
+        except DifferingSizesError:
+            pass
+    faults: list[DataError] = []
+    photos = read_photos(archive, entries, max_values, faults)
+    if faults:
+        raise faults[0]
+    return {}, photos
+
+
 def _decode_splits(
     archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_values: int
 ) -> dict[str, Pixels]:
-    """Images of one size by split, in colour in all splits where one is in colour."""
+    """Images of one size by split, in colour in all splits where one is in colour.
+
+    Raises `DifferingSizesError`.
+    """
     images: dict[str, Pixels] = {}
     for split, split_entries in entries.items():
         remaining = max_values - sum(array.size for array in images.values())
@@ -288,6 +307,8 @@ def _decode_splits(
     pixels = sum(array.size // array.shape[1] for array in images.values())
     if pixels * channels > max_values:
         raise DataError(f"the images decode to more than {max_values} values")
+    if len({array.shape[2:] for array in images.values()}) > 1:
+        raise DifferingSizesError("images of the splits differ in size")
     return {split: widen_to_channels(array, channels) for split, array in images.items()}
 
 
@@ -311,5 +332,7 @@ def _decode_images(
                 pixels = widen_to_channels(pixels, channels)
             else:
                 pixels = np.empty((len(entries), *image.shape), np.uint8)
+        if image.shape[1:] != first.shape[1:]:
+            raise DifferingSizesError(f"{entry.filename} has another size than the first image")
         pixels[index] = image
     return pixels

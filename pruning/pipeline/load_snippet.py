@@ -62,7 +62,7 @@ PHOTO = """\
 
 def load_photo(file):  # the path of an image, or a file; uint8 ({channels}, {height}, {width})
     with Image.open(file) as photo:
-        photo = photo.convert({mode!r})
+        photo = exif_transpose(photo).convert({mode!r})
     photo = resize(photo, {size!r}, InterpolationMode.{interpolation})
     return pil_to_tensor({photo})
 
@@ -72,6 +72,7 @@ def photo_error(paths, labels):  # the paths of the test images, labels int64 (N
 """
 PHOTO_IMPORTS = """\
 from PIL import Image
+from PIL.ImageOps import exif_transpose
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 """

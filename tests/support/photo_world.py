@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,10 +29,10 @@ def make_photo(rng: np.random.Generator, label: int, low: int = 60, high: int = 
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def encode(image: Image.Image, format: str = "JPEG") -> bytes:
+def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     """The bytes of the file of an image."""
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 

@@ -197,11 +197,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         "not a readable image",
     ),
     "16 bits": (lambda: zipped(folder(train__a__3_dot_png=PNG16)), DataError, "8 bits"),
-    "mixed sizes": (
-        lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, (4, 5))))),
-        DataError,
-        "5x4 pixels beside 4x4",
-    ),
     "sizes differ by split": (
         lambda: zipped(
             folder(

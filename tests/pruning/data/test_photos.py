@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 import pruning.architectures._torchvision_shim  # noqa: F401
@@ -207,6 +207,29 @@ def test_a_broken_photo_is_named(files: dict[str, bytes], tmp_path: Path) -> Non
     broken[name] = files[name][: len(files[name]) // 2]
     with pytest.raises(DataError, match=name):
         read_files(broken, tmp_path)
+
+
+def test_photos_are_turned_as_the_camera_was_held(files: dict[str, bytes], tmp_path: Path) -> None:
+    turned = dict(files)
+    image = Image.fromarray(np.arange(80 * 60 * 3, dtype=np.uint8).reshape(80, 60, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    name = "train/bird/000.jpg"
+    turned[name] = encode(image, exif=exif)
+    train = read_files(turned, tmp_path).photos["train"]
+    assert train.open(0).size == (80, 60)
+    assert train.own_sizes[0].tolist() == [60, 80]
+    upright = open_photo(turned[name]).transpose(Image.Transpose.ROTATE_270)
+    assert (np.asarray(train.open(0)) == np.asarray(upright)).all()
+
+
+def test_one_image_of_another_size_among_many_makes_photos_of_all(tmp_path: Path) -> None:
+    plain = Image.new("RGB", (8, 8))
+    files = {f"train/{n % 2}/{n:03}.png": encode(plain, "PNG") for n in range(140)}
+    files |= {f"test/{n}/0.png": encode(plain, "PNG") for n in range(2)}
+    assert read_files(files, tmp_path).shape == (3, 8, 8)
+    files["train/0/098.png"] = encode(Image.new("RGB", (9, 8)), "PNG")
+    assert read_files(files, tmp_path).shape == (3, None, None)
 
 
 def test_images_of_one_size_stay_pixels_and_may_be_resized(tmp_path: Path) -> None:
