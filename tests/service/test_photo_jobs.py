@@ -117,13 +117,12 @@ def test_photos_and_a_fine_tuned_network_give_the_errors_of_a_plain_script(
             path.write_bytes(files[name])
             paths.append(str(path))
     monkeypatch.chdir(tmp_path)
-    client.jobs.download(
-        job.id, checkpoint.id, f"{checkpoint.id}.dense.safetensors", format="dense"
-    )
+    target = tmp_path / f"{checkpoint.id}.dense.safetensors"
+    client.jobs.download(job.id, checkpoint.id, target, format="dense")
     names: dict[str, Any] = {}
     exec(checkpoint.load_snippet, names)
     assert names["photo_error"](paths, labels) == pytest.approx(checkpoint.error.value)
-    again = client.models.upload(tmp_path / f"{checkpoint.id}.dense.safetensors")
+    again = client.models.upload(target)
     assert again.model_extra is not None
     known = again.model_extra["preprocessing"]
     assert {name: known[name] for name in PREPROCESSING} == pytest.approx(PREPROCESSING)
