@@ -228,7 +228,7 @@ def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
     if fields["limit"]["train"] is None and fields["limit"]["test"] is None:
         fields["limit"] = None
     given = (spec.model.preprocessing, spec.dataset.preprocessing)
-    fields["preprocessing"] = [None if one is None else one.model_dump() for one in given]
+    fields["preprocessing"] = [document and document.model_dump() for document in given]
     return fields
 
 

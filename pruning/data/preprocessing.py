@@ -39,7 +39,7 @@ class ChosenPreprocessing:
     source: Source
     shape: Shape
     note: str | None = None
-    """What the user should know of the sizes."""
+    """A sentence for the user on the sizes of the images."""
 
     def document(self) -> PlannedPreprocessing:
         """The preprocessing as a validated job shows it."""
@@ -69,9 +69,10 @@ def choose_preprocessing(
     dataset. Raises `DataError` where photos differ in size and nothing says what size they come to,
     and for a size that is given to images with masks.
     """
-    given = [one for one in (model_given, dataset_ref.preprocessing) if one is not None]
-    resizings = [one.resizing for one in given if one.resizing is not None]
-    constants = [one.constants for one in given if one.constants is not None]
+    documents = (model_given, dataset_ref.preprocessing)
+    given = [document for document in documents if document is not None]
+    resizings = [document.resizing for document in given if document.resizing is not None]
+    constants = [document.constants for document in given if document.constants is not None]
     channels, height, width = dataset["shape"]
     chosen_constants, source = choose_normalisation(
         model, dataset.get("normalize"), constants[0] if constants else None
