@@ -227,6 +227,8 @@ def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
     del fields["limit"]["seed"]
     if fields["limit"]["train"] is None and fields["limit"]["test"] is None:
         fields["limit"] = None
+    given = (spec.model.preprocessing, spec.dataset.preprocessing)
+    fields["preprocessing"] = [document and document.model_dump() for document in given]
     return fields
 
 

@@ -54,6 +54,7 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
         estimate=JobEstimate(**estimate),
         recipe=recipe.model_dump(mode="json"),
         spec=dump_spec(spec),
+        preprocessing=estimate.get("preprocessing"),
     )
 
 
@@ -73,6 +74,7 @@ def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, An
         "dataset": None if dataset is None else _describe_images(dataset),
         "shifted": [_describe_images(row) for row in shifted],
         "backbone": None if backbone is None else _describe_model(backbone),
+        "most_data_bytes": services.settings.job_data_bytes,
     }
 
 
@@ -82,6 +84,7 @@ def _describe_model(row: Model) -> dict[str, Any]:
         "kwargs": row.kwargs,
         "normalize": row.normalize,
         "source": row.source,
+        "preprocessing": row.preprocessing,
         "zeros": row.zeros,
         "classes": row.classes,
     }
@@ -95,7 +98,9 @@ def _describe_images(row: Dataset) -> dict[str, Any]:
         "groups": row.groups,
         "task": row.task,
         "guessing_error": row.guessing_error,
+        "sizes": row.sizes,
         "normalize": row.normalize,
+        "preprocessing": row.preprocessing,
     }
 
 

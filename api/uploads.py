@@ -22,6 +22,8 @@ from api.http.multipart import Upload, receive
 from api.http.pointers import parse_field
 from api.schemas.assets import Classes, Label, Normalize
 from api.services import Services, ServicesDep
+from pruning.schemas.preprocessing import GivenPreprocessing, keep_resizing
+from pruning.schemas.published_preprocessing import translate_published
 from pruning.schemas.unicode_names import compose
 from tasks.store import assets
 from tasks.store.errors import NotFoundError
@@ -30,6 +32,7 @@ from tasks.store.tables import Dataset, Model
 PREFIX = "secateur-upload-"
 STARTED = time.time()
 NAME: TypeAdapter[str] = TypeAdapter(Label)
+PREPROCESSING: TypeAdapter[GivenPreprocessing] = TypeAdapter(GivenPreprocessing)
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
 GREATEST_CONSTANT = 2.0
@@ -139,6 +142,31 @@ def read_classes(upload: Upload) -> list[str] | None:
     if len(set(classes)) != len(classes):
         raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
     return classes
+
+
+def read_preprocessing(
+    upload: Upload, normalize: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the constants and the resizing in the form, each None where the form has none.
+
+    `normalize` are the constants of the field of that name, which may not be given twice.
+    """
+    value = read_json_field(upload, "preprocessing")
+    if value is None:
+        return normalize, None
+    try:
+        value = translate_published(value)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        message = f"not a preprocessing of timm or transformers that can be read: {error}"
+        raise build_problem([Fault("/preprocessing", "invalid", message)]) from None
+    given: GivenPreprocessing = parse_field(PREPROCESSING, value, "preprocessing")
+    constants = given.constants
+    if constants is not None:
+        if normalize is not None:
+            message = "mean and std are given twice, here and in normalize"
+            raise build_problem([Fault("/preprocessing/mean", "conflict", message)])
+        normalize = {name: list(values) for name, values in constants.items()}
+    return normalize, keep_resizing(given.resizing, "given")
 
 
 def read_json_field(upload: Upload, name: str) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from pruning.data.tensors import PADDING, Data, Split, augment
+from pruning.data.augmentation import PADDING, augment
+from pruning.data.tensors import Data, Split
 from pruning.seeding import generator
 
 IMAGES = 10_000

@@ -218,20 +218,21 @@ def _describe_model(
     images as the backbone did.
     """
     if row is None:
-        preprocessing: dict[str, Any] = {"normalize": None}
+        constants: dict[str, Any] = {"normalize": None}
         if reference.get("backbone") is not None and second is not None:
-            preprocessing = {"normalize": second.normalize, "source": second.source}
+            constants = {"normalize": second.normalize, "source": second.source}
         return {
             "architecture": reference["architecture"],
             "kwargs": reference.get("kwargs", {}),
             "classes": None,
             "sha256": None,
-        } | preprocessing
+        } | constants
     return {
         "architecture": row.architecture,
         "kwargs": row.kwargs,
         "normalize": row.normalize,
         "source": row.source,
+        "preprocessing": row.preprocessing,
         "classes": row.classes,
         "sha256": row.sha256,
     }
@@ -248,10 +249,22 @@ def _describe_run(member: FamilyMember, job: Job) -> dict[str, Any]:
 
 
 def _describe_images(row: Dataset) -> dict[str, Any]:
-    return {"shape": row.shape, "classes": row.classes, "counts": row.counts, "task": row.task}
+    return {
+        "shape": row.shape,
+        "sizes": row.sizes,
+        "classes": row.classes,
+        "counts": row.counts,
+        "task": row.task,
+        "preprocessing": row.preprocessing,
+    }
 
 
 def _describe_dataset(spec: dict[str, Any], row: Dataset | None) -> dict[str, Any]:
     if row is None:
         return {"name": spec["dataset"]["builtin"], "sha256": "", "normalize": None}
-    return {"name": row.name, "sha256": row.sha256, "normalize": row.normalize}
+    return {
+        "name": row.name,
+        "sha256": row.sha256,
+        "normalize": row.normalize,
+        "preprocessing": row.preprocessing,
+    }

@@ -18,6 +18,7 @@ from api.uploads import (
     read_classes,
     read_name,
     read_normalize,
+    read_preprocessing,
     receive_form,
     remove,
     store_upload,
@@ -52,6 +53,15 @@ FORM = {
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                        "preprocessing": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": (
+                                "JSON object: resize, crop, interpolation, mean, std, each "
+                                "optional; or a pretrained_cfg of timm, or a "
+                                "preprocessor_config.json of transformers."
+                            ),
+                        },
                         "normalize": {
                             "type": "string",
                             "contentMediaType": "application/json",
@@ -70,7 +80,9 @@ FORM = {
         },
     }
 }
-DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normalize", "classes"))]
+DatasetForm = Annotated[
+    Upload, Depends(receive_form("name", "sha256", "normalize", "preprocessing", "classes"))
+]
 
 
 @router.post(
@@ -87,7 +99,7 @@ async def create_dataset(
     """Decode images once and store the tensors; an unreadable file leaves nothing behind."""
     check_digest(upload)
     name = read_name(upload)
-    normalize = read_normalize(upload)
+    normalize, resizing = read_preprocessing(upload, read_normalize(upload))
     classes = read_classes(upload)
     decoded = upload.path.with_name("data.safetensors")
     contents = await services.helpers.ask(
@@ -113,7 +125,9 @@ async def create_dataset(
         classes=contents["classes"],
         shape=contents["shape"],
         counts=contents["counts"],
+        sizes=contents.get("sizes"),
         normalize=normalize,
+        preprocessing=resizing,
         task=contents["task"],
         notes=contents["notes"],
         groups=contents["groups"],

@@ -23,6 +23,7 @@ from api.uploads import (
     read_json_field,
     read_name,
     read_normalize,
+    read_preprocessing,
     receive_form,
     remove,
     store_upload,
@@ -62,6 +63,15 @@ FORM = {
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                        "preprocessing": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": (
+                                "JSON object: resize, crop, interpolation, mean, std, each "
+                                "optional; or a pretrained_cfg of timm, or a "
+                                "preprocessor_config.json of transformers."
+                            ),
+                        },
                         "normalize": {
                             "type": "string",
                             "contentMediaType": "application/json",
@@ -80,7 +90,11 @@ FORM = {
 }
 ModelForm = Annotated[
     Upload,
-    Depends(receive_form("architecture", "kwargs", "name", "sha256", "normalize", "classes")),
+    Depends(
+        receive_form(
+            "architecture", "kwargs", "name", "sha256", "normalize", "preprocessing", "classes"
+        )
+    ),
 ]
 
 
@@ -102,7 +116,7 @@ async def create_model(
     architecture = upload.fields.get("architecture") or None
     kwargs = parse_field(KWARGS, read_json_field(upload, "kwargs") or {}, "kwargs")
     name = read_name(upload)
-    normalize = read_normalize(upload)
+    normalize, resizing = read_preprocessing(upload, read_normalize(upload))
     classes = read_classes(upload)
     if architecture is not None:
         await run_in_threadpool(_check_architecture, services, architecture, kwargs)
@@ -143,6 +157,7 @@ async def create_model(
         parameters=network["parameters"],
         prunable=network["prunable"],
         source=source,
+        preprocessing=resizing or network.get("preprocessing"),
         zeros=network.get("zeros"),
         artifact=f"models/{id}/state.safetensors",
     )

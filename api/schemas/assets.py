@@ -17,6 +17,7 @@ from pydantic import (
 from api.schemas.times import Time, to_iso
 from pruning.schemas.preprocessing import (
     Preprocessing,
+    Resizing,
     describe_guess,
     describe_model_preprocessing,
 )
@@ -93,6 +94,8 @@ class ModelView(BaseModel):
             "architecture": row.architecture,
             "normalize": row.normalize,
             "source": row.source,
+            "kwargs": row.kwargs,
+            "preprocessing": row.preprocessing,
         }
         preprocessing = describe_model_preprocessing(described)
         guess = describe_guess("dataset" if preprocessing is None else preprocessing.source)
@@ -114,8 +117,19 @@ class ModelView(BaseModel):
         )
 
 
+class PhotoSizes(BaseModel):
+    """The sizes of photos that differ in size."""
+
+    smallest: tuple[int, int]
+    """The least height and the least width."""
+    largest: tuple[int, int]
+    """The largest height and the largest width."""
+    bytes: dict[str, int]
+    """The bytes of the files of each split, which is what they take in memory."""
+
+
 class DatasetView(BaseModel):
-    """An uploaded dataset, decoded to uint8 tensors."""
+    """An uploaded dataset, decoded to uint8 tensors, or photos that differ in size as files."""
 
     id: str
     state: Literal["ready"] = "ready"
@@ -124,8 +138,10 @@ class DatasetView(BaseModel):
     """The digest of the uploaded file."""
     size_bytes: int
     classes: list[str]
-    shape: list[int]
-    """Channels, height, width."""
+    shape: list[int | None]
+    """Channels, height, width; height and width are `null` where photos differ in size."""
+    sizes: PhotoSizes | None = None
+    """The sizes of photos that differ in size; `null` for images of one size."""
     counts: dict[str, int]
     """Images by split."""
     task: Literal["classification", "segmentation"]
@@ -139,6 +155,8 @@ class DatasetView(BaseModel):
     of earlier versions.
     """
     normalize: Normalize | None
+    preprocessing: Resizing | None = None
+    """The change of size that was given with the dataset."""
     created_at: Time
 
     @classmethod
@@ -151,6 +169,7 @@ class DatasetView(BaseModel):
             size_bytes=row.size_bytes,
             classes=row.classes,
             shape=row.shape,
+            sizes=None if row.sizes is None else PhotoSizes(**row.sizes),
             counts=row.counts,
             notes=row.notes,
             groups=row.groups,
@@ -158,6 +177,9 @@ class DatasetView(BaseModel):
             task="segmentation" if row.task == "segmentation" else "classification",
             created_at=to_iso(row.created_at),
             normalize=None if row.normalize is None else Normalize(**row.normalize),
+            preprocessing=None
+            if row.preprocessing is None
+            else Resizing.model_validate(row.preprocessing["sizes"]),
         )
 
 

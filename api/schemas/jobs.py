@@ -12,6 +12,7 @@ from api.schemas.times import Time, to_iso, to_iso_or_none
 from pruning.schemas.described import DescribedBy
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import TERMINAL, JobSpec, Status, runs_by_members
+from pruning.schemas.preprocessing import PlannedPreprocessing
 from pruning.schemas.recipe import Recipe
 from tasks.store.families import MemberProgress
 from tasks.store.tables import FamilyMember, Job
@@ -188,6 +189,8 @@ class Validation(BaseModel):
     """The job with every default written in."""
     spec: StoredSpec
     """The job as it would be stored, with the fields that a preset fills in."""
+    preprocessing: PlannedPreprocessing | None = None
+    """The change of size and the normalisation that the job's images would have."""
     foreseen: list[Foreseen] = []
     """The forecasts of the targets, by the laws of the project's earlier jobs of this network and
     dataset.

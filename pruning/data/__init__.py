@@ -1,1 +1,1 @@
-"""Datasets as uint8 tensors: decoded once, normalised and augmented in batches on the device."""
+"""Datasets as uint8 tensors, or photos as files: decoded, normalised and augmented in batches."""

@@ -16,16 +16,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pruning.data.groups import CLUSTER, PREFIX, GroupColumn
+from pruning.data.photos import Photos
 from pruning.errors import DataError
 
 SPLITS = ("train", "val", "test")
 IGNORED = 255
 """The value of a pixel in a mask that counts in no loss and in no error."""
+ImageShape = tuple[int, int | None, int | None]
+PHOTO_PARTS = ("content", "starts", "sizes")
+"""The arrays of photos in the file of a dataset."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W) and labels by split; `val` is optional.
+    """Images uint8 (N, C, H, W) or photos that differ in size, and labels, by split; `val` is
+    optional.
 
     Labels are int64 (N,), or uint8 (N, H, W) for segmentation. Without `train` these are images of
     a shifted distribution, of which any class may be missing.
@@ -40,11 +45,13 @@ class Arrays:
     """`JPEG` where all images were uploaded as such files."""
     groups: Mapping[str, GroupColumn] = field(default_factory=dict)
     """The groups of the test images, by the name of the column."""
+    photos: Mapping[str, Photos] = field(default_factory=dict)
+    """The photos, where `images` is empty."""
 
     def __post_init__(self) -> None:
-        trains = "train" in self.images
+        trains = "train" in self.stored
         for split in ("train", "test") if trains else ("test",):
-            if split not in self.images or len(self.images[split]) == 0:
+            if split not in self.stored or len(self.stored[split]) == 0:
                 raise DataError(f"the dataset has no {split} images")
         if 0 in self.shape:
             raise DataError(f"the images have no pixels: {self.shape}")
@@ -52,6 +59,7 @@ class Arrays:
             self._check_class_count()
         for split in self.images:
             self._check_images(split)
+        for split in self.stored:
             if self.task == "segmentation":
                 self._check_masks(split)
             else:
@@ -79,7 +87,7 @@ class Arrays:
     def _check_labels(self, split: str, trains: bool) -> None:
         """Raise `DataError` unless each image has one class, and each class an image to train."""
         labels = self.labels[split]
-        images = self.images[split]
+        images = self.stored[split]
         if labels.shape != (len(images),):
             raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
@@ -125,19 +133,41 @@ class Arrays:
         return "segmentation" if self.labels[self._main_split].ndim == 3 else "classification"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the images."""
-        return tuple(self.images[self._main_split].shape[1:])
+    def stored(self) -> Mapping[str, np.ndarray[Any, np.dtype[np.uint8]] | Photos]:
+        """The images or the photos by split."""
+        return self.photos or self.images
+
+    @property
+    def shape(self) -> ImageShape:
+        """The channels, height and width of the images; None where they differ in size."""
+        images = self.stored[self._main_split]
+        if isinstance(images, Photos):
+            return images.channels, None, None
+        channels, height, width = images.shape[1:]
+        return channels, height, width
+
+    def describe_sizes(self) -> dict[str, Any] | None:
+        """The smallest and the largest height and width of photos that differ in size, and the
+        bytes of each split; None for images of one size.
+        """
+        if not self.photos:
+            return None
+        sizes = np.concatenate([photos.own_sizes for photos in self.photos.values()])
+        return {
+            "smallest": sizes.min(0).tolist(),
+            "largest": sizes.max(0).tolist(),
+            "bytes": {split: len(photos.content) for split, photos in self.photos.items()},
+        }
 
     @property
     def _main_split(self) -> str:
         """The split by which the shape and the task of the dataset are known."""
-        return "train" if "train" in self.images else "test"
+        return "train" if "train" in self.stored else "test"
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of images by split."""
-        return {split: len(self.images.get(split, ())) for split in SPLITS}
+        return {split: len(self.stored.get(split, ())) for split in SPLITS}
 
     @property
     def guessing_error(self) -> float | None:
@@ -159,8 +189,13 @@ class Arrays:
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         for split, images in self.images.items():
             tensors[f"{split}_x"] = np.ascontiguousarray(images)
+        for split, photos in self.photos.items():
+            tensors |= {f"{split}_{part}": getattr(photos, part) for part in PHOTO_PARTS}
+        for split in self.stored:
             tensors[f"{split}_y"] = self.labels[split]
         about: dict[str, Any] = {"classes": self.classes}
+        if self.photos:
+            about["channels"] = self.shape[0]
         if self.notes:
             about["notes"] = self.notes
         if self.stored_as:
@@ -186,12 +221,20 @@ class Arrays:
                 }
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
-        splits = [split for split in SPLITS if f"{split}_x" in tensors]
+        splits = [split for split in SPLITS if f"{split}_y" in tensors]
+        photos = {}
+        if "channels" in about:
+            parts = ([tensors[f"{split}_{part}"] for part in PHOTO_PARTS] for split in splits)
+            photos = {
+                split: Photos(content, starts, sizes, about["channels"])
+                for split, (content, starts, sizes) in zip(splits, parts, strict=True)
+            }
         return Arrays(
-            images={split: tensors[f"{split}_x"] for split in splits},
+            images={} if photos else {split: tensors[f"{split}_x"] for split in splits},
             labels={split: tensors[f"{split}_y"] for split in splits},
             classes=classes,
             notes=notes,
             stored_as=about.get("stored_as"),
             groups=groups,
+            photos=photos,
         )

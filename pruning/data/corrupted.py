@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -75,12 +76,53 @@ def corrupt(
         return torch.cat(corrupted)
 
 
+@dataclass(frozen=True)
+class EpochCorruptions:
+    """The corruption and the severity that each of N images has in one epoch."""
+
+    spec: Corrupt
+    names: Tensor
+    """The places in `spec.names`, int64 (N,)."""
+    severities: Tensor
+    """int64 (N,)."""
+    noise_seed: int
+
+    @classmethod
+    def draw(cls, count: int, spec: Corrupt, seed: int, *names: str | int) -> EpochCorruptions:
+        """Draw both uniformly, from the seed and the names.
+
+        Raises `UnknownNameError` for a corruption that is not registered.
+        """
+        for name in spec.names:
+            corruptions.get(name)  # an unknown one is refused even where no image draws it
+        rng = generator(seed, *names, "corruption")
+        name_index = torch.randint(len(spec.names), (count,), generator=rng)
+        severity_index = torch.randint(len(spec.severities), (count,), generator=rng)
+        severities = torch.tensor(spec.severities)[severity_index]
+        return cls(spec, name_index, severities, int(torch.randint(2**31, (1,), generator=rng)))
+
+    def apply(self, images: Tensor, index: Tensor) -> Tensor:
+        """The images with these numbers, each under its corruption; severity 0 leaves it as it is.
+
+        uint8 (n, C, H, W) in and out.
+        """
+        corrupted = images.clone()
+        names, severities = self.names[index], self.severities[index]
+        for number, name in enumerate(self.spec.names):
+            for severity in self.spec.severities:
+                chosen = ((names == number) & (severities == severity)).nonzero().flatten()
+                if severity and len(chosen):
+                    at = chosen.to(images.device)
+                    corrupted[at] = corrupt(
+                        images[at], name, severity, indices=index[chosen], seed=self.noise_seed
+                    )
+        return corrupted
+
+
 def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
     """The images of one epoch, each under a corruption and severity of its own: uint8 (N, C, H, W).
 
-    Both are drawn uniformly, from the seed and the names. Severity 0 leaves an image as it is.
-    Without a spec the images themselves are returned. Raises `UnknownNameError` for a corruption
-    that is not registered.
+    See `EpochCorruptions`. Without a spec the images themselves are returned.
 
     >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
     >>> torch.equal(
@@ -91,23 +133,8 @@ def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str |
     """
     if spec is None:
         return images
-    for name in spec.names:
-        corruptions.get(name)  # an unknown one is refused even where no image draws it
-    rng = generator(seed, *names, "corruption")
-    name_index = torch.randint(len(spec.names), (len(images),), generator=rng)
-    severity_index = torch.randint(len(spec.severities), (len(images),), generator=rng)
-    severities = torch.tensor(spec.severities)[severity_index]
-    noise_seed = int(torch.randint(2**31, (1,), generator=rng))
-    corrupted = images.clone()
-    for number, name in enumerate(spec.names):
-        for severity in spec.severities:
-            chosen = ((name_index == number) & (severities == severity)).nonzero().flatten()
-            if severity and len(chosen):
-                index = chosen.to(images.device)
-                corrupted[index] = corrupt(
-                    images[index], name, severity, indices=chosen, seed=noise_seed
-                )
-    return corrupted
+    drawn = EpochCorruptions.draw(len(images), spec, seed, *names)
+    return drawn.apply(images, torch.arange(len(images)))
 
 
 def _check_images(images: Tensor) -> None:

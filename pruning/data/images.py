@@ -38,33 +38,52 @@ def open_image(
 
     Whatever goes wrong, while decoding too, raises a `DataError`.
     """
+    with open_bytes(read_entry(archive, entry), entry.filename, formats) as image:
+        yield image
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry; `DataError` where they are too many or cannot be read."""
     if entry.file_size > MAX_ENTRY_BYTES:
         raise DataError(
             f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted"
         )
     try:
+        return archive.read(entry)
+    except Exception as error:  # broken archives fail in many ways
+        raise _refuse_image(entry.filename, error) from None
+
+
+@contextmanager
+def open_bytes(
+    content: bytes, name: str, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open the image of a file's bytes, its header within the limits; else a `DataError`."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF blocks, for instance
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(archive.read(entry)), formats=formats) as image:
+            with Image.open(io.BytesIO(content), formats=formats) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
                     raise DataError(
-                        f"{entry.filename}: {image.width}x{image.height} pixels; at most "
+                        f"{name}: {image.width}x{image.height} pixels; at most "
                         f"{MAX_IMAGE_PIXELS} are accepted"
                     )
-                check_frames(image, entry.filename)
+                check_frames(image, name)
                 if image.mode.startswith(("I", "F")):  # converting would clip at 255
-                    raise DataError(
-                        f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel"
-                    )
+                    raise DataError(f"{name}: {image.mode} pixels; images need 8 bits a channel")
                 yield image
     except DataError:
         raise
     except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, KeyError
-        problem = str(error)[:200]
-        if isinstance(error, UnidentifiedImageError):
-            problem = "its first bytes are those of no format that is read"
-        raise DataError(f"{entry.filename}: not a readable image ({problem})") from None
+        raise _refuse_image(name, error) from None
+
+
+def _refuse_image(name: str, error: Exception) -> DataError:
+    problem = str(error)[:200]
+    if isinstance(error, UnidentifiedImageError):
+        problem = "its first bytes are those of no format that is read"
+    return DataError(f"{name}: not a readable image ({problem})")
 
 
 def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
@@ -73,8 +92,36 @@ def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
     """
     with open_image(archive, entry) as image:
         upright = turn_upright(image, read_orientation(image))
-        pixels = np.asarray(upright.convert("L" if image.mode in GREY else "RGB"))
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return to_pixels(upright.convert(name_mode(count_channels(image))))
+
+
+def decode_photo(content: bytes, name: str, channels: int) -> Image.Image:
+    """The image of a file that was checked when it was uploaded, upright, in grey or in colour.
+
+    Several threads may call it; `DataError` where the bytes were damaged since.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            upright = turn_upright(image, read_orientation(image))
+            return upright.convert(name_mode(channels))
+    except Exception as error:  # decoders fail in many ways on broken bytes
+        raise _refuse_image(name, error) from None
+
+
+def count_channels(image: Image.Image) -> int:
+    """The channels that an image is read with: 1 where it is grey, else 3."""
+    return 1 if image.mode in GREY else 3
+
+
+def name_mode(channels: int) -> str:
+    """Pillow's mode of images of so many channels."""
+    return "L" if channels == 1 else "RGB"
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """An image in grey or in colour as uint8 (C, H, W)."""
+    values = np.asarray(image)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
 def widen_to_channels(images: Pixels, channels: int, axis: int = 1) -> Pixels:

@@ -8,15 +8,16 @@ import torch
 
 from pruning.data.arrays import Arrays
 from pruning.data.groups import SHIFT
+from pruning.data.preprocessing import preprocessed_shape
 from pruning.data.subsets import draw_subset
-from pruning.data.tensors import Data, ShiftedSplits, Split, renumber_labels
+from pruning.data.tensors import Data, ShiftedSplits, Split, hold_images, renumber_labels
 from pruning.errors import DataError
 from pruning.seeding import generator
 
 
 def check_alike(
     name: str,
-    shape: Sequence[int],
+    shape: Sequence[int | None],
     *,
     classes: Sequence[str],
     counts: Mapping[str, int],
@@ -117,12 +118,14 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
     """The `val` and `test` images of a shifted set, labels numbered as those of the data.
 
     Where the set brings no `val`, a seeded half of `test` is set aside for it: choices read `val`,
-    reports read `test`. Training images of the set are left alone. Raises `DataError` where the set
-    does not fit the data (`check_alike`).
+    reports read `test`. Training images of the set are left alone. Images are resized as those of
+    the data are, but for images of one size that have the right one. Raises `DataError` where the
+    set does not fit the data (`check_alike`).
     """
+    resizing = None if arrays.shape == data.shape else data.resizing
     check_alike(
         name,
-        arrays.shape,
+        preprocessed_shape(arrays.shape, resizing),
         classes=arrays.classes,
         counts=arrays.counts,
         own_shape=data.shape,
@@ -137,21 +140,21 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
     )
     splits = {
         split: Split(
-            torch.from_numpy(arrays.images[split]),
+            hold_images(images, resizing),
             renumber_labels(torch.from_numpy(arrays.labels[split]), order),
         )
-        for split in ("val", "test")
-        if split in arrays.images
+        for split, images in arrays.stored.items()
+        if split != "train"
     }
     test = splits["test"]
     if "val" in splits:
-        return ShiftedSplits(splits["val"], test)
+        return ShiftedSplits(splits["val"].decode(), test.decode())
     rng = generator(seed, "shifted", name)
     chosen, rest = draw_subset(test.labels, len(test) // 2, "proportional", rng)
-    return ShiftedSplits(test[chosen], test[rest])
+    return ShiftedSplits(test[chosen].decode(), test[rest].decode())
 
 
-def _describe_size(shape: Sequence[int]) -> str:
+def _describe_size(shape: Sequence[int | None]) -> str:
     """The size of an image, as people write it.
 
     >>> _describe_size((3, 24, 32))
@@ -159,7 +162,8 @@ def _describe_size(shape: Sequence[int]) -> str:
     """
     channels, height, width = shape
     noun = "channel" if channels == 1 else "channels"
-    return f"{width}x{height} pixels and {channels} {noun}"
+    pixels = "differing sizes" if width is None else f"{width}x{height} pixels"
+    return f"{pixels} and {channels} {noun}"
 
 
 def _advise_names(own_classes: Sequence[str]) -> str:

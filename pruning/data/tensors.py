@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pruning.data.arrays import IGNORED, Arrays
 from pruning.data.groups import GroupColumn
+from pruning.data.photo_images import PhotoImages
+from pruning.data.photos import Photos
 from pruning.data.subsets import draw_subset
 from pruning.errors import DataError
-from pruning.schemas.preprocessing import Preprocessing, Source
+from pruning.schemas.preprocessing import Preprocessing, Resizing, Source, build_preprocessing
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
 
-PADDING = 4
 VAL_FRACTION = 0.1
 PIXELS = 2**20
 """The most pixels in a batch of images with masks, which are large and answered pixel by pixel."""
@@ -30,10 +32,11 @@ MOMENT_IMAGES_WITH_MASKS = 16
 class Split:
     """Images uint8 (N, C, H, W) and labels on one device.
 
-    Labels are int64 (N,), or masks uint8 (N, H, W) in which 255 is ignored.
+    Labels are int64 (N,), or masks uint8 (N, H, W) in which 255 is ignored. Photos to train on are
+    decoded when they are needed (`pixels`).
     """
 
-    images: Tensor
+    stored: Tensor | PhotoImages
     labels: Tensor
     indices: Tensor | None = None
     """The index of each image in the dataset's own split, int64 (N,); `None`: 0 ... N - 1."""
@@ -42,7 +45,29 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> Split:
-        return Split(self.images[index], self.labels[index], self.dataset_indices[index])
+        stored = self.stored
+        chosen = stored.choose(index) if isinstance(stored, PhotoImages) else stored[index]
+        return Split(chosen, self.labels[index], self.dataset_indices[index])
+
+    @property
+    def images(self) -> Tensor:
+        """All images as a network sees them, uint8 (N, C, H, W)."""
+        return self.pixels(slice(None)) if isinstance(self.stored, PhotoImages) else self.stored
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The channels, height and width of the images."""
+        _, channels, height, width = self.stored.shape
+        return channels, height, width
+
+    def pixels(self, index: Tensor | slice) -> Tensor:
+        """Some of the images as a network sees them, uint8 (n, C, H, W)."""
+        stored = self.stored
+        return stored.decode(index) if isinstance(stored, PhotoImages) else stored[index]
+
+    def decode(self) -> Split:
+        """The split with all its photos decoded, to be looked at often."""
+        return replace(self, stored=self.images)
 
     @property
     def dataset_indices(self) -> Tensor:
@@ -54,7 +79,7 @@ class Split:
     def to(self, device: torch.device) -> Split:
         """The split on another device."""
         return Split(
-            self.images.to(device), self.labels.to(device), self.dataset_indices.to(device)
+            self.stored.to(device), self.labels.to(device), self.dataset_indices.to(device)
         )
 
 
@@ -90,18 +115,23 @@ class Data:
     """Sentences that tell the user how the images were split."""
     source: Source = "dataset"
     """The source of `mean` and `std`."""
+    resizing: Resizing | None = None
+    """The change of size of every image; None where they are used in the size they come in."""
+    size_source: Source | None = None
+    """The source of `resizing`."""
     groups: Mapping[str, GroupColumn] = field(default_factory=dict)
     """The groups of all test images of the dataset, by the name of the column."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The channels, height and width of the images."""
-        return tuple(self.fit.images.shape[1:])  # type: ignore[return-value]
+        return self.fit.shape
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the images, as documents hold it."""
-        return Preprocessing(mean=self.mean, std=self.std, source=self.source)
+        constants = {"mean": self.mean, "std": self.std}
+        return build_preprocessing(constants, self.source, self.resizing, self.size_source)
 
     @property
     def segmentation(self) -> bool:
@@ -142,7 +172,7 @@ class Data:
         batch_size = self.at_once(batch_size)
         for start in range(0, len(split), batch_size):
             stop = start + batch_size
-            yield self.normalize(split.images[start:stop]), split.labels[start:stop]
+            yield self.normalize(split.pixels(slice(start, stop))), split.labels[start:stop]
 
     def to(self, device: torch.device) -> Data:
         """The data on another device."""
@@ -155,7 +185,7 @@ class Data:
         )
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 (all but the arrays are by keyword)
     arrays: Arrays,
     *,
     limit: Limit,
@@ -163,8 +193,13 @@ def prepare(
     normalize: Mapping[str, Sequence[float]] | None,
     classes: Sequence[str] | None = None,
     source: Source = "given",
+    resizing: Resizing | None = None,
+    size_source: Source | None = None,
 ) -> Data:
     """The splits of a job: limited first, then `val` taken from `train` if the dataset has none.
+
+    With a `resizing` all images are of its size: photos to train on are kept as they are, and
+    decoded when they are needed; the others are decoded here.
 
     Every draw is seeded and in proportion to the classes, or as `limit` says; images with masks
     have many classes each and are drawn plainly. Each class keeps an image to train on where there
@@ -175,8 +210,8 @@ def prepare(
     `DataError` where classes or channels do not fit, or training images are too few.
     """
     splits = {
-        name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
-        for name in arrays.images
+        name: Split(hold_images(images, resizing), torch.from_numpy(arrays.labels[name]))
+        for name, images in arrays.stored.items()
     }
     if normalize is None:
         mean, std = _compute_moments(splits["train"])
@@ -187,7 +222,7 @@ def prepare(
     if names != arrays.classes:
         order = _match_classes(names, arrays.classes)
         splits = {
-            name: Split(split.images, renumber_labels(split.labels, order))
+            name: Split(split.stored, renumber_labels(split.labels, order))
             for name, split in splits.items()
         }
     splits["train"] = _limit_split(splits["train"], "train", limit, seed)
@@ -199,8 +234,8 @@ def prepare(
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(
         fit=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        val=splits["val"].decode(),
+        test=splits["test"].decode(),
         classes=names,
         mean=mean,
         std=std,
@@ -209,7 +244,21 @@ def prepare(
         source="dataset" if normalize is None else source,
         notes=_describe_untrained(splits["train"].labels, names),
         groups=arrays.groups,
+        resizing=resizing,
+        size_source=size_source,
     )
+
+
+def hold_images(
+    images: np.ndarray[Any, np.dtype[np.uint8]] | Photos, resizing: Resizing | None
+) -> Tensor | PhotoImages:
+    """Images as a split holds them; `DataError` for photos of any size without a resizing."""
+    if resizing is None:
+        if isinstance(images, Photos):
+            raise DataError("the photos differ in size; a preprocessing must say what to crop")
+        return torch.from_numpy(images)
+    photos = images if isinstance(images, Photos) else Photos.from_pixels(images)
+    return PhotoImages(photos, resizing)
 
 
 def _match_classes(names: tuple[str, ...], dataset_names: tuple[str, ...]) -> Tensor:
@@ -267,62 +316,6 @@ def count_validation(images: int) -> int:
     return max(1, round(VAL_FRACTION * images))
 
 
-def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:
-    """Crop each image at random after `PADDING` pixels of black on each side, and flip it or not.
-
-    uint8 (N, C, H, W) in and out; `mode` is `none`, `crop` or `crop_flip`. The result is laid out
-    channels last.
-    """
-    if mode == "none":
-        return images
-    rows, columns = _draw_places(images, mode, rng)
-    return _move_images(images, rows, columns, padding=0)
-
-
-def augment_split(split: Split, mode: str, rng: Generator) -> Split:
-    """Augment the images, and their masks in the same way: their padding is ignored.
-
-    Labels that are one class for each image stay as they are.
-    """
-    if mode == "none" or split.labels.dim() == 1:
-        return Split(augment(split.images, mode, rng), split.labels)
-    rows, columns = _draw_places(split.images, mode, rng)
-    images = _move_images(split.images, rows, columns, padding=0)
-    masks = _move_images(split.labels[:, None], rows, columns, padding=IGNORED)
-    return Split(images, masks[:, 0].contiguous())
-
-
-def _draw_places(images: Tensor, mode: str, rng: Generator) -> tuple[Tensor, Tensor]:
-    """The rows and the columns of the padded images that each image takes, (N, H) and (N, W)."""
-    count, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=rng)
-    rows = offsets[0] + torch.arange(height)
-    columns = offsets[1] + torch.arange(width)
-    if mode == "crop_flip":
-        flip = torch.rand(count, 1, generator=rng) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
-    return rows, columns
-
-
-def _move_images(images: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
-    """The given rows and columns of the images padded by a value, laid out channels last."""
-    padded = torch.nn.functional.pad(images, (PADDING,) * 4, value=padding)
-    index = torch.arange(len(images), device=images.device)[:, None, None]
-    rows = rows.to(images.device)[:, :, None]
-    columns = columns.to(images.device)[:, None, :]
-    return padded.permute(0, 2, 3, 1)[index, rows, columns].permute(0, 3, 1, 2)
-
-
-def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
-    """Replace `auto` by `crop_flip` for colour images of at least 24 pixels, else by `none`.
-
-    A flipped digit is not a digit.
-    """
-    if mode != "auto":
-        return mode
-    return "crop_flip" if shape[0] == 3 and min(shape[1:]) >= 24 else "none"
-
-
 def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
     """Labels of images or masks with class k called order[k]; ignored pixels stay ignored."""
     if labels.dim() == 1:
@@ -335,15 +328,15 @@ def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
 def _compute_moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation of each channel, of the pixels that are not ignored."""
     has_masks = split.labels.dim() == 3
-    channels = split.images.shape[1]
+    channels = split.shape[0]
     total = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros_like(total)
     count = 0.0
     chunk_size = MOMENT_IMAGES_WITH_MASKS if has_masks else MOMENT_IMAGES
-    image_chunks = torch.split(split.images, chunk_size)
-    label_chunks = torch.split(split.labels, chunk_size)
-    for images, labels in zip(image_chunks, label_chunks, strict=True):
-        values = images.to(torch.float64) / 255
+    for start in range(0, len(split), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        labels = split.labels[chunk]
+        values = split.pixels(chunk).to(torch.float64) / 255
         if has_masks:
             known = (labels != IGNORED)[:, None].double()
             count += float(known.sum())

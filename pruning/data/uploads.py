@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pruning.data.arrays import SPLITS, Arrays
 from pruning.data.class_folders import list_class_folders
 from pruning.data.groups import describe_clusters, read_table
 from pruning.data.images import Pixels, decode_image, widen_to_channels
+from pruning.data.photos import DifferingSizesError, Photos, may_have_one_size, read_photos
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors, name_format
 
@@ -92,6 +94,7 @@ def describe_dataset(arrays: Arrays) -> dict[str, Any]:
         "notes": list(arrays.notes),
         "groups": arrays.group_counts(),
         "guessing_error": arrays.guessing_error,
+        "sizes": arrays.describe_sizes(),
     }
 
 
@@ -99,20 +102,12 @@ def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[st
     """The dataset of a zip in which the folder of an image names its class."""
     folders = list_class_folders(archive, class_names)
     files = folders.files
-    images: dict[str, Pixels] = {}
-    labels: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
-    faults: list[DataError] = []
-    for split, split_files in files.items():
-        remaining = max_values - sum(array.size for array in images.values())
-        entries = [file.entry for file in split_files]
-        images[split] = _decode_images(archive, entries, remaining, faults)
-        labels[split] = np.array([folders.labels[file.label] for file in split_files], np.int64)
-    if faults:
-        raise combine_faults(faults)
-    channels = max(array.shape[1] for array in images.values())
-    pixels = sum(array.size // array.shape[1] for array in images.values())
-    if pixels * channels > max_values:
-        raise DataError(f"the images decode to more than {max_values} values")
+    labels = {
+        split: np.array([folders.labels[file.label] for file in split_files], np.int64)
+        for split, split_files in files.items()
+    }
+    entries = {split: [file.entry for file in split_files] for split, split_files in files.items()}
+    images, photos = _read_images(archive, entries, max_values)
     groups = read_table(
         archive,
         {file.entry.filename: split == "test" for split in SPLITS for file in files.get(split, ())},
@@ -120,13 +115,60 @@ def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[st
     )
     all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
-        {split: widen_to_channels(array, channels) for split, array in images.items()},
+        images,
         labels,
         folders.classes,
         notes=(*folders.notes, *describe_clusters(groups)),
         stored_as="JPEG" if all_jpeg else None,
         groups=groups,
+        photos=photos,
     )
+
+
+def _read_images(
+    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_values: int
+) -> tuple[dict[str, Pixels], dict[str, Photos]]:
+    """The images by split: pixels where all have one size, else photos.
+
+    All files that are broken are named in one `DataError`.
+    """
+    faults: list[DataError] = []
+    images: dict[str, Pixels] = {}
+    photos: dict[str, Photos] = {}
+    if may_have_one_size(archive, entries):
+        with suppress(DifferingSizesError):
+            images = _decode_splits(archive, entries, max_values, faults)
+    if not images:
+        faults.clear()
+        photos = read_photos(archive, entries, max_values, faults)
+    if faults:
+        raise combine_faults(faults)
+    return images, photos
+
+
+def _decode_splits(
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, Sequence[zipfile.ZipInfo]],
+    max_values: int,
+    faults: list[DataError],
+) -> dict[str, Pixels]:
+    """Images of one size by split, in colour in all splits where one is in colour.
+
+    What is wrong with single files is added to `faults`. Raises `DifferingSizesError`.
+    """
+    images: dict[str, Pixels] = {}
+    for split, split_entries in entries.items():
+        remaining = max_values - sum(array.size for array in images.values())
+        images[split] = _decode_images(archive, split_entries, remaining, faults)
+    channels = max(array.shape[1] for array in images.values())
+    if faults:
+        return images
+    pixels = sum(array.size // array.shape[1] for array in images.values())
+    if pixels * channels > max_values:
+        raise DataError(f"the images decode to more than {max_values} values")
+    if len({array.shape[2:] for array in images.values()}) > 1:
+        raise DifferingSizesError("images of the splits differ in size")
+    return {split: widen_to_channels(array, channels) for split, array in images.items()}
 
 
 def _decode_images(
@@ -163,12 +205,6 @@ def _decode_images(
             else:
                 pixels = np.empty((len(entries), *image.shape), np.uint8)
         if image.shape[1:] != first.shape[1:]:
-            faults.append(
-                DataError(
-                    f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
-                    f"{first.shape[2]}x{first.shape[1]}; all images must have one size"
-                )
-            )
-            continue
+            raise DifferingSizesError(f"{entry.filename} has another size than the first image")
         pixels[index] = image
     return pixels

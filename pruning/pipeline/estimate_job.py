@@ -13,6 +13,13 @@ from pruning.analysis.applicability import check_task
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.data.builtin import describe_dataset
+from pruning.data.preprocessing import (
+    ChosenPreprocessing,
+    check_memory,
+    choose_job_preprocessing,
+    count_bytes,
+    preprocessed_shape,
+)
 from pruning.data.shifted import check_alike, count_shifted, describe_numbering
 from pruning.errors import DataError, ParameterError
 from pruning.evaluations import evaluations
@@ -27,10 +34,10 @@ from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
-from pruning.schemas.preprocessing import choose_normalisation, describe_guess
+from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.storage.onnx_files import explain_missing, list_missing_packages
-from pruning.types import Architecture, Shape
+from pruning.types import Architecture
 from pruning.verdict.modelled_shifts import list_shift_warnings
 
 POTENTIAL = EVALUATION_OF_GATE["min_prune_potential"]
@@ -43,29 +50,35 @@ def estimate_job(
     dataset: Mapping[str, Any] | None,
     shifted: Sequence[Mapping[str, Any]],
     backbone: Mapping[str, Any] | None = None,
+    *,
+    most_data_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
     `document` is the job as submitted; `model`, `dataset`, `shifted` and `backbone` are what the
-    store knows of its uploads. Raises a `SecateurError` with a pointer to the field that does not
-    fit.
+    store knows of its uploads; `most_data_bytes` limits the images in memory. Raises a
+    `SecateurError` with a pointer to the field that does not fit.
     """
     spec = JobSpec.model_validate(document)
     _check_outputs(spec)
     dataset = describe_dataset(spec.dataset.builtin, dataset)
     segmentation = dataset["task"] == "segmentation"
-    shape: Shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
-    model = model or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
+    model = model or _describe_untrained(spec, backbone)
+    preprocessing = choose_job_preprocessing(spec, model, dataset)
+    shape = preprocessing.shape
     architecture = resolve(
         model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"])
     )
     check_fits(architecture, shape, dataset["classes"], dataset["task"])
-    _check_shifted_sets(spec, dataset, shifted, shape)
+    _check_shifted_sets(spec, dataset, shifted, preprocessing)
     outline = build_outline(architecture).eval()
     if backbone is not None:
         source = resolve(backbone["architecture"], backbone["kwargs"])
         take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
     recipe = spec.recipe()
+    images = count_split_images(recipe, dataset["counts"])
+    data_bytes = count_bytes(dataset, images, preprocessing)
+    check_memory(data_bytes, most_data_bytes)
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
     _check_evaluations(recipe, segmentation=segmentation)
@@ -73,7 +86,7 @@ def estimate_job(
     _check_distributions(recipe, list(shifted_counts))
     job_size = JobSize(
         recipe=recipe,
-        images=count_split_images(recipe, dataset["counts"]),
+        images=images,
         shape=shape,
         macs=max(1, forward_flops // 2),
         shifted=shifted_counts,
@@ -96,13 +109,25 @@ def estimate_job(
     warnings = [
         *list_warnings(recipe),
         *list_shift_warnings(recipe),
-        *_list_model_warnings(spec, model, dataset),
+        *_list_model_warnings(spec, preprocessing),
         *_list_numberings(spec, shifted, dataset["classes"]),
         *([FROM_SCRATCH] if starts_from_scratch(spec, architecture) else []),
         *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
     ]
     warnings += rehearse(_build_small(architecture, outline), recipe, shape)
-    return costs | {"warnings": warnings}
+    return costs | {
+        "warnings": warnings,
+        "preprocessing": preprocessing.document().model_dump(mode="json"),
+        "data_bytes": data_bytes,
+    }
+
+
+def _describe_untrained(spec: JobSpec, backbone: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A network that the job trains, which sees images as the backbone did that it starts from."""
+    described = {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
+    if backbone is None:
+        return described
+    return described | {name: backbone.get(name) for name in ("normalize", "source")}
 
 
 def _check_outputs(spec: JobSpec) -> None:
@@ -127,15 +152,12 @@ def _count_kept_zeros(recipe: Recipe, model: Mapping[str, Any]) -> int:
     return sum(count for name, count in zeros.items() if name not in recipe.exclude)
 
 
-def _list_model_warnings(
-    spec: JobSpec, model: Mapping[str, Any], dataset: Mapping[str, Any]
-) -> list[str]:
-    """A warning where the normalisation of an uploaded network is guessed."""
+def _list_model_warnings(spec: JobSpec, preprocessing: ChosenPreprocessing) -> list[str]:
+    """Warnings where the preprocessing of an uploaded network is guessed."""
     if spec.model.id is None:
         return []
-    _, source = choose_normalisation(model, dataset.get("normalize"))
-    guess = describe_guess(source)
-    return [] if guess is None else [guess]
+    guess = describe_guess(preprocessing.source)
+    return [text for text in (guess, preprocessing.note) if text is not None]
 
 
 def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
@@ -170,7 +192,10 @@ def _check_distributions(recipe: Recipe, shifted_sets: Sequence[str]) -> None:
 
 
 def _check_shifted_sets(
-    spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape
+    spec: JobSpec,
+    dataset: Mapping[str, Any],
+    shifted: Sequence[Mapping[str, Any]],
+    preprocessing: ChosenPreprocessing,
 ) -> None:
     """Raise `DataError` for a shifted set with another task, images or classes than the dataset."""
     for index, (shifted_set, known) in enumerate(zip(spec.dataset.shifted, shifted, strict=True)):
@@ -183,10 +208,10 @@ def _check_shifted_sets(
             )
         check_alike(
             shifted_set.name,
-            known["shape"],
+            preprocessed_shape(known["shape"], preprocessing.resizing),
             classes=known["classes"],
             counts=known["counts"],
-            own_shape=shape,
+            own_shape=preprocessing.shape,
             own_classes=dataset["classes"],
             pointer=pointer,
         )

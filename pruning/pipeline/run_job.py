@@ -16,6 +16,7 @@ from pruning.analysis.job_record import RoundRecord
 from pruning.analysis.job_size import JobSize
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
+from pruning.data.preprocessing import choose_job_preprocessing
 from pruning.data.shifted import describe_numbering, split_distributions
 from pruning.data.tensors import Data, ShiftedSplits, prepare
 from pruning.errors import ParameterError
@@ -33,7 +34,7 @@ from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
 from pruning.schemas.job import JobSpec
-from pruning.schemas.preprocessing import choose_normalisation, describe_guess
+from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Report
 from pruning.storage.stages import Stages
@@ -133,17 +134,27 @@ def _load_data(
         arrays = Arrays.load(folder / "data.safetensors")
     else:
         arrays = datasets.create(spec.dataset.builtin).load()
-    normalize, source = choose_normalisation(job["model"], job["dataset"]["normalize"])
+    known = job["dataset"] | {
+        "shape": arrays.shape,
+        "counts": arrays.counts,
+        "task": arrays.task,
+        "sizes": arrays.describe_sizes(),
+    }
+    preprocessing = choose_job_preprocessing(spec, job["model"], known)
     data = prepare(
         arrays,
         limit=recipe.limit,
         seed=recipe.image_seed,
-        normalize=normalize,
+        normalize=preprocessing.constants,
         classes=job["model"]["classes"],
-        source=source,
+        source=preprocessing.source,
+        resizing=preprocessing.resizing,
+        size_source=preprocessing.size_source,
     )
     shifted_splits: dict[str, ShiftedSplits] = {}
     notes = list(data.notes)
+    if spec.model.id is not None and preprocessing.note is not None:
+        notes.append(preprocessing.note)
     for number, shifted_set in enumerate(spec.dataset.shifted):
         name = shifted_set.name
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.outputs import ExportFormat, LatencyRequest, Outputs, refuse_repeats
+from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import (
     Control,
@@ -51,6 +52,10 @@ class ModelRef(Document):
     """With an architecture that has a backbone (DeepLabV3, FCN, LR-ASPP): the uploaded classifier
     whose weights the backbone starts from, as one that was trained on ImageNet. Without it the
     backbone starts from random weights.
+    """
+    preprocessing: GivenPreprocessing | None = None
+    """The preprocessing of images for this network. What is given here goes before what the job's
+    dataset says, then what came with the uploads of the model and of the dataset.
     """
     keep_zeros: bool = True
     """The exact zeros among the prunable weights of an uploaded network count as pruned and stay
@@ -103,6 +108,10 @@ class DatasetRef(Document):
     id: Identifier | None = None
     builtin: Name | None = None
     limit: Limit = Limit()
+    preprocessing: GivenPreprocessing | None = None
+    """The preprocessing of the images of this job. Without it photos that differ in size are
+    resized and cropped as the network's published weights want it.
+    """
     shifted: Annotated[tuple[ShiftedSet, ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")

@@ -245,6 +245,7 @@ LOST_IN_PRUNING: dict[str, Preset] = {
         prune_ratios=IMAGENET,
         runs=1,
         classes=1000,
+        augment="random_resized_crop",
     ),
     "resnet101": Preset(
         architecture="torchvision",
@@ -262,6 +263,7 @@ LOST_IN_PRUNING: dict[str, Preset] = {
         prune_ratios=IMAGENET[:16],
         runs=1,
         classes=1000,
+        augment="random_resized_crop",
     ),
     "deeplabv3_resnet50": Preset(
         architecture="torchvision_segmentation",

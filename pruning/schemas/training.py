@@ -108,14 +108,16 @@ class Training(Document):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     optimizer: Optimizer = Optimizer()
     lr_schedule: LrSchedule = LrSchedule()
-    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
-    """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more,
-    nothing otherwise.
+    augment: Literal["auto", "none", "crop", "crop_flip", "random_resized_crop"] = "auto"
+    """`crop`: a random crop after a padding of 4 pixels; `crop_flip`: and a random flip;
+    `random_resized_crop`: a random part of the photo (8 to 100 % of its area, sides 3:4 to 4:3),
+    resized to what the network takes, and a random flip. `auto`: the latter for photos that are
+    resized, `crop_flip` for other colour images of 24 pixels and more, nothing otherwise.
     """
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
     corrupt: Corrupt | None = None
-    """Robust training; cropping and flipping come after it."""
+    """Robust training; cropping and flipping come after it, but before it for photos."""
     keep: Literal["last", "best"] = "last"
     """`best`: the weights of the epoch with the least validation error, the first of equal ones.
 

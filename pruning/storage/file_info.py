@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from pruning.schemas.preprocessing import Preprocessing
+
 Constants = Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
 
 
@@ -28,6 +30,7 @@ class FileInfo(BaseModel):
     arguments: Annotated[dict[str, Any] | None, Field(alias="kwargs")] = None
     classes: Annotated[list[str], Field(min_length=1, max_length=100_000)] | None = None
     normalize: Normalisation | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def read_file_info(path: Path) -> FileInfo:

@@ -89,7 +89,7 @@ def _estimate_(
                 layer.momentum = None  # the cumulative average
                 layer.train()
             for index in batches:
-                model(data.normalize(data.fit.images[index]))
+                model(data.normalize(data.fit.pixels(index)))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pruning.data.corrupted import corrupt_epoch
-from pruning.data.tensors import Data, Split, augment_split, resolve_augment
+from pruning.data.tensors import Data
 from pruning.errors import DivergenceError, OutOfMemoryError, ParameterError
 from pruning.masks import apply_masks_, find_prunable
 from pruning.measurement.objective import distillation_loss, training_loss, weigh_batch
@@ -20,6 +19,7 @@ from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator, seeded
 from pruning.training.best_epoch import BestEpoch
+from pruning.training.epoch_images import EpochImages, TrainingImages
 from pruning.training.layout import choose_layout
 from pruning.training.optimizer import learning_rate_factor, make_optimizer, shrink_
 from pruning.types import Masks
@@ -162,9 +162,8 @@ class _Run:
         if self.l1:
             weights = find_prunable(model).items()
             self.penalised = [weight for name, weight in weights if name not in exclude]
-        self.images = data.fit.images
+        self.images = TrainingImages(data, training, seed, name)
         self.device = next(model.parameters()).device
-        self.mode = resolve_augment(training.augment, data.shape)
         self.micro_batch = training.batch_size
         self.steps = count_steps_per_epoch(len(data.fit), training.batch_size)
         self.layout = choose_layout(model)
@@ -196,15 +195,13 @@ class _Run:
 
     def _train_epoch(self, epoch: int, first_step: int, losses: Tensor) -> Tensor:
         """Take the steps of an epoch from `first_step`; the sum of losses goes on from `losses`."""
-        self.images = corrupt_epoch(
-            self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch
-        )
+        images = self.images.start_epoch(epoch)
         shuffling = generator(self.seed, self.name, "order", epoch)
         order = torch.randperm(len(self.data.fit), generator=shuffling)
         batch_size = self.training.batch_size
         for step in range(first_step, self.steps):
             batch = order[step * batch_size : (step + 1) * batch_size]
-            losses += self._take_step(batch, epoch, step)
+            losses += self._take_step(images, batch, epoch, step)
             self.controls.advance(len(batch))
             self.unsaved_steps += 1
             if self.controls.saver is not None and self._is_save_due():
@@ -219,14 +216,14 @@ class _Run:
             return True
         return time.monotonic() - self.saved_at >= self.controls.every_s
 
-    def _take_step(self, index: Tensor, epoch: int, step: int) -> Tensor:
+    def _take_step(self, images: EpochImages, index: Tensor, epoch: int, step: int) -> Tensor:
         """Update the weights once by the images at these indices, and return their mean loss."""
         factor = learning_rate_factor(
             self.training.lr_schedule, epoch + step / self.steps, self.training.epochs
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.optimizer.lr * factor
-        loss = self._compute_gradients_in_memory(index, epoch, step)
+        loss = self._compute_gradients_in_memory(images, index, epoch, step)
         self.optimizer.step()
         if self.l1:
             spec = self.training.optimizer
@@ -236,7 +233,9 @@ class _Run:
             apply_masks_(self.model, self.masks)
         return loss
 
-    def _compute_gradients_in_memory(self, index: Tensor, epoch: int, step: int) -> Tensor:
+    def _compute_gradients_in_memory(
+        self, images: EpochImages, index: Tensor, epoch: int, step: int
+    ) -> Tensor:
         """The gradients of a batch, in micro-batches as small as the memory demands."""
         while True:
             # Each attempt draws the same: the seeds belong to the step.
@@ -244,7 +243,7 @@ class _Run:
             augmenting = generator(self.seed, self.name, "augment", epoch, step)
             try:
                 with seeded(network_seed, self.device):
-                    return self._compute_gradients(index, augmenting)
+                    return self._compute_gradients(*images.draw_batch(index, augmenting))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -257,12 +256,8 @@ class _Run:
                     "batch of one image leaves; train on two images or more at a time"
                 ) from None
 
-    def _compute_gradients(self, index: Tensor, rng: torch.Generator) -> Tensor:
+    def _compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         """The gradients of the mean loss over a batch, into the parameters; returns the loss."""
-        index = index.to(self.data.fit.labels.device)
-        drawn = Split(self.images[index], self.data.fit.labels[index])
-        batch = augment_split(drawn, self.mode, rng)
-        images, labels = batch.images, batch.labels
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         whole_weight = weigh_batch(labels).clamp_min(1)

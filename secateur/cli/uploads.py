@@ -30,6 +30,14 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 Normalize = Annotated[
     str | None, typer.Option(metavar="JSON", help='For instance {"mean": [0.5], "std": [0.25]}.')
 ]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='For instance {"resize": 256, "crop": 224}, also with interpolation, mean and std; or '
+        "the preprocessor_config.json of transformers, or the pretrained_cfg of timm.",
+    ),
+]
 
 
 @models.command("upload")
@@ -48,6 +56,7 @@ def upload_model(
     ] = None,
     name: Name = None,
     normalize: Normalize = None,
+    preprocessing: Preprocessing = None,
     classes: Annotated[
         str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")
     ] = None,
@@ -61,6 +70,7 @@ def upload_model(
             name=name,
             kwargs=parse_option("--kwargs", kwargs, dict),
             normalize=parse_option("--normalize", normalize, dict),
+            preprocessing=parse_option("--preprocessing", preprocessing, dict),
             classes=parse_option("--classes", classes, list),
         )
     show(model.document(), as_json)
@@ -71,6 +81,7 @@ def upload_dataset(
     file: FileOrFolder,
     name: Name = None,
     normalize: Normalize = None,
+    preprocessing: Preprocessing = None,
     *,
     classes: Classes = None,
     as_json: Json = False,
@@ -83,6 +94,7 @@ def upload_dataset(
             file,
             name=name,
             normalize=parse_option("--normalize", normalize, dict),
+            preprocessing=parse_option("--preprocessing", preprocessing, dict),
             classes=parse_option("--classes", classes, list),
         )
     show(dataset.document(), as_json)

@@ -25,22 +25,22 @@ def upload_model(
     kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
     normalize: Normalize | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Flow[Model]:
     """Upload a state dict of a registered architecture, streamed from disk.
 
-    A checkpoint of this service says itself what its architecture is.
+    A checkpoint of this service says itself what its architecture is. `preprocessing` has `resize`,
+    `crop`, `interpolation`, `mean` and `std`, or is a `pretrained_cfg` of timm or a
+    `preprocessor_config.json` of transformers.
     """
     form = {} if architecture is None else {"architecture": architecture}
     if kwargs is not None:
         form["kwargs"] = json.dumps(dict(kwargs))
     if classes is not None:
         form["classes"] = json.dumps(list(classes))
-    return (
-        yield from _upload(
-            "models", Model, file=Path(file), form=form, name=name, normalize=normalize
-        )
-    )
+    _add_preprocessing(form, normalize, preprocessing)
+    return (yield from _upload("models", Model, file=Path(file), form=form, name=name))
 
 
 def upload_dataset(
@@ -48,6 +48,7 @@ def upload_dataset(
     *,
     name: str | None = None,
     normalize: Normalize | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Flow[Dataset]:
     """Upload a dataset, streamed from disk: a folder or a zip in ImageFolder layout or of images/
@@ -58,15 +59,12 @@ def upload_dataset(
     """
     path = Path(file)
     form = {} if classes is None else {"classes": json.dumps(list(classes))}
+    _add_preprocessing(form, normalize, preprocessing)
     packed: Path | None = None
     if path.is_dir():
         packed = yield Pack(path)
     try:
-        return (
-            yield from _upload(
-                "datasets", Dataset, file=packed or path, form=form, name=name, normalize=normalize
-            )
-        )
+        return (yield from _upload("datasets", Dataset, file=packed or path, form=form, name=name))
     finally:
         if packed is not None:
             shutil.rmtree(packed.parent, ignore_errors=True)
@@ -106,6 +104,16 @@ def delete_dataset(dataset_id: str) -> Flow[None]:
     yield from call(Request(method="DELETE", path=route("v1", "datasets", dataset_id)))
 
 
+def _add_preprocessing(
+    form: dict[str, str], normalize: Normalize | None, preprocessing: Mapping[str, Any] | None
+) -> None:
+    """Add the fields that say how images are preprocessed to a form."""
+    if normalize is not None:
+        form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
+    if preprocessing is not None:
+        form["preprocessing"] = json.dumps(dict(preprocessing))
+
+
 def _upload(
     kind: str,
     answer: type[A],
@@ -113,12 +121,9 @@ def _upload(
     file: Path,
     form: dict[str, str],
     name: str | None,
-    normalize: Normalize | None,
 ) -> Flow[A]:
     if name is not None:
         form["name"] = name
-    if normalize is not None:
-        form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
     form["sha256"] = yield Digest(file)
     request = Request(
         method="POST",

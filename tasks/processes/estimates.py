@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from pruning.data.builtin import describe_dataset
+from pruning.data.preprocessing import choose_preprocessing
 from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
 from pruning.family.members import Member, build_member_job, list_members
 from pruning.family.sizes import Size, build_sizes
@@ -28,7 +29,9 @@ def size_networks(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size,
     _check_task(data)
     _check_max_error(spec, data)
     _check_train_limit(spec, data["counts"]["train"])
-    return build_sizes(spec, data["shape"], data["classes"], data["task"])
+    model = {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
+    shape = choose_preprocessing(spec.dataset, model, data).shape
+    return build_sizes(spec, shape, data["classes"], data["task"])
 
 
 def _check_task(data: dict[str, Any]) -> None:
@@ -82,7 +85,7 @@ def estimate_replicates(payload: dict[str, Any]) -> dict[str, Any]:
 
     spec = payload["spec"]
     uploads = (payload["model"], payload["dataset"], payload["shifted"], payload.get("backbone"))
-    estimate = estimate_job(spec, *uploads)
+    estimate = estimate_job(spec, *uploads, most_data_bytes=payload.get("most_data_bytes"))
     count = spec.get("replicates", 1)
     summed = {name: count * estimate[name] for name in (*SUMMED, "checkpoints")}
     evaluations = {name: count * units for name, units in estimate["evaluations"].items()}
@@ -113,12 +116,13 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
             rounds=spec.rounds,
             density=spec.keep**spec.rounds,
         )
-        estimate = _estimate_member(spec, member, sizes[depth, width], dataset)
+        estimate = _estimate_member(spec, member, sizes[depth, width], payload)
         for name in SUMMED:
             total[name] += count * estimate[name]
         total["memory_bytes"] = max(total["memory_bytes"], estimate["memory_bytes"])
         total["images"] = estimate["images"]
         total["decoded_images"] = estimate["decoded_images"]
+        total["preprocessing"] = estimate["preprocessing"]
         warnings = [
             *estimate["warnings"],
             *_warn_of_scarce_images(spec, fraction, estimate["images"]["fit"], classes),
@@ -155,12 +159,18 @@ def _warn_of_scarce_images(
 
 
 def _estimate_member(
-    spec: FamilySpec, member: Member, size: Size, known: dict[str, Any] | None
+    spec: FamilySpec, member: Member, size: Size, payload: dict[str, Any]
 ) -> dict[str, Any]:
     from pruning.pipeline.estimate_job import estimate_job
 
     try:
-        return estimate_job(build_member_job(spec, member, size.kwargs), None, known, [])
+        return estimate_job(
+            build_member_job(spec, member, size.kwargs),
+            None,
+            payload["dataset"],
+            [],
+            most_data_bytes=payload.get("most_data_bytes"),
+        )
     except SecateurError as error:
         message = f"depth {member.depth:g}, width {member.width:g}: {error.message}"
         raise type(error)(message, pointer=_find_family_pointer(error)) from None

@@ -30,6 +30,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         read_state,
         resolve,
     )
+    from pruning.schemas.preprocessing import keep_resizing
     from pruning.storage.file_info import read_file_info
 
     info = read_file_info(Path(payload["path"]))
@@ -49,6 +50,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "zeros": {name: count for name, count in zeros.items() if count},
         "architecture": name,
         "normalize": None if info.normalize is None else info.normalize.model_dump(mode="json"),
+        "preprocessing": keep_resizing(info.preprocessing, "model"),
         "classes": info.classes,
         "kwargs": read_parameters(architecture),
         "outputs": architecture.outputs,

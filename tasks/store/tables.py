@@ -62,6 +62,10 @@ class Model(Base):
     prunable: Mapped[int]
     source: Mapped[str | None] = mapped_column(String(16), default=None)
     """The source of `normalize`: `given` (also where it is null, in rows of 0.1) or `model`."""
+    preprocessing: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The `resize`, `crop` and `interpolation` that came with the network, of the same source; null
+    where nothing did.
+    """
     zeros: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     """The exact zeros of each prunable weight that has any; null in rows of 0.1."""
     artifact: Mapped[str]
@@ -90,7 +94,13 @@ class Dataset(Base):
     """The error of the best constant answer on the test images; null for masks and in rows of
     0.1.
     """
+    sizes: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The smallest and largest height and width of photos that differ in size, and the bytes of
+    each split; null for images of one size.
+    """
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    preprocessing: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The `resize`, `crop` and `interpolation` that were given with the dataset."""
     artifact: Mapped[str]
     created_at: Mapped[float]
 

@@ -57,6 +57,7 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
             "resize": None,
             "crop": None,
             "interpolation": None,
+            "size_source": None,
         },
         "sparsity": 0.0,
         "warnings": [],
@@ -100,6 +101,8 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
         "groups": {"sex": {"f": 1, "m": 1}},
         "guessing_error": 0.5,
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
+        "sizes": None,
+        "preprocessing": None,
         "created_at": body["created_at"],
     }
     assert world.helper.questions[0][1]["max_values"] == world.services.settings.max_pixels
@@ -139,6 +142,47 @@ def test_a_file_says_itself_what_it_is_and_the_form_goes_first(world: World) -> 
     assert (body["normalize"]["mean"], body["preprocessing"]["source"]) == ([0, 0, 0], "given")
     world.helper.model = {"classes": ["a", "a", "a"]}
     fault(world.client.post("/v1/models", files=FILE, data=MODEL), 422, "wrong_length", "/classes")
+
+
+def test_a_preprocessing_comes_with_an_upload(world: World) -> None:
+    given = {"resize": 40, "crop": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    form = {"preprocessing": json.dumps(given)}
+    body = world.client.post("/v1/models", files=FILE, data=MODEL | form).json()
+    assert body["normalize"] == {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    known = body["preprocessing"]
+    assert (known["resize"], known["crop"], known["interpolation"]) == (40, 32, "bilinear")
+    assert (known["source"], known["size_source"]) == ("given", "given")
+    file = {"file": ("set.zip", b"zip")}
+    body = world.client.post("/v1/datasets", files=file, data=form).json()
+    assert body["preprocessing"] == {"resize": 40, "crop": 32, "interpolation": "bilinear"}
+    assert body["normalize"]["std"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("form", "code", "pointer"),
+    [
+        ({"preprocessing": '{"resize": 40}'}, None, "/preprocessing/resize"),
+        ({"preprocessing": '{"croop": 40}'}, None, "/preprocessing/croop"),
+        ({"preprocessing": '{"input_size": 3}'}, "invalid", "/preprocessing"),
+        (
+            {
+                "preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, 1]}',
+                "normalize": '{"mean": [0, 0, 0], "std": [1, 1, 1]}',
+            },
+            "conflict",
+            "/preprocessing/mean",
+        ),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_meant_is_refused(
+    world: World, form: dict[str, str], code: str | None, pointer: str
+) -> None:
+    problem = world.client.post("/v1/models", files=FILE, data=MODEL | form)
+    assert problem.status_code == 422, problem.text
+    (error,) = problem.json()["errors"]
+    assert error["pointer"] == pointer
+    assert code in (None, error["code"])
+    assert world.files() == []
 
 
 def test_what_a_live_job_uses_is_not_deleted(world: World) -> None:

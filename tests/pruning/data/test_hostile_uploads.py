@@ -208,21 +208,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         "not a readable image",
     ),
     "16 bits": (lambda: zipped(folder(train__a__3_dot_png=PNG16)), DataError, "8 bits"),
-    "mixed sizes": (
-        lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, (4, 5))))),
-        DataError,
-        "5x4 pixels beside 4x4",
-    ),
-    "sizes differ by split": (
-        lambda: zipped(
-            folder(
-                test__a__1_dot_png=encoded(picture(0, (5, 4))),
-                test__b__1_dot_png=encoded(picture(0, (5, 4))),
-            )
-        ),
-        DataError,
-        "test: images of shape",
-    ),
     "pickle": (lambda: pickle.dumps({"train_x": 1}), UnsafeFormatError, "pickle"),
     "old pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=2), UnsafeFormatError, "pickle"),
     "oldest pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=0), DataError, "neither a zip"),

@@ -13,13 +13,12 @@ from PIL import Image
 
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
+from pruning.data.augmentation import augment, augment_batch
 from pruning.data.subsets import draw_subset
 from pruning.data.tensors import (
     PIXELS,
     Data,
     Split,
-    augment,
-    augment_split,
     prepare,
 )
 from pruning.errors import DataError, UnsafeFormatError
@@ -291,10 +290,10 @@ def test_augmentation_moves_masks_with_their_images(mode: str) -> None:
     """
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(1, 255, (32, 3, 9, 12), dtype=np.uint8))
-    split = Split(images, images[:, 0].clone())
-    augmented = augment_split(split, mode, torch.Generator().manual_seed(1))
-    assert torch.equal(augmented.images, augment(images, mode, torch.Generator().manual_seed(1)))
-    padded = augmented.labels == 255
-    assert torch.equal(augmented.labels[~padded], augmented.images[:, 0][~padded])
-    assert (augmented.images[:, 0][padded] == 0).all()
+    drawing = torch.Generator().manual_seed(1)
+    augmented, masks = augment_batch(images, images[:, 0].clone(), mode, drawing)
+    assert torch.equal(augmented, augment(images, mode, torch.Generator().manual_seed(1)))
+    padded = masks == 255
+    assert torch.equal(masks[~padded], augmented[:, 0][~padded])
+    assert (augmented[:, 0][padded] == 0).all()
     assert bool(padded.any()) == (mode != "none")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import PADDING, Data, augment, prepare, resolve_augment
+from pruning.data.augmentation import PADDING, augment, resolve_augment
+from pruning.data.tensors import Data, prepare
 from pruning.errors import DataError
 from pruning.rounds.costs import count_split_images
 from pruning.schemas.recipe import Limit

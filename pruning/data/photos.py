@@ -1,0 +1,259 @@
+"""Photos that differ in size, kept as the bytes of their files, and their preprocessing.
+
+Free of torch. Resizing and cropping are those of torchvision on images of Pillow, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pruning.data.frames import find_upright_size
+from pruning.data.images import (
+    Pixels,
+    count_channels,
+    decode_photo,
+    open_bytes,
+    open_image,
+    read_entry,
+    to_pixels,
+)
+from pruning.errors import DataError
+from pruning.schemas.preprocessing import Resizing
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Whole = np.ndarray[Any, np.dtype[np.int64]]
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""Pillow's filters by their names in torchvision."""
+MOST_THREADS = 16
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Photos:
+    """N photos in order, each the bytes of its file or, where these are `pixels`, (C, H, W)."""
+
+    content: Bytes
+    """The bytes of all photos, one after the other."""
+    starts: Whole
+    """The place of each photo's first byte, and the end of the last, (N + 1,)."""
+    sizes: Whole
+    """Height and width of each photo, (N, 2)."""
+    channels: int
+    pixels: bool = False
+    """Whether the bytes are values of pixels, and not those of files."""
+    chosen: Whole | None = None
+    """The photos that are meant, where it is not all of them in order."""
+
+    @classmethod
+    def from_files(
+        cls, files: Sequence[bytes], sizes: Sequence[tuple[int, int]], channels: int
+    ) -> Photos:
+        """The photos of the bytes of files."""
+        lengths = [len(file) for file in files]
+        return cls(
+            content=np.frombuffer(b"".join(files), np.uint8),
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            sizes=np.array(sizes, np.int64).reshape(-1, 2),
+            channels=channels,
+        )
+
+    @classmethod
+    def from_pixels(cls, images: Pixels) -> Photos:
+        """The photos of images (N, C, H, W) of one size, whose memory they share."""
+        count, channels, height, width = images.shape
+        return cls(
+            content=np.ascontiguousarray(images).reshape(-1),
+            starts=np.arange(count + 1) * (channels * height * width),
+            sizes=np.tile(np.array([height, width], np.int64), (count, 1)),
+            channels=channels,
+            pixels=True,
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes) if self.chosen is None else len(self.chosen)
+
+    @cached_property
+    def order(self) -> Whole:
+        """The place of each photo among all that are stored, (N,)."""
+        return np.arange(len(self.sizes)) if self.chosen is None else self.chosen
+
+    @property
+    def own_sizes(self) -> Whole:
+        """Height and width of each of the photos that are meant, (N, 2)."""
+        return self.sizes[self.order]
+
+    def choose(self, index: Whole) -> Photos:
+        """Some of the photos, in the order of the index."""
+        return replace(self, chosen=self.order[index])
+
+    def open(self, index: int) -> Image.Image:
+        """One photo, decoded: in grey (`L`) where all photos are, else in colour (`RGB`)."""
+        at = int(self.order[index])
+        content = self.content[self.starts[at] : self.starts[at + 1]]
+        if not self.pixels:
+            return decode_photo(content.tobytes(), f"photo {at}", self.channels)
+        height, width = map(int, self.sizes[at])
+        values = content.reshape(self.channels, height, width)
+        return Image.fromarray(
+            values[0] if self.channels == 1 else values.transpose(1, 2, 0).copy()
+        )
+
+
+class DifferingSizesError(DataError):
+    """Images of one dataset differ in size, so that their files are kept."""
+
+
+def may_have_one_size(
+    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]]
+) -> bool:
+    """Whether some images of a zip, listed by split, have one size by their headers.
+
+    It looks at no more than `SAMPLE` of them; what is no image is left to decoding, which names it.
+    """
+    listed = list(chain.from_iterable(entries.values()))
+    sizes = set()
+    for entry in listed[:: max(1, len(listed) // SAMPLE)]:
+        with suppress(DataError), open_image(archive, entry) as image:
+            sizes.add(find_upright_size(image))
+    return len(sizes) < 2
+
+
+def read_photos(
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, Sequence[zipfile.ZipInfo]],
+    max_bytes: int,
+    faults: list[DataError],
+) -> dict[str, Photos]:
+    """The photos of a zip by split, their files as they are, of which each was decoded once.
+
+    What is wrong with single files is added to `faults`. Raises `DataError` for more bytes than are
+    accepted.
+    """
+    files: dict[str, list[bytes]] = {}
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    channels = 1
+    total = 0
+    for split, split_entries in entries.items():
+        files[split], sizes[split] = [], []
+        for entry in split_entries:
+            try:
+                content = read_entry(archive, entry)
+                with open_bytes(content, entry.filename) as image:
+                    width, height = find_upright_size(image)
+                    image.load()
+                    channels = max(channels, count_channels(image))
+            except DataError as fault:
+                faults.append(fault)
+                continue
+            total += len(content)
+            if total > max_bytes:
+                raise DataError(f"the photos have more than {max_bytes} bytes")
+            sizes[split].append((height, width))
+            files[split].append(content)
+    return {
+        split: Photos.from_files(split_files, sizes[split], channels)
+        for split, split_files in files.items()
+    }
+
+
+def preprocess_image(image: Image.Image, resizing: Resizing) -> Image.Image:
+    """Resize an image and cut the square from its middle.
+
+    The longer side becomes floor(resize * longer / shorter), the square begins at the nearest whole
+    number to half of what is left, ties to even. Source: torchvision.transforms.functional,
+    `resize` and `center_crop`.
+    """
+    image = resize_image(image, resizing)
+    if resizing.crop is None:
+        return image
+    left = round((image.width - resizing.crop) / 2)
+    top = round((image.height - resizing.crop) / 2)
+    return image.crop((left, top, left + resizing.crop, top + resizing.crop))
+
+
+def resize_image(image: Image.Image, resizing: Resizing) -> Image.Image:
+    """Resize the shorter side, or both sides, of an image to what is asked."""
+    if resizing.resize is None:
+        return image
+    if isinstance(resizing.resize, tuple):
+        height, width = resizing.resize
+    else:
+        shorter = min(image.size)
+        width, height = (
+            resizing.resize if side == shorter else int(resizing.resize * side / shorter)
+            for side in image.size
+        )
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), RESAMPLING[resizing.interpolation or "bilinear"])
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a photo, in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
+def crop_image(image: Image.Image, box: Box, output: tuple[int, int], filter: str) -> Image.Image:
+    """Cut a part out of an image, resize it to (height, width) and mirror it where the box says so.
+
+    Source: torchvision.transforms.v2, `RandomResizedCrop` and `RandomHorizontalFlip`.
+    """
+    right, bottom = box.left + box.width, box.top + box.height
+    part = image.crop((box.left, box.top, right, bottom))
+    height, width = output
+    if part.size != (width, height):
+        part = part.resize((width, height), RESAMPLING[filter])
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.mirrored else part
+
+
+def decode_all(
+    photos: Photos,
+    indices: Iterable[int],
+    output: tuple[int, int],
+    change: Callable[[Image.Image, int], Image.Image],
+) -> Pixels:
+    """Some photos, uint8 (n, C, H, W), each changed by a function of the image and its turn.
+
+    They are decoded by several threads; the result does not depend on how many.
+    """
+    wanted = list(indices)
+    pixels = np.empty((len(wanted), photos.channels, *output), np.uint8)
+
+    def decode(turn: int) -> None:
+        pixels[turn] = to_pixels(change(photos.open(wanted[turn]), turn))
+
+    if len(wanted) == 1:
+        decode(0)
+    else:
+        list(_pool().map(decode, range(len(wanted))))
+    return pixels
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    """The threads that decode photos, as many as there are processors."""
+    return ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0))))
