@@ -151,7 +151,7 @@ def test_a_corruption_that_changes_one_late_image_is_a_shift(cascade: Results) -
     record = make_record(cascade)
     images = torch.zeros_like(record.data.test.images)
     images[-1, :, :2] = 200
-    test = replace(record.data.test, images=images)
+    test = replace(record.data.test, stored=images)
     record = replace(record, data=replace(record.data, test=test))
     few, all_images = 3, len(images)
     shift = Shift("contrast", 3)
