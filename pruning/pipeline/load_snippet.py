@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pruning.architectures.torchvision import list_arguments
 from pruning.data.tensors import Data
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.pipeline.exports import Origin
@@ -57,10 +58,6 @@ def error(images, labels):  # labels int64 (N,)
 """
 SHOWN = 10
 """The most classes that are listed."""
-EXTRA = {
-    "googlenet": ", aux_logits=False, init_weights=False",
-    "inception_v3": ", aux_logits=False, init_weights=False",
-}
 
 
 def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) -> str:
@@ -71,8 +68,11 @@ def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) 
         load = COMPACT.format(arch=f"{id}.arch.json")
     elif origin.architecture == "torchvision":
         name = origin.kwargs["name"]
+        arguments = list_arguments(name, origin.kwargs.get("image_size"))
         load = TORCHVISION.format(
-            name=name, classes=origin.kwargs["classes"], extra=EXTRA.get(name, "")
+            name=name,
+            classes=origin.kwargs["classes"],
+            extra="".join(f", {key}={value}" for key, value in arguments.items()),
         )
     else:
         load = OWN.format(architecture=origin.architecture, kwargs=origin.kwargs)
