@@ -25,6 +25,7 @@ from api.uploads import (
     remove,
     store_upload,
 )
+from pruning.schemas.layers import LayerTable
 from tasks.store import assets, new_id
 from tasks.store.tables import Model
 
@@ -234,6 +235,31 @@ def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
     """Show what is known of a network."""
     with services.store.read() as session:
         return ModelView.from_row(assets.get(session, Model, caller.project, id))
+
+
+@router.get(
+    "/{id}/layers",
+    operation_id="list_layers",
+    summary="Show the layers of a network",
+    responses=describe_problems(404, 422, 500, 503),
+)
+async def list_layers(id: Id, services: ServicesDep, caller: Reader) -> LayerTable:
+    """Show every parameter of a network, whether it can be pruned or why not, and which channels
+    are coupled, so that they can only be removed together.
+    """
+    row = await run_in_threadpool(_read_model, services, caller.project, id)
+    answer = await services.helpers.list_layers(row.architecture, row.kwargs)
+    table = LayerTable.model_validate(answer)
+    zeros = row.zeros or {}
+    layers = tuple(
+        layer.model_copy(update={"zeros": zeros.get(layer.name, 0)}) for layer in table.layers
+    )
+    return table.model_copy(update={"layers": layers})
+
+
+def _read_model(services: Services, project: str, id: str) -> Model:
+    with services.store.read() as session:
+        return assets.get(session, Model, project, id)
 
 
 @router.delete(

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -84,6 +84,8 @@ class Mlp(FlatArchitecture):
     )
     """
 
+    not_in_weights: ClassVar[tuple[str, ...]] = ("activation",)
+    """The parameters that change what the network computes, and leave no trace in its weights."""
     hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
     activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
     initialisation: Annotated[

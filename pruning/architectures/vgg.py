@@ -6,6 +6,7 @@ linear layers. Parameter names follow kuangliu/pytorch-cifar, so its checkpoints
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -116,11 +117,8 @@ class Vgg(ScaledArchitecture):
     @staticmethod
     def suggest(shapes: Shapes) -> list[dict[str, Any]]:
         """The parameters of the networks that a state dict of these shapes may be of."""
-        head = sorted(
-            int(name.split(".")[1])
-            for name in shapes
-            if name.startswith("classifier.") and name.count(".") == 2 and name.endswith("weight")
-        )
+        matches = [re.fullmatch(r"classifier\.(\d+)\.weight", name) for name in shapes]
+        head = sorted(int(match[1]) for match in matches if match)
         last = f"classifier.{head[-1]}.weight" if head else "classifier.weight"
         if not has_names(shapes, "features.0.weight", last):
             return []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -16,8 +16,10 @@ from pruning.networks.loading import build_outline, expand_architecture, resolve
 from pruning.networks.renaming import WRAPPERS
 from pruning.networks.state_dicts import SHOWN, FittedState, fit_state
 
-PROBES: Mapping[str, tuple[int, int]] = {"classes": (2, 3), "channels": (1, 2)}
-"""Two values of each parameter that is read off shapes: what differs between them shows it."""
+States: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""The state dicts of a file, by their places."""
+PROBES: Mapping[str, int] = {"classes": 251, "channels": 241}
+"""A value of each parameter that is read off shapes: primes, which no width of a layer has."""
 PREFIXES = ("model.", "net.", "network.", "backbone.", "encoder.", "model.net.", "model.model.")
 """Beginnings of names that are taken off before shapes are looked at, if they are there."""
 NEAREST = 3
@@ -57,14 +59,17 @@ class Candidate:
         return "; ".join(parts) or "none"
 
 
-def recognise(states: Mapping[str, Mapping[str, Tensor]]) -> list[Candidate]:
+def recognise(states: States) -> list[Candidate]:
     """The architectures that the state dicts of a file may belong to, the nearest first."""
-    candidates: dict[str, Candidate] = {}
-    for state in states.values():
-        for name, kwargs in _suggest(state):
-            candidate = _measure(name, kwargs, states)
-            if candidate is not None:
-                candidates.setdefault(candidate.describe(), candidate)
+    suggested = {
+        f"{name} {json.dumps(kwargs, sort_keys=True)}": (name, kwargs)
+        for state in states.values()
+        for name, kwargs in _suggest(state)
+    }
+    measured = [_measure(name, kwargs, states) for name, kwargs in suggested.values()]
+    candidates = {
+        candidate.describe(): candidate for candidate in measured if candidate is not None
+    }
     return sorted(candidates.values(), key=lambda each: each.fitted.differences.count)
 
 
@@ -96,67 +101,68 @@ def _list_spellings(state: Mapping[str, Tensor]) -> list[dict[str, tuple[int, ..
     return spellings
 
 
-def _measure(
-    name: str, kwargs: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]
-) -> Candidate | None:
+def _measure(name: str, kwargs: Mapping[str, Any], states: States) -> Candidate | None:
     """The architecture with what else follows from the shapes; None where there is no such one."""
     try:
-        complete = infer_parameters(name, kwargs, states)
-        outline = build_outline(resolve(name, complete))
+        return complete_architecture(name, kwargs, states)
     except SecateurError:
         return None
-    return Candidate(name, complete, fit_state(outline.state_dict(), states))
 
 
-def infer_parameters(
-    name: str, kwargs: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, Any]:
-    """`kwargs` with what is not among them and follows from the shapes: classes, channels, and
-    what the architecture itself reads off (`infer`).
+def complete_architecture(name: str, kwargs: Mapping[str, Any], states: States) -> Candidate:
+    """An architecture with `kwargs` and what is not among them and follows from the shapes:
+    classes, channels, and what the architecture itself reads off (`infer`).
 
     >>> import torch
     >>> weights = {"fc1.weight": torch.zeros(7, 784), "fc1.bias": torch.zeros(7)}
-    >>> infer_parameters("mlp", {"hidden": []}, {"": weights})
+    >>> complete_architecture("mlp", {"hidden": []}, {"": weights}).kwargs
     {'hidden': [], 'classes': 7}
     """
     architecture = architectures.get(name)
     fields = {field.name for field in dataclasses.fields(architecture)}  # type: ignore[arg-type]
-    complete = dict(kwargs)
-    for parameter, values in PROBES.items():
-        if parameter in fields and parameter not in complete:
-            size = _read_size(name, complete, parameter, values, states)
-            if size is not None:
-                complete[parameter] = size
+    probes = {key: value for key, value in PROBES.items() if key in fields and key not in kwargs}
+    wanted = _outline_state(name, {**kwargs, **probes})
+    state = fit_state(wanted, states).state
+    sizes = {
+        parameter: size
+        for parameter, probe in probes.items()
+        for size in [_read_size(wanted, state, probe)]
+        if size is not None
+    }
+    complete = {**kwargs, **sizes}
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     infer = getattr(architecture, "infer", None)
-    if infer is not None:
-        wanted = build_outline(resolve(name, complete)).state_dict()
-        fitted = fit_state(wanted, states).state
-        shapes = {key: tuple(tensor.shape) for key, tensor in fitted.items()}
-        complete = infer(complete, shapes) | complete
-    return complete
+    inferred = {} if infer is None else infer(complete, shapes)
+    added = {key: value for key, value in inferred.items() if key not in complete}
+    if added or len(sizes) < len(probes):
+        wanted = _outline_state(name, {**complete, **added})
+    else:
+        wanted = _replace_sizes(wanted, {probes[key]: size for key, size in sizes.items()})
+    return Candidate(name, {**complete, **added}, fit_state(wanted, states))
 
 
-def _read_size(
-    name: str,
-    kwargs: Mapping[str, Any],
-    parameter: str,
-    values: Sequence[int],
-    states: Mapping[str, Mapping[str, Tensor]],
-) -> int | None:
-    """The value of a parameter, from a tensor that has it as the length of an axis."""
-    first, second = (
-        build_outline(resolve(name, {**kwargs, parameter: value})).state_dict() for value in values
-    )
-    state = fit_state(first, states).state
-    for key, tensor in first.items():
-        lengths = list(zip(tensor.shape, second[key].shape, strict=True))
-        axes = [axis for axis, pair in enumerate(lengths) if pair == tuple(values)]
-        if axes and key in state and state[key].dim() == tensor.dim():
-            return int(state[key].shape[axes[0]])
+def _outline_state(name: str, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return dict(build_outline(resolve(name, kwargs)).state_dict())
+
+
+def _read_size(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], probe: int) -> int | None:
+    """The length in a state dict of the first axis that has the probe's length in the network."""
+    for key, tensor in wanted.items():
+        if probe in tensor.shape and key in state and state[key].dim() == tensor.dim():
+            return int(state[key].shape[list(tensor.shape).index(probe)])
     return None
 
 
-def choose_architecture(states: Mapping[str, Mapping[str, Tensor]]) -> Candidate:
+def _replace_sizes(wanted: Mapping[str, Tensor], sizes: Mapping[int, int]) -> dict[str, Tensor]:
+    """The tensors of a network, with other lengths in place of those of the probes."""
+    replaced = {}
+    for key, tensor in wanted.items():
+        shape = [sizes.get(length, length) for length in tensor.shape]
+        replaced[key] = tensor.new_empty(shape) if shape != list(tensor.shape) else tensor
+    return replaced
+
+
+def choose_architecture(states: States) -> Candidate:
     """The only architecture that fits; `ModelError` with the candidates where there is not one."""
     candidates = recognise(states)
     exact = [candidate for candidate in candidates if candidate.exact]
@@ -181,7 +187,7 @@ def choose_architecture(states: Mapping[str, Mapping[str, Tensor]]) -> Candidate
 
 
 def find_weights(
-    name: str | None, kwargs: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]
+    name: str | None, kwargs: Mapping[str, Any], states: States
 ) -> tuple[Candidate, list[str]]:
     """The architecture of a file's weights, given or recognised, with the weights that fit it, and
     notes.
@@ -192,14 +198,14 @@ def find_weights(
     if name is None:
         candidate = choose_architecture(states)
         note = f"nobody gave the architecture; names and shapes are those of {candidate.describe()}"
-        return candidate, [note, *candidate.fitted.notes]
+        unread = getattr(architectures.get(candidate.architecture), "not_in_weights", ())
+        guesses = [f"{field} is not in the file: the default is taken" for field in unread]
+        return candidate, [note, *guesses, *candidate.fitted.notes]
     name, kwargs = expand_architecture(name, kwargs)
-    complete = infer_parameters(name, kwargs, states)
-    outline = build_outline(resolve(name, complete))
-    candidate = Candidate(name, complete, fit_state(outline.state_dict(), states))
+    candidate = complete_architecture(name, kwargs, states)
     notes = [
         f"{parameter} {value} was read off the weights"
-        for parameter, value in complete.items()
+        for parameter, value in candidate.kwargs.items()
         if parameter not in kwargs
     ]
     return candidate, [*notes, *candidate.fitted.notes]

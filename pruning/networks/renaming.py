@@ -183,7 +183,9 @@ def _strip_prefix(wanted: Collection[str], names: dict[str, str]) -> list[str]:
             names[name] = current.removeprefix(prefix)
         elif names[name] not in wanted:
             outside.append(name)
-    return [_describe_stripped(repr(prefix), count), *_leave_out(names, outside)]
+    first = next(name for name, new in names.items() if new in wanted and new != name)
+    whole = first.removesuffix(names[first])  # with the parts of wrappers
+    return [_describe_stripped(repr(whole), count), *_leave_out(names, outside)]
 
 
 def _replace_old_names(wanted: Collection[str], names: dict[str, str]) -> list[str]:

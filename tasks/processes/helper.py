@@ -60,6 +60,15 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def list_layers(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers of a network: what can be pruned, and which channels are coupled."""
+    from pruning.channels.layer_table import tabulate_layers
+    from pruning.networks.loading import resolve
+
+    architecture = resolve(payload["architecture"], payload["kwargs"])
+    return tabulate_layers(architecture).model_dump(mode="json")
+
+
 def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
     """Decode a dataset once and write its tensors to `output`. Runs without torch."""
     from pruning.data import uploads
@@ -140,6 +149,7 @@ def _add_family(entry: dict[str, Any]) -> dict[str, Any]:
 
 VERBS = {
     "model": check_model,
+    "layers": list_layers,
     "dataset": check_dataset,
     "estimate": estimate,
     "catalogue": build_catalogue,
