@@ -186,6 +186,28 @@ def choose_architecture(states: States) -> Candidate:
     )
 
 
+def _complete_nearest(name: str, kwargs: Mapping[str, Any], states: States) -> Candidate:
+    """The architecture with `kwargs`, and with what it suggests for those that are not given where
+    this fits better than the defaults.
+    """
+    nearest = complete_architecture(name, kwargs, states)
+    if nearest.exact:
+        return nearest
+    options = {
+        json.dumps({**suggested, **kwargs}, sort_keys=True): {**suggested, **kwargs}
+        for state in states.values()
+        for other, suggested in _suggest(state)
+        if other == name
+    }
+    for option in options.values():
+        candidate = _measure(name, option, states) if option != kwargs else None
+        if candidate is not None and (
+            candidate.fitted.differences.count < nearest.fitted.differences.count
+        ):
+            nearest = candidate
+    return nearest
+
+
 def find_weights(
     name: str | None, kwargs: Mapping[str, Any], states: States
 ) -> tuple[Candidate, list[str]]:
@@ -202,7 +224,7 @@ def find_weights(
         guesses = [f"{field} is not in the file: the default is taken" for field in unread]
         return candidate, [note, *guesses, *candidate.fitted.notes]
     name, kwargs = expand_architecture(name, kwargs)
-    candidate = complete_architecture(name, kwargs, states)
+    candidate = _complete_nearest(name, kwargs, states)
     notes = [
         f"{parameter} {value} was read off the weights"
         for parameter, value in candidate.kwargs.items()
