@@ -1,4 +1,4 @@
-"""What a file of weights holds, and which architecture takes it."""
+"""The check of a file of weights: its content, and the architecture that takes it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WeightsReport(Document):
     """Why it cannot be used; `null` where it can."""
     state_dicts: tuple[StateDictEntry, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was taken, renamed and left out."""
+    """Sentences on what was taken, renamed and left out."""
     suggestions: tuple[Suggestion, ...] = ()
     """The architectures that fit, or else the nearest."""
 

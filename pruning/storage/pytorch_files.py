@@ -68,7 +68,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def describe_foreign(path: Path) -> str | None:
-    """What a file is that is sent in place of weights; None for one that is not recognised."""
+    """Describe a file that is sent in place of weights; None for one that is not recognised."""
     head = _read_head(path)
     for start, description in FOREIGN.items():
         if head.lower().startswith(start.lower()):

@@ -15,7 +15,7 @@ from pruning.criteria.wanda import Wanda
 from pruning.errors import EvidenceError
 from pruning.evidence.evidence import Evidence
 from pruning.masks import explain_dense, find_prunable
-from pruning.networks.layers import record_uses
+from pruning.networks.layers import forward_hooks, record_uses
 
 ATTENTION = "encoder.layers.encoder_layer_0.self_attention."
 
@@ -110,3 +110,19 @@ def test_weight_criteria_see_the_packed_weight_of_any_attention() -> None:
     assert torch.equal(scores["0.self_attn.in_proj_weight"], layer.self_attn.in_proj_weight.abs())
     with pytest.raises(EvidenceError, match="self_attn"):
         Wanda().score(evidence)
+
+
+def test_criteria_see_what_the_packed_projection_reads() -> None:
+    """Wanda of queries, keys and values is |w| times the norm of the block's normalised input."""
+    net = open_attention_(build_vit()).eval()
+    images = torch.randn(4, 3, 8, 8)
+    seen = []
+    block = net.get_submodule("encoder.layers.encoder_layer_0")
+    with forward_hooks([block.get_submodule("ln_1")], lambda *call: seen.append(call[2])):
+        net(images)
+    norms = seen[0].double().square().sum((0, 1)).sqrt()
+    labels = torch.zeros(4, dtype=torch.long)
+    scores = Wanda(per_row=False).score(Evidence(net, batches=[(images, labels)]))
+    weight = net.get_parameter(f"{ATTENTION}in_proj_weight")
+    ratio = scores[f"{ATTENTION}in_proj_weight"] / (weight.abs() * norms)
+    assert torch.allclose(ratio, ratio[0, 0].expand_as(ratio))
