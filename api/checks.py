@@ -87,6 +87,34 @@ def check_architecture(
     )
 
 
+def expand_architecture(
+    catalogue: dict[str, Any], name: str, kwargs: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the registered architecture and its arguments; a name that one of them has for its
+    argument `name` (`resnet18` of `torchvision`) stands for both.
+    """
+    entries = catalogue["architectures"]
+    if any(entry["name"] == name for entry in entries):
+        return name, kwargs
+    for entry in entries:
+        names = entry["params"].get("properties", {}).get("name", {}).get("enum", ())
+        if name in names and kwargs.get("name", name) == name:
+            return entry["name"], {"name": name, **kwargs}
+    return name, kwargs
+
+
+def name_architecture(spec: Spec, catalogue: dict[str, Any]) -> Spec:
+    """Return the job with the registered name of its network's architecture."""
+    model = spec.model
+    if isinstance(spec, FamilySpec) or model.architecture is None:
+        return spec
+    name, kwargs = expand_architecture(catalogue, model.architecture, model.kwargs)
+    if name == model.architecture:
+        return spec
+    named = model.model_copy(update={"architecture": name, "kwargs": kwargs})
+    return spec.model_copy(update={"model": named})
+
+
 def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
     """Return a fault with the nearest known name when the name is unknown."""
     names = [entry["name"] for entry in entries]

@@ -1,7 +1,7 @@
 """Questions to the short-lived helper process that may import torch.
 
-Only a few helpers run at a time, and estimates are remembered. A request that waits for a free
-helper or for an answer waits on the event loop: only a running helper occupies a thread.
+Only a few helpers run at a time; estimates and layers are remembered. A request that waits for a
+free helper or for an answer waits on the event loop: only a running helper occupies a thread.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from starlette.concurrency import run_in_threadpool
 import tasks.helper
 from api.errors import Fault, Problem, build_disk_full_problem
 
+VERBS = ("model", "layers", "dataset", "estimate")
 UNRELATED = ("labels", "priority", "deadline_s", "seed", "device")
 """Fields of a job that change no estimate."""
 Answer = dict[str, Any]
 
 
 class HelperPool:
-    """Runs at most `limit` helpers of each verb at a time, and keeps the newest `size` estimates.
+    """Runs at most `limit` helpers of each verb at a time, and keeps the newest `size` answers to
+    questions of estimates and layers.
 
     Verbs do not wait for each other: while a large dataset is decoded, estimates go on. A pool
     belongs to one event loop.
@@ -38,12 +40,12 @@ class HelperPool:
         memory_limit_bytes: int | None = None,
         size: int = 256,
     ) -> None:
-        self._slots = {verb: asyncio.Semaphore(limit) for verb in ("model", "dataset", "estimate")}
+        self._slots = {verb: asyncio.Semaphore(limit) for verb in VERBS}
         self._timeout_s = timeout_s
         self._wait_s = wait_s
         self._memory_limit_bytes = memory_limit_bytes
         self._size = size
-        self._estimates: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
+        self._answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
 
     async def ask(
         self,
@@ -91,26 +93,38 @@ class HelperPool:
         Equal questions share one helper, also while its answer is awaited.
         """
         spec = {name: value for name, value in payload["spec"].items() if name not in UNRELATED}
-        key = json.dumps({**payload, "spec": spec}, sort_keys=True)
-        task = self._estimates.get(key)
+        return await self._ask_once("estimate", payload, {**payload, "spec": spec})
+
+    async def list_layers(self, architecture: str, kwargs: dict[str, Any]) -> Answer:
+        """Return the layers of a network.
+
+        Equal questions share one helper, also while its answer is awaited.
+        """
+        payload = {"architecture": architecture, "kwargs": kwargs}
+        return await self._ask_once("layers", payload, payload)
+
+    async def _ask_once(self, verb: str, payload: dict[str, Any], question: Answer) -> Answer:
+        """Return the answer to a question, from memory where it was asked before."""
+        key = json.dumps([verb, question], sort_keys=True)
+        task = self._answers.get(key)
         if task is None:
-            task = asyncio.create_task(self.ask("estimate", payload, base="/model/kwargs"))
-            self._estimates[key] = task
+            task = asyncio.create_task(self.ask(verb, payload, base="/model/kwargs"))
+            self._answers[key] = task
             task.add_done_callback(partial(self._remember, key))
         elif task.done():
-            self._estimates.move_to_end(key)
+            self._answers.move_to_end(key)
         # A caller that leaves must not cancel the task that others wait for.
         return await asyncio.shield(task)
 
     def _remember(self, key: str, task: asyncio.Task[Answer]) -> None:
         """Forget a failure, and the oldest answers above `size`; unfinished tasks stay."""
         if task.cancelled() or task.exception() is not None:
-            del self._estimates[key]
+            del self._answers[key]
             return
-        self._estimates.move_to_end(key)
-        done = [other for other, estimate in self._estimates.items() if estimate.done()]
+        self._answers.move_to_end(key)
+        done = [other for other, answer in self._answers.items() if answer.done()]
         for other in done[: -self._size]:
-            del self._estimates[other]
+            del self._answers[other]
 
 
 def _to_problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:

@@ -21,6 +21,8 @@ from api.checks import (
     find_backbone,
     find_inputs,
     find_shifted_sets,
+    name_architecture,
+    parse_spec,
     read_catalogue,
     read_model_id,
     read_second_model_id,
@@ -29,7 +31,7 @@ from api.schemas.jobs import JobEstimate, JobView, Validation
 from api.services import Services
 from api.views import build_view
 from pruning.schemas.job import JobSpec
-from tasks.store import jobs
+from tasks.store import assets, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Idempotency, Model
 
@@ -39,6 +41,14 @@ POLL_S = 0.25
 def dump_spec(spec: Spec) -> dict[str, Any]:
     """Return the job as it was submitted, normalised; fields that were left out stay out."""
     return spec.model_dump(mode="json", exclude_unset=True)
+
+
+def read_spec(services: Services, body: Any) -> Spec:
+    """Return the job of a request's body, its architecture under the registered name."""
+    spec = parse_spec(body)
+    with services.store.read() as session:
+        catalogue = assets.read_catalogue(session)
+    return spec if catalogue is None else name_architecture(spec, catalogue[0])
 
 
 async def check_job(services: Services, project: str, spec: Spec) -> Validation:

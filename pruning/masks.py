@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,22 +12,33 @@ from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.types import Keeps, Masks
 
 PRUNABLE = (nn.Linear, nn.Conv2d)
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""The weights of an attention that are prunable: queries, keys and values, packed or each."""
+TABLES: Mapping[str, str] = {
+    "class_token": "the class token: an input, and no weight of a layer",
+    "cls_token": "the class token: an input, and no weight of a layer",
+    "pos_embed": "position embeddings: added to inputs, and no weight of a layer",
+    "relative_position_bias_table": "a table of position biases, and no weight of a layer",
+    "logit_scale": "scales of attention, and no weight of a layer",
+    "layer_scale": "scales of a block, and no weight of a layer",
+}
+"""Why parameters of transformers are left dense, by the beginning of their own names."""
 
 
 def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
     """Find the prunable weights: every Linear and Conv2d weight that trains, less `exclude`.
 
-    Returns them by parameter name. Shared (tied) weights appear once, under their first name.
-    Biases and BatchNorm are never pruned, nor is what takes part in training alone. Raises
-    `ParameterError` for a name in `exclude` that is not a prunable weight, and where `exclude`
-    leaves none.
+    Returns them by parameter name. Shared (tied) weights appear once, under their first name. The
+    packed weight of an attention's queries, keys and values is the weight of a layer. Biases and
+    BatchNorm are never pruned, nor is what takes part in training alone, or has `left_dense`.
+    Raises `ParameterError` for a name in `exclude` that is not a prunable weight, and where
+    `exclude` leaves none.
     """
-    prunable: dict[str, Tensor] = {}
-    parameters = _find_used_parameters(model)
-    for name, module in model.named_modules():
-        key = f"{name}.weight" if name else "weight"
-        if isinstance(module, PRUNABLE) and key in parameters and parameters[key].requires_grad:
-            prunable[key] = parameters[key]
+    prunable: dict[str, Tensor] = {
+        name: parameter
+        for name, parameter, module in _list_weights(model)
+        if parameter.requires_grad and not hasattr(module, "left_dense")
+    }
     for name in exclude:
         if name not in prunable:
             raise ParameterError(
@@ -45,13 +56,20 @@ def list_layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
     Frozen and excluded ones are among them.
     """
+    return {name: tuple(parameter.shape) for name, parameter, _ in _list_weights(model)}
+
+
+def _list_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    """The weights of layers in the order of the network, each with its name and its layer."""
     parameters = _find_used_parameters(model)
-    shapes = {}
     for name, module in model.named_modules():
-        key = f"{name}.weight" if name else "weight"
-        if isinstance(module, PRUNABLE) and key in parameters:
-            shapes[key] = tuple(parameters[key].shape)
-    return shapes
+        own: tuple[str, ...] = ("weight",) if isinstance(module, PRUNABLE) else ()
+        if isinstance(module, nn.MultiheadAttention):
+            own = PROJECTIONS
+        for suffix in own:
+            key = f"{name}.{suffix}" if name else suffix
+            if key in parameters:
+                yield key, parameters[key], module
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -84,9 +102,15 @@ def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
     if name not in _find_used_parameters(model):
         return "used in training alone"
     owner = model.get_submodule(name.rpartition(".")[0])
+    if hasattr(owner, "left_dense"):
+        return str(owner.left_dense)
     if not model.get_parameter(name).requires_grad:
         return "frozen"
-    if isinstance(owner, PRUNABLE):
+    own_name = name.rpartition(".")[2]
+    for start, reason in TABLES.items():
+        if own_name.startswith(start):
+            return reason
+    if isinstance(owner, (*PRUNABLE, nn.MultiheadAttention)):
         return "bias" if name.endswith("bias") else "not the weight of its layer"
     return f"parameter of {type(owner).__name__}"
 

@@ -88,6 +88,7 @@ class Models(Resource[C]):
     upload = Operation(uploads.upload_model)
     list = Listing(uploads.list_models)
     get = Operation(uploads.get_model)
+    layers = Operation(uploads.list_layers)
     delete = Operation(uploads.delete_model)
 
 

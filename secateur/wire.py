@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from pruning.schemas import family_report, report, verdicts
+from pruning.schemas import family_report, layers, report, verdicts
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
 from pruning.schemas.verdicts import Outcome, RecommendationVerdict
@@ -138,7 +138,16 @@ class Model(Answer):
     architecture: str | None = None
     name: str | None = None
     parameters: int | None = None
+    warnings: list[str] = []
+    """Remarks on how the file was read, and guesses."""
     created_at: str | None = None
+
+
+class LayerTable(layers.LayerTable, Answer):
+    """The parameters of a network in its order, and the groups of its channels."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    shown: ClassVar[tuple[str, ...]] = ("note",)
 
 
 class Dataset(Answer):

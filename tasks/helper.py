@@ -67,7 +67,7 @@ def run_helper(
     timeout_s: float = 600.0,
     memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Run `verb` (`model`, `dataset`, `estimate`, `catalogue`) on the payload.
+    """Run `verb` (`model`, `layers`, `dataset`, `estimate`, `catalogue`) on the payload.
 
     Raises `HelperError` when the helper refuses it, takes too long or crashes.
     """

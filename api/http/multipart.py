@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote
 
 from fastapi import Request
 from python_multipart import MultipartParser
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 BUFFER = 2**20
+EXTENDED_FILENAME = re.compile(
+    rb";\s*filename\*\s*=\s*\"?([\w.:-]+)'[^']*'([^;\"\s]*)", re.IGNORECASE
+)
+"""A filename with its encoding in front of it, as `filename*=utf-8''donn%C3%A9es.npz`."""
 
 
 @dataclass
@@ -139,13 +144,20 @@ class _Form:
         """Decide by its headers what a part is: the file or a field."""
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._name == "file" and b"filename" in options:
+        filename = _read_filename(self._disposition, options)
+        if self._name == "file" and filename is not None:
             self._files += 1
             if self._files > 1:
                 message = "the form has more than one file"
                 raise build_problem([Fault("/file", "duplicate", message)])
             self._field = None
-            self._upload.filename = _clean_filename(options[b"filename"].decode("utf-8", "replace"))
+            self._upload.filename = _clean_filename(filename)
+        elif self._name == "file":
+            message = (
+                "the part 'file' has no filename, so it is a field and not a file; give it one "
+                "(curl: -F file=@path)"
+            )
+            raise build_problem([Fault("/file", "unknown_field", message)])
         elif self._name not in self._names:
             known = ", ".join(sorted(self._names | {"file"}))
             message = f"unknown form field {self._name!r}; known: {known}"
@@ -176,6 +188,21 @@ class _Form:
 
     def _end_form(self) -> None:
         self._ended = True
+
+
+def _read_filename(disposition: bytes, options: dict[bytes, bytes]) -> str | None:
+    """Return the filename of a part: plain, or with its encoding (`filename*`, RFC 5987); None for
+    a part without.
+    """
+    encoded = EXTENDED_FILENAME.search(disposition)
+    if encoded is not None:
+        charset, value = encoded[1].decode("latin-1"), encoded[2].decode("latin-1")
+        try:
+            return unquote(value, encoding=charset, errors="replace")
+        except LookupError:  # an encoding that nobody knows
+            return unquote(value, errors="replace")
+    plain = options.get(b"filename")
+    return None if plain is None else plain.decode("utf-8", "replace")
 
 
 def _clean_filename(filename: str) -> str:

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
-from api.checks import parse_spec
 from api.errors import Fault, Problem, build_problem
 from api.forecasts import foresee
 from api.http.bodies import JsonBody
@@ -20,7 +19,7 @@ from api.http.files import PRIVATE, matches_etag
 from api.schemas.jobs import JobPage, JobView, Validation
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.submission import check_job, keep_inputs, submit, wait_until_ended
+from api.submission import check_job, keep_inputs, read_spec, submit, wait_until_ended
 from api.views import build_view, build_views
 from pruning.schemas.job import JobSpec, Status
 from tasks.store import families, jobs
@@ -118,7 +117,7 @@ async def create_job(
     ] = None,
 ) -> Response:
     """Check the job and queue it; requests with the same Idempotency-Key create one job."""
-    spec = parse_spec(body)
+    spec = await run_in_threadpool(read_spec, services, body)
     if validate_only:
         validation = await check_job(services, caller.project, spec)
         if isinstance(spec, JobSpec):

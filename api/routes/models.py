@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
-from api.checks import check_architecture
+from api.checks import check_architecture, expand_architecture
 from api.errors import Fault, build_problem
 from api.http.multipart import Upload
 from api.http.pointers import parse_field
@@ -28,6 +28,7 @@ from api.uploads import (
     remove,
     store_upload,
 )
+from pruning.schemas.layers import LayerTable
 from tasks.store import assets, new_id
 from tasks.store.tables import Model
 
@@ -46,20 +47,31 @@ FORM = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "A state dict as safetensors.",
+                            "description": (
+                                "A state dict as safetensors, or as torch.save writes it (.pt, "
+                                ".pth, .bin), which is read with weights_only and kept as "
+                                "safetensors. What wraps it, prefixes of names, masks of "
+                                "torch.nn.utils.prune and names of earlier releases are "
+                                "understood, and said in `warnings`."
+                            ),
                         },
                         "architecture": {
                             "type": "string",
                             "description": (
-                                "A registered architecture, see /v1/methods. A checkpoint of this "
-                                "service says itself what it is, and its arguments, classes and "
-                                "normalisation; what the form says goes first."
+                                "A registered architecture, see /v1/methods, or the name of a "
+                                "network of torchvision (resnet18). A checkpoint of this service "
+                                "says itself what it is, and its arguments, classes and "
+                                "normalisation; what the form says goes first. Where neither says "
+                                "it, the only architecture that fits by names and shapes is taken."
                             ),
                         },
                         "kwargs": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "description": "JSON object: arguments of the architecture.",
+                            "description": (
+                                "JSON object: arguments of the architecture. The number of "
+                                "classes is read off the weights where it is not given."
+                            ),
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
@@ -119,7 +131,10 @@ async def create_model(
     normalize, resizing = read_preprocessing(upload, read_normalize(upload))
     classes = read_classes(upload)
     if architecture is not None:
-        await run_in_threadpool(_check_architecture, services, architecture, kwargs)
+        architecture, kwargs = await run_in_threadpool(
+            _check_architecture, services, architecture, kwargs
+        )
+    converted = upload.path.with_name("state.safetensors")
     network = await services.helpers.ask(
         "model",
         {
@@ -129,6 +144,7 @@ async def create_model(
             "kwargs": kwargs,
             "normalize": normalize,
             "classes": classes,
+            "output": str(converted),
         },
         base="/kwargs",
         subject="/file",
@@ -159,9 +175,11 @@ async def create_model(
         source=source,
         preprocessing=resizing or network.get("preprocessing"),
         zeros=network.get("zeros"),
+        notes=network.get("notes", []),
         artifact=f"models/{id}/state.safetensors",
     )
-    await run_in_threadpool(store_upload, services, row, upload.path)
+    file = converted if network.get("rewritten") else upload.path
+    await run_in_threadpool(store_upload, services, row, file)
     response.headers["Location"] = f"/v1/models/{id}"
     return ModelView.from_row(row)
 
@@ -181,16 +199,23 @@ def _check_sizes(
             raise build_problem([Fault(place, "wrong_length", message)])
 
 
-def _check_architecture(services: Services, architecture: str, kwargs: dict[str, Any]) -> None:
-    """Check the architecture by the catalogue, if there is one, without starting a helper."""
+def _check_architecture(
+    services: Services, architecture: str, kwargs: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Check the architecture by the catalogue, if there is one, without starting a helper.
+
+    Returns its registered name and its arguments.
+    """
     with services.store.read() as session:
         catalogue = assets.read_catalogue(session)
     if catalogue is None:
-        return
+        return architecture, kwargs
     document, _ = catalogue
+    architecture, kwargs = expand_architecture(document, architecture, kwargs)
     faults = check_architecture(document, architecture, kwargs)
     if faults:
         raise build_problem(faults)
+    return architecture, kwargs
 
 
 @router.get(
@@ -219,6 +244,31 @@ def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
     """Show what is known of a network."""
     with services.store.read() as session:
         return ModelView.from_row(assets.get(session, Model, caller.project, id))
+
+
+@router.get(
+    "/{id}/layers",
+    operation_id="list_layers",
+    summary="Show the layers of a network",
+    responses=describe_problems(404, 422, 500, 503),
+)
+async def list_layers(id: Id, services: ServicesDep, caller: Reader) -> LayerTable:
+    """Show every parameter of a network, whether it can be pruned or why not, and which channels
+    are coupled, so that they can only be removed together.
+    """
+    row = await run_in_threadpool(_read_model, services, caller.project, id)
+    answer = await services.helpers.list_layers(row.architecture, row.kwargs)
+    table = LayerTable.model_validate(answer)
+    zeros = row.zeros or {}
+    layers = tuple(
+        layer.model_copy(update={"zeros": zeros.get(layer.name, 0)}) for layer in table.layers
+    )
+    return table.model_copy(update={"layers": layers})
+
+
+def _read_model(services: Services, project: str, id: str) -> Model:
+    with services.store.read() as session:
+        return assets.get(session, Model, project, id)
 
 
 @router.delete(

@@ -68,6 +68,7 @@ class ModelView(BaseModel):
     state: Literal["ready"] = "ready"
     name: str
     sha256: str
+    """The digest of the uploaded file."""
     size_bytes: int
     architecture: str
     kwargs: dict[str, Any]
@@ -84,7 +85,8 @@ class ModelView(BaseModel):
     """The preprocessing of images for this network; `null` where the dataset of a job decides."""
     classes: list[str] | None
     warnings: list[str] = []
-    """Guesses that an upload with more fields would not need."""
+    """Remarks on how the file was read, and guesses that an upload with more fields would not need.
+    """
     created_at: Time
 
     @classmethod
@@ -112,7 +114,7 @@ class ModelView(BaseModel):
             normalize=None if row.normalize is None else Normalize(**row.normalize),
             preprocessing=preprocessing,
             classes=row.classes,
-            warnings=[] if guess is None else [guess],
+            warnings=[*(row.notes or []), *([] if guess is None else [guess])],
             created_at=to_iso(row.created_at),
         )
 

@@ -7,7 +7,7 @@ names follow akamaster/pytorch_resnet_cifar10, so its checkpoints load as they a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pruning.architectures import architectures
 from pruning.architectures._channel_map import ChannelMap
 from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 from pruning.errors import ParameterError
 
 
@@ -169,6 +170,24 @@ class CifarResNet(ScaledArchitecture):
                 f"depth {self.depth} is not 9n + 2 (11, 20, 29, 83, 164, ...), as bottlenecks need",
                 pointer="depth",
             )
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        names = ("conv1.weight", "layer3.0.conv1.weight", "linear.weight")
+        if not has_names(shapes, *names) or "layer4.0.conv1.weight" in shapes:
+            return []
+        blocks = count_numbered(shapes, r"layer1\.\d+\.conv1\.weight")
+        is_basic = "layer1.0.conv3.weight" not in shapes
+        projects = "layer2.0.shortcut.0.weight" in shapes
+        return [
+            {
+                "depth": (6 if is_basic else 9) * blocks + 2,
+                "width": shapes["conv1.weight"][0] / 16,
+                "shortcut": "B" if projects else "A",
+                "block": "basic" if is_basic else "bottleneck",
+            }
+        ]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

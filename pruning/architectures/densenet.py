@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 from pruning.architectures.densenet22 import DenseNet
 from pruning.errors import ParameterError
 
@@ -41,6 +42,17 @@ class CifarDenseNet(ScaledArchitecture):
             raise ParameterError(
                 f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 40, ...)", pointer="depth"
             )
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        names = ("conv1.weight", "dense1.0.conv2.weight", "trans1.conv1.weight")
+        if not has_names(shapes, *names):
+            return []
+        layers = count_numbered(shapes, r"dense1\.\d+\.conv1\.weight")
+        if layers == 3:
+            return []  # `densenet22`
+        return [{"depth": 6 * layers + 4, "width": shapes["conv1.weight"][0] / 2 / GROWTH}]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

@@ -6,7 +6,7 @@ It has three dense blocks, in which each layer reads all layers before it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import AnySizeArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 
 CONVOLUTIONS = 18
 """The convolutions of the dense blocks: 22 layers less stem, two transitions and classifier."""
@@ -124,6 +125,25 @@ class DenseNet22(AnySizeArchitecture):
     compression: Annotated[float, Field(gt=0, le=1)] = 0.5
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        names = ("conv1.weight", "dense1.0.conv1.weight", "trans1.conv1.weight")
+        if not has_names(shapes, *names):
+            return []
+        is_bottleneck = "dense1.0.conv2.weight" in shapes
+        layers = count_numbered(shapes, r"dense1\.\d+\.conv1\.weight")
+        if layers != CONVOLUTIONS // (6 if is_bottleneck else 3):
+            return []
+        writes, reads, *_ = shapes["trans1.conv1.weight"]
+        return [
+            {
+                "growth": shapes["conv1.weight"][0] // 2,
+                "block": "bottleneck" if is_bottleneck else "basic",
+                "compression": writes / reads,
+            }
+        ]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
@@ -78,6 +79,22 @@ class ImageNetResNet(ScaledArchitecture):
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 1000
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        if not has_names(shapes, "conv1.weight", "layer4.0.conv1.weight", "fc.weight"):
+            return []
+        stages = [count_numbered(shapes, rf"layer{i}\.\d+\.conv1\.weight") for i in range(1, 5)]
+        width = shapes["conv1.weight"][0] / WIDTHS[0]
+        if width == 1 and shapes["conv1.weight"][1] == 3:
+            return []  # torchvision's, which is named instead
+        is_bottleneck = "layer1.0.conv3.weight" in shapes
+        return [
+            {"depth": depth, "width": width}
+            for depth, blocks in BLOCKS.items()
+            if list(blocks) == stages and (depth >= 50) == is_bottleneck
+        ]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import draw_kaiming_normal_, zero_biases_
+from pruning.architectures._shapes import Shapes
 from pruning.errors import ParameterError
 
 ACTIVATIONS = {
@@ -82,6 +84,8 @@ class Mlp(FlatArchitecture):
     )
     """
 
+    not_in_weights: ClassVar[tuple[str, ...]] = ("activation",)
+    """The parameters that change what the network computes, and leave no trace in its weights."""
     hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
     activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
     initialisation: Annotated[
@@ -100,6 +104,26 @@ class Mlp(FlatArchitecture):
         {'hidden': [16, 16]}
         """
         return {"hidden": [require_whole("width", width)] * depth}
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of.
+
+        Images are taken to be square, and grey or in colour; the activation is not in a state dict.
+        """
+        layers = [
+            name for name in (f"fc{number}.weight" for number in range(1, 100)) if name in shapes
+        ]
+        if not layers or any(len(shapes[name]) != 2 for name in layers):
+            return []
+        hidden = [shapes[name][0] for name in layers[:-1]]
+        inputs = shapes[layers[0]][1]
+        return [
+            {"hidden": hidden, "channels": channels, "height": side, "width": side}
+            for channels in (1, 3)
+            for side in [math.isqrt(inputs // channels)]
+            if channels * side * side == inputs
+        ]
 
     def build(self) -> nn.Module:
         """The network, initialised as `initialisation` says."""

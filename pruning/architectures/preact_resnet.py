@@ -9,7 +9,7 @@ are its.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 from pruning.architectures.wide_resnet import Block
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -74,6 +75,15 @@ class PreActResNet(ScaledArchitecture):
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        if not has_names(shapes, "conv1.weight", "layer4.0.bn1.weight", "linear.weight"):
+            return []
+        blocks = count_numbered(shapes, r"layer1\.\d+\.conv1\.weight")
+        depth = 18 if blocks == BLOCKS[18][0] else 34
+        return [{"depth": depth, "width": shapes["conv1.weight"][0] / WIDTHS[0]}]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

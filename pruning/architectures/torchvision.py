@@ -3,85 +3,42 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pruning.architectures import architectures
-from pruning.errors import UnknownNameError
+from pruning.architectures._attention import open_attention_
+from pruning.architectures._shapes import Shapes
+from pruning.architectures._torchvision_networks import PATCHES, SMALLEST, list_like
+from pruning.errors import ParameterError, UnknownNameError
 
-SMALLEST: Mapping[str, int] = {
-    "alexnet": 63,
-    "convnext_base": 32,
-    "convnext_large": 32,
-    "convnext_small": 32,
-    "convnext_tiny": 32,
-    "densenet121": 29,
-    "densenet161": 29,
-    "densenet169": 29,
-    "densenet201": 29,
-    **{f"efficientnet_b{i}": 1 for i in range(8)},
-    "efficientnet_v2_l": 1,
-    "efficientnet_v2_m": 1,
-    "efficientnet_v2_s": 1,
-    "googlenet": 15,
-    "inception_v3": 75,
-    "mnasnet0_5": 1,
-    "mnasnet0_75": 1,
-    "mnasnet1_0": 1,
-    "mnasnet1_3": 1,
-    "mobilenet_v2": 1,
-    "mobilenet_v3_large": 1,
-    "mobilenet_v3_small": 1,
-    "resnet18": 1,
-    "resnet34": 1,
-    "resnet50": 1,
-    "resnet101": 1,
-    "resnet152": 1,
-    "resnext50_32x4d": 1,
-    "resnext101_32x8d": 1,
-    "resnext101_64x4d": 1,
-    "shufflenet_v2_x0_5": 1,
-    "shufflenet_v2_x1_0": 1,
-    "shufflenet_v2_x1_5": 1,
-    "shufflenet_v2_x2_0": 1,
-    "squeezenet1_0": 21,
-    "squeezenet1_1": 17,
-    **{f"vgg{depth}{suffix}": 32 for depth in (11, 13, 16, 19) for suffix in ("", "_bn")},
-    "wide_resnet50_2": 1,
-    "wide_resnet101_2": 1,
-}
-"""The rows and columns of the smallest image of each network, by name.
-
-They are listed here so that the catalogue needs no torchvision.
-"""
-ATTENTION = (
-    "its attention computes with weights that are not those of a layer's call: they cannot "
-    "be pruned as layers are"
-)
-LEFT_OUT: Mapping[str, str] = {
-    "maxvit": ATTENTION,
-    "swin": ATTENTION,
-    "vit": ATTENTION,
-    "regnet": "its shape is not known before its weights are drawn: nothing could be checked",
-}
-"""The reasons why networks are not taken, by the beginning of their names in torchvision."""
 NAMES = sorted(SMALLEST)
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+"""Beginnings of the names of heads that are left out: they help in training alone."""
+DEFAULT_SIDE = 224
+"""The side in pixels of the images of networks for one size, where none is given."""
 
 
 @architectures.register("torchvision")
 @dataclass(frozen=True)
 class Torchvision:
-    """A convolutional classifier of torchvision by its `name` there, untrained, for colour images.
+    """A classifier of torchvision by its `name` there, untrained, for colour images.
 
     Parameter names are torchvision's, so its checkpoints load as they are; auxiliary classifiers
-    are left out. The transformers and RegNets are not taken. Raises `UnknownNameError`.
+    are left out. Vision transformers and MaxViT take square images of `image_size`, 224 by default;
+    the others take any. Raises `UnknownNameError`, `ParameterError`.
 
     >>> Torchvision("resnet18", classes=1000).smallest, Torchvision("vgg16").smallest
     (1, 32)
+    >>> Torchvision("vit_b_16", image_size=32).input_shape
+    (3, 32, 32)
     >>> Torchvision("resnet19")
     Traceback (most recent call last):
     ...
@@ -90,52 +47,115 @@ class Torchvision:
 
     name: Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})] = "resnet18"
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+    image_size: Annotated[
+        int | None,
+        Field(ge=1, le=8192, description="of vision transformers and MaxViT: the side of images"),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_name(self.name, NAMES, LEFT_OUT)
+        check_name(self.name, NAMES)
+        patch = PATCHES.get(self.name)
+        if patch is None and self.image_size is not None:
+            raise ParameterError(
+                f"{self.name} takes images of any size; leave image_size out", pointer="image_size"
+            )
+        if patch is not None and self.side is not None and self.side % patch:
+            raise ParameterError(
+                f"{self.name} takes images whose side is a multiple of {patch}, not {self.side}",
+                pointer="image_size",
+            )
+
+    @property
+    def side(self) -> int | None:
+        """The rows and columns of an image; None where any size is possible."""
+        return (self.image_size or DEFAULT_SIDE) if self.name in PATCHES else None
 
     @property
     def smallest(self) -> int:
         """The rows and columns of the smallest image."""
-        return SMALLEST[self.name]
+        return self.side or SMALLEST[self.name]
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Three channels, any size from `smallest` on."""
-        return 3, None, None
+        """Three channels, and one size or any from `smallest` on."""
+        return 3, self.side, self.side
 
     @property
     def outputs(self) -> int:
         """The number of classes."""
         return self.classes
 
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        names = [name for name in shapes if not name.startswith(AUXILIARY)]
+        tensors = sum(not name.endswith("num_batches_tracked") for name in names)
+        return [{"name": name} for name in list_like(tensors)]
+
+    @staticmethod
+    def infer(kwargs: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+        """The image size of a vision transformer, whose positions are as many as its patches."""
+        positions = shapes.get("encoder.pos_embedding")
+        if positions is None or len(positions) != 3:
+            return {}
+        return {"image_size": math.isqrt(positions[1] - 1) * shapes["conv_proj.weight"][-1]}
+
+    @staticmethod
+    def suit_images(kwargs: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+        """The parameters of a network that is made for images (C, H, W)."""
+        return {"image_size": shape[1]} if kwargs.get("name") in PATCHES else {}
+
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
-        extra = {}
-        if self.name in ("googlenet", "inception_v3"):
-            extra = {"aux_logits": False, "init_weights": True}
-        return create_torchvision(self.name, num_classes=self.classes, **extra)
+        extra: dict[str, Any] = list_arguments(self.name, self.image_size)
+        if "aux_logits" in extra:
+            extra["init_weights"] = True
+        return open_attention_(create_torchvision(self.name, num_classes=self.classes, **extra))
+
+
+def list_arguments(name: str, image_size: int | None) -> dict[str, Any]:
+    """The arguments of a network of torchvision beside the number of classes.
+
+    >>> list_arguments("vit_b_16", 32), list_arguments("resnet18", None)
+    ({'image_size': 32}, {})
+    """
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": False}
+    if name not in PATCHES:
+        return {}
+    side = image_size or DEFAULT_SIDE
+    return {"input_size": (side, side)} if name.startswith("maxvit") else {"image_size": side}
+
+
+class _NumbersOnCpu(TorchFunctionMode):
+    """Lets a network compute its widths while it is built on the meta device, as RegNets do."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.arange, torch.tensor):
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
+        return func(*args, **(kwargs or {}))
 
 
 def create_torchvision(name: str, **kwargs: Any) -> nn.Module:
     """A network of torchvision with drawn weights; torchvision is imported here and not before."""
     import torchvision.models
 
+    if name.startswith("regnet"):
+        with _NumbersOnCpu():
+            return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]
     return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]
 
 
-def check_name(name: str, names: Sequence[str], left_out: Mapping[str, str]) -> None:
-    """Raise `UnknownNameError` for a name that is not among the names.
-
-    The message gives the reason for a network that is left out, else the nearest name.
-    """
+def check_name(name: str, names: Sequence[str]) -> None:
+    """Raise `UnknownNameError` for a name that is not among the names, with the nearest."""
     if name in names:
         return
-    for start, reason in left_out.items():
-        if name.startswith(start):
-            raise UnknownNameError(
-                f"the torchvision network {name!r} is not supported: {reason}", pointer="name"
-            )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
     raise UnknownNameError(f"unknown torchvision network {name!r}; {hint}", pointer="name")

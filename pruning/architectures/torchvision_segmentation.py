@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
+from pruning.architectures._shapes import Shapes
 from pruning.architectures.torchvision import check_name, create_torchvision
 from pruning.errors import ParameterError
 from pruning.types import Task
@@ -106,7 +107,7 @@ class TorchvisionSegmentation:
     classes: Annotated[int, Field(ge=2, le=255)] = 21
 
     def __post_init__(self) -> None:
-        check_name(self.name, NAMES, {})
+        check_name(self.name, NAMES)
         if self.aux and self.name in WITHOUT_AUX:
             raise ParameterError(
                 f"{self.name} has no auxiliary head; leave aux false", pointer="aux"
@@ -121,6 +122,22 @@ class TorchvisionSegmentation:
     def outputs(self) -> int:
         """The number of classes."""
         return self.classes
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        if not any(name.startswith("backbone.") for name in shapes):
+            return []
+        has_aux = any(name.startswith("aux_classifier.") for name in shapes)
+        if any(name.startswith("classifier.cbr.") for name in shapes):
+            return [{"name": name} for name in WITHOUT_AUX]
+        head = "deeplabv3" if "classifier.0.convs.0.0.weight" in shapes else "fcn"
+        body = "resnet" if "backbone.conv1.weight" in shapes else "mobilenet"
+        return [
+            {"name": name, "aux": has_aux}
+            for name in NAMES
+            if name.startswith(f"{head}_{body}") and name not in WITHOUT_AUX
+        ]
 
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""

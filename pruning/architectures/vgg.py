@@ -6,6 +6,7 @@ linear layers. Parameter names follow kuangliu/pytorch-cifar, so its checkpoints
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from pruning.architectures._convolutional import (
     draw_kaiming_normal_,
     zero_biases_,
 )
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -111,6 +113,34 @@ class Vgg(ScaledArchitecture):
         tuple[Annotated[int, Field(ge=1, le=100_000)], ...],
         Field(max_length=8, description="units of the hidden layers before the classifier"),
     ] = ()
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        matches = [re.fullmatch(r"classifier\.(\d+)\.weight", name) for name in shapes]
+        head = sorted(int(match[1]) for match in matches if match)
+        last = f"classifier.{head[-1]}.weight" if head else "classifier.weight"
+        if not has_names(shapes, "features.0.weight", last):
+            return []
+        if len(shapes["features.0.weight"]) != 4:
+            return []
+        convolutions = sum(
+            name.startswith("features.") and len(shape) == 4 for name, shape in shapes.items()
+        )
+        has_batchnorm = count_numbered(shapes, r"features\.\d+\.running_mean") > 0
+        width = shapes["features.0.weight"][0] / WIDTHS[0]
+        return [
+            {
+                "depth": depth,
+                "width": width,
+                "batchnorm": has_batchnorm,
+                "head": [
+                    round(shapes[f"classifier.{number}.weight"][0] / width) for number in head[:-1]
+                ],
+            }
+            for depth, stages in CONVOLUTIONS.items()
+            if sum(stages) == convolutions
+        ]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

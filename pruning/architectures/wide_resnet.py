@@ -6,7 +6,7 @@ They have pre-activation blocks, and depth 6n + 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
+from pruning.architectures._shapes import Shapes, count_numbered, has_names
 from pruning.errors import ParameterError
 
 
@@ -91,6 +92,14 @@ class WideResNet(ScaledArchitecture):
             raise ParameterError(
                 f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 34, 40, ...)", pointer="depth"
             )
+
+    @staticmethod
+    def suggest(shapes: Shapes) -> list[dict[str, Any]]:
+        """The parameters of the networks that a state dict of these shapes may be of."""
+        if not has_names(shapes, "layer1.0.conv1.weight", "layer3.0.conv1.weight", "bn.weight"):
+            return []
+        blocks = count_numbered(shapes, r"layer1\.\d+\.conv1\.weight")
+        return [{"depth": 6 * blocks + 4, "width": shapes["layer1.0.conv1.weight"][0] / 16}]
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

@@ -98,10 +98,31 @@ def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
             graph.build_dependency(framed, (image,), customized_pruners=maps, verbose=False)
         names = {module: name for name, module in net.named_modules()}
         return _Tracer(graph, names, framed.image).trace()
+    except StructureError:
+        raise
     except Exception as error:  # a network may fail in any way when it is traced
         raise StructureError(
-            f"the network cannot be traced for channels: {type(error).__name__}: {error}"
+            "channels of this network cannot be removed: their way cannot be followed through "
+            f"{_describe_place(net, error)}. Single weights can be pruned (granularity 'weight')"
         ) from error
+
+
+def _describe_place(net: nn.Module, error: Exception) -> str:
+    """Where a network could not be traced: what it answers with, or after which of its layers."""
+    if isinstance(error, TypeError) and "it answers with" in str(error):
+        return f"its outputs ({error})"
+    names = {module: name for name, module in net.named_modules() if name}
+    trace = error.__traceback__
+    node: Any = None
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node", node)
+        trace = trace.tb_next
+    ahead: list[Any] = [node] if hasattr(node, "inputs") else []
+    for before in ahead:
+        if before.module in names:
+            return f"what rearranges them after the layer {names[before.module]!r}"
+        ahead += [other for other in before.inputs if other not in ahead]
+    return "one of its operations"
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class ChannelGraph:
         for name in names:
             owner = name.rpartition(".")[0]
             if owner not in self.inputs:
-                left_dense[name] = "it has no part in the outputs"
+                left_dense[name] = _explain_unseen(model, owner)
                 continue
             reads = {by_channel[channel] for channel in self.inputs[owner].tolist()}
             writes = {by_channel[channel] for channel in self.outputs[owner].tolist()}
@@ -249,6 +249,14 @@ class ChannelGraph:
         if output.shape != expected.shape:
             return False
         return bool((output - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _explain_unseen(model: nn.Module, owner: str) -> str:
+    """Why a layer has no channels that could be followed."""
+    for name in (owner, owner.rpartition(".")[0]):
+        if isinstance(model.get_submodule(name), nn.MultiheadAttention):
+            return "it is a projection of an attention, whose heads are not removed as channels"
+    return "it has no part in the outputs"
 
 
 def _join_name(module: str, tensor: str) -> str:

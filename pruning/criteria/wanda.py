@@ -96,14 +96,17 @@ def _sum_squares(evidence: Evidence) -> Scores:
 
 
 def _build_zeros(evidence: Evidence) -> Scores:
+    layers = {
+        id(module.weight): module
+        for module in evidence.model.modules()
+        if isinstance(module, Layer)
+    }
     zeros: Scores = {}
-    for module_name, module in evidence.model.named_modules():
-        name = f"{module_name}.weight" if module_name else "weight"
-        if name in evidence.weights:
-            weight = evidence.weights[name]
-            assert isinstance(module, Layer)
-            shape = count_groups(module), weight[0].numel()
-            zeros[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
+    for name, weight in evidence.weights.items():
+        layer = layers.get(id(evidence.model.get_parameter(name)))
+        groups = 1 if layer is None else count_groups(layer)
+        shape = groups, weight[0].numel()
+        zeros[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
     return zeros
 
 

@@ -13,13 +13,42 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.errors import CheckpointError, DataError, ModelError, UnsafeFormatError
+from pruning.errors import (
+    CheckpointError,
+    DataError,
+    ModelError,
+    ParameterError,
+    UnsafeFormatError,
+)
 from pruning.storage.checkpoints import read_sparse
 from pruning.storage.file_info import read_file_info
 from pruning.storage.signatures import is_pickle, is_safetensors
 from pruning.types import Architecture, Task
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def expand_architecture(name: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The registered architecture and its parameters; a name that one of them has for `name` stands
+    for both.
+
+    Raises `ParameterError` where `kwargs` name another network.
+
+    >>> expand_architecture("resnet18", {"classes": 3})
+    ('torchvision', {'name': 'resnet18', 'classes': 3})
+    """
+    if name in architectures.names():
+        return name, dict(kwargs)
+    for entry in architectures.catalogue():
+        names = entry["params"].get("properties", {}).get("name", {}).get("enum", ())
+        if name in names:
+            if kwargs.get("name", name) != name:
+                raise ParameterError(
+                    f"the architecture is {name!r}, and the kwargs name {kwargs['name']!r}",
+                    pointer="name",
+                )
+            return entry["name"], {"name": name, **kwargs}
+    return name, dict(kwargs)
 
 
 def resolve(
@@ -31,9 +60,10 @@ def resolve(
 ) -> Architecture:
     """The architecture with its parameters, those that follow from the dataset filled in.
 
-    `kwargs` go first; `shape` is (channels, height, width) of the images. Raises
-    `UnknownNameError`, `ParameterError`.
+    `kwargs` go first; `shape` is (channels, height, width) of the images. The name of a network of
+    torchvision stands for it. Raises `UnknownNameError`, `ParameterError`.
     """
+    architecture, kwargs = expand_architecture(architecture, kwargs)
     fields = {field.name for field in dataclasses.fields(architectures.get(architecture))}  # type: ignore[arg-type]
     inferred: dict[str, Any] = {}
     if shape is not None:
@@ -42,6 +72,9 @@ def resolve(
             inferred |= {"height": shape[1], "width": shape[2]}
     if classes is not None:
         inferred["classes"] = classes
+    suit_images = getattr(architectures.get(architecture), "suit_images", None)
+    if shape is not None and suit_images is not None:
+        inferred |= suit_images(kwargs, shape)
     known = {name: value for name, value in inferred.items() if name in fields}
     return architectures.create(architecture, known | dict(kwargs))
 

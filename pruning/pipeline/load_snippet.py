@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pruning.architectures.torchvision import list_arguments
 from pruning.data.images import name_mode
 from pruning.data.tensors import Data
 from pruning.measurement.measure import EVAL_BATCH
@@ -78,10 +79,6 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 """
 SHOWN = 10
 """The most classes that are listed."""
-EXTRA = {
-    "googlenet": ", aux_logits=False, init_weights=False",
-    "inception_v3": ", aux_logits=False, init_weights=False",
-}
 
 
 def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) -> str:
@@ -94,8 +91,11 @@ def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) 
         load = COMPACT.format(arch=f"{id}.arch.json")
     elif origin.architecture == "torchvision":
         name = origin.kwargs["name"]
+        arguments = list_arguments(name, origin.kwargs.get("image_size"))
         load = TORCHVISION.format(
-            name=name, classes=origin.kwargs["classes"], extra=EXTRA.get(name, "")
+            name=name,
+            classes=origin.kwargs["classes"],
+            extra="".join(f", {key}={value}" for key, value in arguments.items()),
         )
     else:
         load = OWN.format(architecture=origin.architecture, kwargs=origin.kwargs)

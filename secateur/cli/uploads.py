@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.console import Json, complain, parse_option, print_json, print_table, show
+from secateur.cli.console import (
+    Json,
+    complain,
+    parse_option,
+    print_json,
+    print_table,
+    say,
+    show,
+    tell,
+)
 from secateur.cli.outcomes import GATE, USAGE
 from secateur.client import Client
 from secateur.folders import pack_folder
@@ -124,6 +133,60 @@ def check_dataset(file: FileOrFolder, *, classes: Classes = None, as_json: Json 
         if packed is not None:
             shutil.rmtree(packed.parent, ignore_errors=True)
     show(document, as_json)
+
+
+@models.command("check")
+def check_file(
+    file: File,
+    architecture: Annotated[
+        str | None, typer.Option(help="The architecture that it is meant for.")
+    ] = None,
+    *,
+    kwargs: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a file of weights locally: what is in it, and which architecture takes it.
+
+    Needs the server's packages (`pip install secateur[server]`). Exit code 1 when the service could
+    not use the file.
+    """
+    from pruning.networks.file_check import check_weights_file
+
+    report = check_weights_file(file, architecture, parse_option("--kwargs", kwargs, dict) or {})
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        for line in report.lines():
+            tell(line)
+    if not report.usable:
+        raise typer.Exit(1)
+
+
+@models.command("layers")
+def list_layers(identifier: Identifier, as_json: Json = False) -> None:
+    """List the layers of a network: what can be pruned or why not, and what is coupled."""
+    with Client() as client:
+        table = client.models.layers(identifier)
+    if as_json:
+        print_json(table.document())
+        return
+    columns = ("name", "kind", "shape", "parameters", "prunable", "coupled with")
+    rows = (
+        (
+            layer.name,
+            layer.kind,
+            " x ".join(map(str, layer.shape)),
+            layer.parameters,
+            "yes" if layer.prunable else f"no: {layer.reason}",
+            ", ".join(layer.coupled),
+        )
+        for layer in table.layers
+    )
+    print_table(columns, rows)
+    if table.note is not None:
+        say(table.note)
 
 
 def _add_shared_commands(app: typer.Typer, kind: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from secateur.flow import Digest, Flow, Pack, Request, Stream, call, route
 from secateur.operations.paging import pages
-from secateur.wire import Answer, Dataset, Model
+from secateur.wire import Answer, Dataset, LayerTable, Model
 
 A = TypeVar("A", bound=Answer)
 Normalize = Mapping[str, Sequence[float]]
@@ -85,6 +85,14 @@ def get_model(model_id: str) -> Flow[Model]:
     return (yield from call(Request(method="GET", path=route("v1", "models", model_id)))).parse(
         Model
     )
+
+
+def list_layers(model_id: str) -> Flow[LayerTable]:
+    """Return the layers of a model: what can be pruned or why not, and which channels are
+    coupled.
+    """
+    request = Request(method="GET", path=route("v1", "models", model_id, "layers"))
+    return (yield from call(request)).parse(LayerTable)
 
 
 def get_dataset(dataset_id: str) -> Flow[Dataset]:

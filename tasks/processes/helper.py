@@ -20,35 +20,39 @@ from pruning.registry import Registry
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Check that a state dict fits its architecture, and count its parameters and its zeros.
 
-    A file of this service says itself what it is; the payload goes first.
+    A file of this service says itself what it is; the payload goes first. Without an architecture
+    the only one that fits is taken. Weights that are not stored in the file as the network has them
+    are written to `output` (`rewritten`), each change with a note.
     """
     from pruning.masks import count_parameters, find_prunable
-    from pruning.networks.loading import (
-        build_outline,
-        check_state,
-        read_parameters,
-        read_state,
-        resolve,
-    )
+    from pruning.networks.loading import build_outline, check_state, read_parameters, resolve
+    from pruning.networks.recognition import find_weights
+    from pruning.networks.state_dicts import is_stored, read_weights, write_weights
     from pruning.schemas.preprocessing import keep_resizing
     from pruning.storage.file_info import read_file_info
 
-    info = read_file_info(Path(payload["path"]))
+    path = Path(payload["path"])
+    states = read_weights(path)
+    info = read_file_info(path)
     name = payload["architecture"] or info.architecture
-    if name is None:
-        return {"architecture": None}
     own_kwargs = (info.arguments or {}) if name == info.architecture else {}
-    architecture = resolve(name, own_kwargs | payload["kwargs"])
+    candidate, notes = find_weights(name, own_kwargs | payload["kwargs"], states)
+    architecture = resolve(candidate.architecture, candidate.kwargs)
     model = build_outline(architecture)
-    state = read_state(Path(payload["path"]))
+    state = candidate.fitted.state
     check_state(model.state_dict(), state)
+    rewritten = not is_stored(path, state, states)
+    if rewritten:
+        write_weights(Path(payload["output"]), state)
     prunable = find_prunable(model)
     zeros = {name: int((state[name] == 0).sum()) for name in prunable}
     return {
         "parameters": count_parameters(model),
         "prunable": sum(weight.numel() for weight in prunable.values()),
         "zeros": {name: count for name, count in zeros.items() if count},
-        "architecture": name,
+        "architecture": candidate.architecture,
+        "notes": notes,
+        "rewritten": rewritten,
         "normalize": None if info.normalize is None else info.normalize.model_dump(mode="json"),
         "preprocessing": keep_resizing(info.preprocessing, "model"),
         "classes": info.classes,
@@ -56,6 +60,15 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "outputs": architecture.outputs,
         "channels": architecture.input_shape[0],
     }
+
+
+def list_layers(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers of a network: what can be pruned, and which channels are coupled."""
+    from pruning.channels.layer_table import tabulate_layers
+    from pruning.networks.loading import resolve
+
+    architecture = resolve(payload["architecture"], payload["kwargs"])
+    return tabulate_layers(architecture).model_dump(mode="json")
 
 
 def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +149,7 @@ def _add_family(entry: dict[str, Any]) -> dict[str, Any]:
 
 VERBS = {
     "model": check_model,
+    "layers": list_layers,
     "dataset": check_dataset,
     "estimate": estimate,
     "catalogue": build_catalogue,

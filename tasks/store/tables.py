@@ -68,6 +68,8 @@ class Model(Base):
     """
     zeros: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     """The exact zeros of each prunable weight that has any; null in rows of 0.1."""
+    notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
+    """Remarks on how the file was read: what was taken, renamed and left out."""
     artifact: Mapped[str]
     created_at: Mapped[float]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.architectures import _torchvision_shim as torchvision_shim
-from pruning.architectures.torchvision import LEFT_OUT, NAMES, SMALLEST, create_torchvision
+from pruning.architectures._torchvision_networks import SMALLEST, TENSORS
+from pruning.architectures.torchvision import NAMES, create_torchvision, list_arguments
 from pruning.architectures.torchvision_segmentation import NAMES as SEGMENTERS
 from pruning.architectures.torchvision_segmentation import WITHOUT_AUX
 from pruning.channels.compaction import build_compact, load_compact, write_arch
@@ -49,15 +50,12 @@ def outline(architecture: str, **kwargs: object) -> nn.Module:
 
 
 def test_the_names_are_torchvisions_own() -> None:
-    """All of its classifiers but those that are left out with a reason."""
+    """All of its classifiers and segmenters."""
     from torchvision import models
 
-    taken = {name for name in models.list_models(models) if not name.startswith(tuple(LEFT_OUT))}
-    assert set(NAMES) == taken
+    assert set(NAMES) == set(models.list_models(models))
     assert set(SEGMENTERS) == set(models.list_models(models.segmentation))
-    assert all(
-        any(name.startswith(start) for name in models.list_models(models)) for start in LEFT_OUT
-    )
+    assert sorted(" ".join(TENSORS.values()).split()) == NAMES
 
 
 def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
@@ -88,11 +86,14 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
         "mnasnet0_5",
         "mobilenet_v2",
         "mobilenet_v3_small",
+        "regnet_x_400mf",
         "resnet18",
         "resnext50_32x4d",
         "shufflenet_v2_x0_5",
         "squeezenet1_0",
         "squeezenet1_1",
+        "swin_t",
+        pytest.param("swin_v2_t", marks=pytest.mark.slow),
         "vgg11",
     ],
 )
@@ -118,9 +119,11 @@ def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
         "efficientnet_v2_s",
         "mnasnet1_3",
         "mobilenet_v3_large",
+        "regnet_y_128gf",
         "resnet152",
         "resnext101_64x4d",
         "shufflenet_v2_x2_0",
+        "swin_b",
         "vgg19_bn",
         "wide_resnet101_2",
     ],
@@ -135,18 +138,41 @@ def test_the_largest_of_each_family_runs(name: str) -> None:
     ).shape == (1, 3)
 
 
-def test_networks_left_out_are_refused_with_the_reason() -> None:
+def test_unknown_names_and_sizes_are_refused_with_the_reason() -> None:
     with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as caught:
         resolve("torchvision", {"name": "resnet19"})
     assert caught.value.pointer == "name"
-    with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not supported: its attention"):
-        resolve("torchvision", {"name": "vit_b_16"})
-    with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not supported: its shape"):
-        resolve("torchvision", {"name": "regnet_x_8gf"})
+    with pytest.raises(ParameterError, match="a multiple of 16, not 40"):
+        resolve("torchvision", {"name": "vit_b_16", "image_size": 40})
+    with pytest.raises(ParameterError, match="resnet18 takes images of any size"):
+        resolve("torchvision", {"name": "resnet18", "image_size": 40})
     with pytest.raises(UnknownNameError, match="did you mean 'deeplabv3_resnet50'"):
         resolve("torchvision_segmentation", {"name": "deeplab_resnet50"})
     with pytest.raises(ParameterError, match="no auxiliary head"):
         resolve("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large", "aux": True})
+
+
+def test_the_name_of_a_network_stands_for_it() -> None:
+    assert resolve("resnet18", {}) == resolve("torchvision", {"name": "resnet18"})
+    assert resolve("fcn_resnet50", {}).outputs == 21
+    assert resolve("vit_b_16", {}, shape=(3, 32, 32)).input_shape == (3, 32, 32)
+    with pytest.raises(ParameterError, match="the kwargs name 'vgg11'"):
+        resolve("resnet18", {"name": "vgg11"})
+    with pytest.raises(UnknownNameError, match="unknown architecture 'resnet19'"):
+        resolve("resnet19", {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_classifier_has_torchvisions_tensors(name: str) -> None:
+    model = outline("torchvision", name=name, classes=3)
+    with torch.device("meta"):
+        theirs = create_torchvision(name, num_classes=3, **list_arguments(name, None))
+    names = [key for key in theirs.state_dict() if not key.endswith("num_batches_tracked")]
+    assert list(model.state_dict()) == list(theirs.state_dict())
+    assert name in TENSORS[len(names)].split()
+    weights = sum(weight.numel() for weight in find_prunable(model).values())
+    assert weights > 0.95 * count_parameters(model)
 
 
 def test_images_and_task_must_fit() -> None:

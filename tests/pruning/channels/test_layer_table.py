@@ -1,0 +1,43 @@
+"""The layers of a network as a document."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruning.channels import layer_table
+from pruning.channels.layer_table import tabulate_layers
+from pruning.networks.loading import resolve
+
+
+def test_coupled_layers_are_named() -> None:
+    table = tabulate_layers(resolve("cifar_resnet", {"depth": 8, "width": 0.25, "shortcut": "B"}))
+    layers = {layer.name: layer for layer in table.layers}
+    assert table.note is None
+    assert layers["conv1.weight"].coupled == ("layer1.0.conv2.weight",)
+    assert layers["layer1.0.conv1.weight"].coupled == ()
+    assert layers["layer1.0.conv1.weight"].prunable
+    assert layers["bn1.weight"].reason == "parameter of BatchNorm2d"
+    assert layers["linear.bias"].reason == "bias"
+    groups = {group.name: group for group in table.groups}
+    assert groups["conv1"].readers == (
+        "layer1.0.conv1.weight",
+        "layer2.0.conv1.weight",
+        "layer2.0.shortcut.0.weight",
+    )
+    assert groups["linear"].reason == "they are the network's outputs"
+    assert sum(layer.parameters for layer in table.layers) == sum(
+        parameter.numel()
+        for parameter in resolve("cifar_resnet", {"depth": 8, "width": 0.25, "shortcut": "B"})
+        .build()
+        .parameters()
+    )
+
+
+def test_channels_that_cannot_be_followed_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tabulate_layers(resolve("shufflenet_v2_x0_5", {}))
+    assert table.groups == ()
+    assert table.note is not None
+    assert "after the layer 'stage" in table.note
+    assert "Error" not in table.note
+    monkeypatch.setattr(layer_table, "MOST_PARAMETERS", 10)
+    assert "at most 10 parameters" in str(tabulate_layers(resolve("mlp", {})).note)
