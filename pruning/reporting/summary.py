@@ -21,7 +21,6 @@ FORMATS = {
     "dense": "dense",
     "dense_gzip": "dense, gzip",
     "masks": "masks",
-    "onnx": "ONNX",
 }
 BATCHNORM_NOTE = (
     "right after pruning, its statistics are taken from training images once more; undone where "
