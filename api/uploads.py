@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,27 +110,27 @@ def read_normalize(upload: Upload) -> dict[str, Any] | None:
     if value is None:
         return None
     normalize: Normalize = parse_field(NORMALIZE, value, "normalize")
-    _refuse_grey_levels(normalize)
+    refuse_grey_levels(normalize.mean, normalize.std, "normalize")
     return normalize.model_dump()
 
 
-def _refuse_grey_levels(normalize: Normalize) -> None:
+def refuse_grey_levels(mean: Sequence[float], std: Sequence[float], field: str) -> None:
     """Raise a 422 for constants in grey levels (0..255), which says them in the unit of 0..1.
 
     Images are scaled to 0..1: no mean of theirs is above 1, and no standard deviation above .5.
     """
-    if max(*map(abs, normalize.mean), *normalize.std) <= GREATEST_CONSTANT:
+    if max(*map(abs, mean), *std) <= GREATEST_CONSTANT:
         return
     proposal = {
-        name: [float(f"{value / 255:.4g}") for value in getattr(normalize, name)]
-        for name in ("mean", "std")
+        name: [float(f"{value / 255:.4g}") for value in values]
+        for name, values in (("mean", mean), ("std", std))
     }
-    field = "mean" if max(map(abs, normalize.mean)) > GREATEST_CONSTANT else "std"
+    constant = "mean" if max(map(abs, mean)) > GREATEST_CONSTANT else "std"
     message = (
         "mean and std are of images scaled to 0..1; these look like those of grey levels 0..255: "
         f"send {json.dumps(proposal)}"
     )
-    raise build_problem([Fault(f"/normalize/{field}", "grey_levels", message)])
+    raise build_problem([Fault(f"/{field}/{constant}", "grey_levels", message)])
 
 
 def read_classes(upload: Upload) -> list[str] | None:
@@ -165,6 +165,7 @@ def read_preprocessing(
         if normalize is not None:
             message = "mean and std are given twice, here and in normalize"
             raise build_problem([Fault("/preprocessing/mean", "conflict", message)])
+        refuse_grey_levels(constants["mean"], constants["std"], "preprocessing")
         normalize = {name: list(values) for name, values in constants.items()}
     return normalize, keep_resizing(given.resizing, "given")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -239,13 +240,14 @@ def test_constants_of_another_number_of_channels_are_refused(world: World) -> No
 
 
 def test_constants_in_grey_levels_are_refused_with_the_right_ones(world: World) -> None:
-    for kind, form in (("datasets", {}), ("models", MODEL)):
+    uploads: list[tuple[str, dict[str, str]]] = [("datasets", {}), ("models", MODEL)]
+    for (kind, form), field in itertools.product(uploads, ("normalize", "preprocessing")):
         response = world.client.post(
             f"/v1/{kind}",
             files={"file": ("d.zip", b"zip")},
-            data={**form, "normalize": '{"mean": [123.675, 116.28, 103.53], "std": [1, 1, 1]}'},
+            data={**form, field: '{"mean": [123.675, 116.28, 103.53], "std": [1, 1, 1]}'},
         )
-        (error,) = fault(response, 422, "grey_levels", "/normalize/mean")["errors"]
+        (error,) = fault(response, 422, "grey_levels", f"/{field}/mean")["errors"]
         assert '{"mean": [0.485, 0.456, 0.406], "std": [0.003922' in error["message"]
     assert world.files() == []
 
