@@ -50,7 +50,7 @@ def store(shared_store: Store) -> Store:
     return shared_store
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["folder", "s3"])
 def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
     """An empty artifact store of either kind."""
     if request.param == "folder":
