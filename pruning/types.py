@@ -164,7 +164,7 @@ class Selection:
     view: Callable[[str], LayerView] | None = None
     """Returns what a sparsifier may see of the layer, by weight name."""
     known: dict[Hashable, Any] = field(default_factory=dict)
-    """What follows from the structure of the network alone: selections of one network share it."""
+    """Findings about the structure of the network alone: selections of one network share them."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
         raise
     except Exception as error:  # a network may fail in any way when it is traced
         raise StructureError(
-            "channels of this network cannot be removed: their way cannot be followed through "
+            "the network cannot be traced for channels: their way cannot be followed through "
             f"{_describe_place(net, error)}. Single weights can be pruned (granularity 'weight')"
         ) from error
 

@@ -153,7 +153,7 @@ class ScalingLaw:
         )
 
     def _describe_bands(self, effects: Sequence[SeedEffect]) -> str:
-        """What the bands are of, and where the effect of a seed in them comes from."""
+        """The quantity that the bands are of, and the source of the effect of a seed in them."""
         if self.of == "curve":
             return BANDS[self.of]
         sources = dict.fromkeys(effect.describe() for effect in effects)

@@ -40,8 +40,9 @@ class PruningLaw(MeasuredLaw):
     """The effect of another seed on a whole curve; laws of earlier versions take the paper's."""
 
     def describe_plateau(self) -> str:
-        """That the plateau is chance and was not measured; empty where a lower one was found, and
-        where a warning says it.
+        """The note that the plateau is chance and was not measured.
+
+        It is empty where a lower one was found, and where a warning says it.
         """
         is_told = any("taken to be chance" in warning for warning in self.warnings)
         if is_told or self.plateau < self.limit * (1 - 1e-6):

@@ -27,7 +27,7 @@ class SeedEffect(Document):
     """The degrees of freedom of the trials it is pooled from; `null` for the paper's 3.4 %."""
 
     def describe(self) -> str:
-        """What a seed does to a whole curve and where the number comes from, in words."""
+        """The effect of a seed on a whole curve and the source of the number, in words."""
         source = "the paper's, as the trials here are too few to show it"
         if self.degrees_of_freedom is not None:
             source = f"pooled from the trials, {self.degrees_of_freedom} degrees of freedom"

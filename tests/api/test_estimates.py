@@ -122,6 +122,7 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
         "kwargs": {"hidden": [4]},
         "normalize": None,
         "classes": ["dog", "cat"],
+        "preprocessing": None,
         "source": None,
         "zeros": None,
     }
@@ -132,5 +133,8 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
         "task": "classification",
         "guessing_error": None,
         "normalize": None,
+        "preprocessing": None,
+        "sizes": None,
+        "groups": {},
     }
     assert payload["spec"] == spec

@@ -24,6 +24,9 @@ SPEC: dict[str, Any] = {
     "dataset": {"builtin": "digits"},
     "targets": {"sparsity": [0.5, 0.9]},
 }
+WEIGHTS = b"weights" * 300_000
+FILE = {"file": ("net.safetensors", WEIGHTS)}
+MODEL = {"architecture": "mlp"}
 ESTIMATE: dict[str, Any] = {
     "rounds": 2,
     "steps": 20,

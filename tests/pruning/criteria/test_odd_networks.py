@@ -109,14 +109,15 @@ def test_what_does_not_scores_them(name: str) -> None:
 )
 def test_a_weight_used_without_a_call_of_its_layer_is_refused(name: str) -> None:
     with pytest.raises(
-        EvidenceError, match=r"attend\.out_proj\.weight is used without a call of its layer"
+        EvidenceError,
+        match=r"attend\.(in_proj_|out_proj\.)weight is used without a call of its layer",
     ):
         score_network(name, Attention())
 
 
 @pytest.mark.parametrize("variant", ["randomized", "hybrid"])
 def test_draws_by_sensitivity_refuse_it_too(variant: str) -> None:
-    with pytest.raises(EvidenceError, match=r"attend\.out_proj\.weight is used without a call"):
+    with pytest.raises(EvidenceError, match=r"attend\.in_proj_weight is used without a call"):
         criteria.create("sipp", {"variant": variant}).score(build_evidence(Attention()))
 
 

@@ -132,12 +132,12 @@ def test_a_corruption_that_changes_no_image_counts_as_no_shift(cascade: Results)
     assert section.scalars == alone.scalars
     rows = section.details["potential_by_distribution"]
     assert {row["distribution"] for row in rows} == {"nominal", "fog 3"}
-    said = "Left out, as every one of these images stays as it is under it: saturate 3."
-    assert any(said in note for note in section.notes)
+    sentence = "Left out, as every one of these images stays as it is under it: saturate 3."
+    assert any(sentence in note for note in section.notes)
     assert not any("Left out" in note for note in alone.notes)
     errors = Robustness(**shifts).evaluate(record)
     assert errors.scalars == Robustness(**fog).evaluate(record).scalars
-    assert any(said in note for note in errors.notes)
+    assert any(sentence in note for note in errors.notes)
     with pytest.raises(ParameterError, match="name corruptions that change the images"):
         Robustness(corruptions=("saturate",)).evaluate(record)
     gates = Gates(min_prune_potential={"saturate 3": 0.1})
@@ -165,8 +165,8 @@ def test_the_margin_of_potentials_is_named_where_it_is_told(cascade: Results) ->
     section = PrunePotential(**FEW_SHIFTS, margin=0.0125, against="given").evaluate(record)
     assert (section.details["margin"], section.details["against"]) == (0.0125, "given")
     assert {"margin", "against", "unchanged"} <= set(section.hidden)
-    told = "at the margin of prune_potential, 1.25 pp above the network as given, the nominal"
-    assert told in section.notes[0]
+    sentence = "at the margin of prune_potential, 1.25 pp above the network as given, the nominal"
+    assert sentence in section.notes[0]
 
 
 def test_the_safe_limit_is_told_beside_the_estimate(cascade: Results) -> None:

@@ -135,8 +135,8 @@ def test_every_law_says_where_its_plateau_and_its_band_come_from(template: JobRe
     record = replace(records[0], rounds=[row for own in records for row in own.rounds])
     notes = ScalingLaw().evaluate(record).notes
     chance = "The plateau is that of chance, 90.0 %: the points show no lower one."
-    told = [note for note in notes if chance.replace(" %", "%") in note]
-    assert [note.partition(":")[0] for note in told] == ["first", "second"]
+    notes = [note for note in notes if chance.replace(" %", "%") in note]
+    assert [note.partition(":")[0] for note in notes] == ["first", "second"]
     assert any(
         "Bands are of one more run under another seed; a seed moves a whole curve by a standard "
         "deviation of 3.4% (the paper's, as the trials here are too few to show it)." in note
@@ -148,10 +148,10 @@ def test_it_says_which_control_counts_as_unpruned(template: JobRecord) -> None:
     record = make_law_record(template, law_errors())
     later = replace(record.control, name="control-4", retrainings=4)
     record = replace(record, controls=[replace(record.control, retrainings=1), later])
-    said = [note for note in ScalingLaw().evaluate(record).notes if note.startswith("e0 is")]
-    assert len(said) == 1
-    assert "after 1 retraining, for all densities" in said[0]
-    assert "retrained up to 4 times" in said[0]
+    sentences = [note for note in ScalingLaw().evaluate(record).notes if note.startswith("e0 is")]
+    assert len(sentences) == 1
+    assert "after 1 retraining, for all densities" in sentences[0]
+    assert "retrained up to 4 times" in sentences[0]
     alone = ScalingLaw().evaluate(make_law_record(template, law_errors())).notes
     assert not any(note.startswith("e0 is") for note in alone)
 

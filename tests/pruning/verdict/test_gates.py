@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from typing import Any
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pruning.measurement.paired import PairedErrors, adjust_holm, score_p_value
+from pruning.measurement.paired import PairedErrors, adjust_holm
 from pruning.reporting.gates import describe_measured
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import (
-    Checkpoint,
     Estimate,
     GateResult,
     Increase,
     Latency,
-    Recommendation,
     Section,
 )
-from pruning.schemas.verdicts import PairedCounts
 from pruning.verdict.gates import check_gates, list_levels
 from pruning.verdict.increases import (
-    FAIL_CONFIDENCE,
     PairedIncrease,
     WorstIncrease,
     judge,
 )
-
-JOBS = 10_000
-
-
-def checkpoint(b: int = 0, c: int = 0, n: int = 1000, **changes: Any) -> Checkpoint:
-    """A checkpoint whose network alone is wrong on b of n test images, and the control on c."""
-    value = Estimate(value=(b - c) / n, low=(b - c) / n - 0.01, high=(b - c) / n + 0.01, n=n)
-    counts = PairedCounts(only_checkpoint=b, only_reference=c, n=n)
-    fields: dict[str, Any] = {
-        "id": "magnitude-0.5",
-        "label": "magnitude",
-        "requested_sparsity": 0.5,
-        "prune_ratio": 0.49,
-        "error": Estimate(value=0.1, low=0.08, high=0.12, n=n),
-        "error_increase": Increase(given=value, control=value, control_counts=counts),
-        "size_bytes": {"sparse": 4000, "dense": 9000},
-        "flops": 2_000_000,
-        "latency_ms": (),
-    }
-    return Checkpoint.model_construct(**fields | changes)
-
-
-def recommendation(cid: str | None = "magnitude-0.5") -> Recommendation:
-    return Recommendation(checkpoint=cid, sparsity=0.5, margin=0.005, reason="Chosen.")
-
-
-def check(best: Checkpoint, sections: dict[str, Section] | None = None, **gates: Any) -> Any:
-    """The results of the gates on a checkpoint, the only one where there is one."""
-    results = check_gates([best], recommendation(), Gates(**gates), sections)
-    return results[0] if len(results) == 1 else results
+from tests.support.gate_cases import check, checkpoint, recommendation
 
 
 def excess(value: float, half: float = 0.01) -> dict[str, Section]:
@@ -223,11 +186,11 @@ def test_a_gate_on_the_worst_class_passes_where_it_holds_in_every_class() -> Non
     sections = compare_classes(good, few)
     first, second, _ = sections["class_damage"].details["classes"]
     first["detectable_increase"], second["detectable_increase"] = 0.02, 0.35
-    told = check(checkpoint(), sections, max_class_increase=0.1).message
+    message = check(checkpoint(), sections, max_class_increase=0.1).message
     assert (
         "; in the class c1, with 20 test images, the test of class_damage finds a loss of 35.0 pp "
         "in four of five jobs, a smaller one less often"
-    ) in told
+    ) in message
 
 
 def test_a_loss_in_one_class_of_the_limit_seldom_passes_and_noise_in_many_seldom_fails() -> None:
@@ -358,68 +321,3 @@ def test_gates_of_earlier_reports_have_an_outcome_too() -> None:
     assert GateResult.model_validate(old | {"passed": False}).outcome == "failed"
     with pytest.raises(ValidationError, match="contradicts"):
         GateResult.model_validate(old | {"passed": True, "outcome": "undecided"})
-
-
-def simulate(
-    n: int, discordant: float, increase: float, limit: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Shares of simulated jobs whose gate passes and fails, at a true increase."""
-    rates = [(discordant + increase) / 2, (discordant - increase) / 2, 1 - discordant]
-    b, c, _ = rng.multinomial(n, np.clip(rates, 0, 1), size=JOBS).T
-    passes = score_p_value(b, c, n, limit) <= 0.05
-    fails = score_p_value(c, b, n, -limit, 0.0) <= 1 - FAIL_CONFIDENCE
-    return float(passes.mean()), float((fails & ~passes).mean())
-
-
-def test_the_simulation_judges_as_gates_do() -> None:
-    rng = np.random.default_rng(4)
-    for b, c in rng.integers(0, 40, (30, 2)).tolist():
-        passes = score_p_value(b, c, 1000, 0.005) <= 0.05
-        fails = score_p_value(c, b, 1000, -0.005, 0.0) <= 1 - FAIL_CONFIDENCE
-        outcome = check(checkpoint(b, c), max_error_increase=0.005).outcome
-        assert outcome == ("passed" if passes else "failed" if fails else "undecided")
-
-
-def test_a_loss_of_the_limit_seldom_passes_and_one_beyond_it_fails() -> None:
-    rng = np.random.default_rng(20)
-    at_limit, beyond, below = {}, {}, {}
-    for n, discordant, limit in itertools.product(
-        (100, 300, 1000, 3000, 10_000), (0.01, 0.03, 0.1, 0.3), (0.0, 0.005, 0.02)
-    ):
-        increase = limit
-        for _ in range(50):  # the standard error depends on the increase
-            increase = limit + 2 * math.sqrt(max(discordant - increase**2, 0) / n)
-        key = n, discordant, limit
-        if discordant >= limit:
-            at_limit[key] = simulate(n, discordant, limit, limit, rng)[0]
-        if discordant >= increase:
-            beyond[key] = simulate(n, discordant, increase, limit, rng)[1]
-        lower = limit - math.sqrt(discordant / n)
-        if discordant >= abs(lower):
-            below[key] = simulate(n, discordant, lower, limit, rng)[1]
-    print(f"a loss of the limit passes in at most {max(at_limit.values()):.2%} of jobs")  # noqa: T201
-    print(f"one two standard errors beyond fails in {min(beyond.values()):.1%} or more")  # noqa: T201
-    print(f"one a standard error below fails in {max(below.values()):.1%} or less")  # noqa: T201
-    assert at_limit[1000, 0.1, 0.005] <= 0.05
-    # The size is at most 5 % everywhere (test_paired.py enumerates it); of 57 shares of 10,000 jobs
-    # some lie above by chance, by three standard errors at most.
-    assert max(at_limit.values()) <= 0.0565
-    assert min(beyond.values()) >= 0.9
-    assert max(below.values()) <= 0.06
-
-
-def test_gates_of_one_job_err_together_in_at_most_one_of_twenty_jobs() -> None:
-    """Three gates on the same images, which err together: all losses are those of the limits."""
-    rng = np.random.default_rng(6)
-    n, jobs, limits = 400, 2000, (0.005, 0.01, 0.02)
-    hard = rng.uniform(size=(jobs, n)) < 0.3  # images on which networks disagree at all
-    p_values = []
-    for limit in limits:
-        rate = 0.2
-        draw = rng.uniform(size=(jobs, n))
-        b = (hard & (draw < rate + limit / 0.6)).sum(1)
-        c = (hard & (draw > 1 - rate + limit / 0.6)).sum(1)
-        p_values.append(score_p_value(b, c, n, limit))
-    share = np.mean([min(adjust_holm(list(row))) <= 0.05 for row in zip(*p_values, strict=True)])
-    print(f"a gate passes wrongly in {share:.1%} of jobs of three gates")  # noqa: T201
-    assert share <= 0.05
