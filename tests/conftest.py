@@ -12,10 +12,6 @@ from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shar
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
 
 
-SERVICE = tuple(
-    f"tests/service/test_{name}.py" for name in ("jobs", "segmentation_jobs", "serve", "uploads")
-)
-"""The files whose tests share one running service."""
 FORKING = (
     "tests/tasks/test_supervise.py",
     "tests/tasks/test_failed_jobs.py",
@@ -27,15 +23,10 @@ FORKING = (
 
 
 class SharedScheduling(LoadFileScheduling):
-    """Gives each file to one worker, and all files that share what takes long to start to the
-    same.
-    """
+    """Gives each file to one worker, and all files that share a fork server to the same."""
 
     def _split_scope(self, nodeid: str) -> str:
-        for files in (SERVICE, FORKING):
-            if nodeid.startswith(files):
-                return files[0]
-        return super()._split_scope(nodeid)
+        return FORKING[0] if nodeid.startswith(FORKING) else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

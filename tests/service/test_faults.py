@@ -13,6 +13,8 @@ import pytest
 from secateur import AuthError, Client
 from tests.support.running import OFTEN, Running, alive, until
 
+pytestmark = pytest.mark.slow
+
 SPEC = {
     "type": "prune",
     "model": {
@@ -67,7 +69,6 @@ PATIENT = OFTEN | {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
 """Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
 
 
-@pytest.mark.slow
 def test_worker_killed(
     fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
 ) -> None:
@@ -82,7 +83,6 @@ def test_worker_killed(
     finished(running, job.id, undisturbed)
 
 
-@pytest.mark.slow
 def test_whole_tree_killed(
     fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
 ) -> None:
@@ -94,7 +94,6 @@ def test_whole_tree_killed(
     finished(running, job.id, undisturbed)
 
 
-@pytest.mark.slow
 def test_a_key_closes_the_service_and_its_end_takes_the_children_along(
     fresh: Callable[..., Running],
 ) -> None:
@@ -109,7 +108,6 @@ def test_a_key_closes_the_service_and_its_end_takes_the_children_along(
     until(lambda: not set(tree) & set(alive()), "no child is left")
 
 
-@pytest.mark.slow
 def test_four_kills_in_one_job(
     fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
 ) -> None:
@@ -127,7 +125,6 @@ def test_four_kills_in_one_job(
     assert all("SIGKILL" in data["reason"] for data in attempts)
 
 
-@pytest.mark.slow
 def test_ctrl_c_hands_back_and_the_next_start_goes_on(
     fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
 ) -> None:
@@ -143,7 +140,6 @@ def test_ctrl_c_hands_back_and_the_next_start_goes_on(
     assert running.events(job.id, "attempt") == []
 
 
-@pytest.mark.slow
 def test_broker_killed_and_flushed(
     fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
 ) -> None:

@@ -23,64 +23,45 @@ from secateur import ApiError, AsyncClient, JobCancelled
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, run_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(
-            {
-                "retrain": {"mode": "none"},
-                "independent": True,
-                "schedule": {"name": "cubic", "params": {"rounds": 2}},
-                "exclude": ["fc3.weight"],
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"},
-                "allocation": {"name": "uniform"},
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "retrain": {"mode": "weight_rewind"},
-                "schedule": {"name": "geometric", "params": {"fraction": 0.4}},
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "retrain": {"mode": "lr_rewind"},
-                "schedule": {"name": "linear", "params": {"rounds": 2}},
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "independent": True,
-                "retrain": {"mode": "gradual", "epochs": 3},
-                "schedule": {"name": "cubic", "params": {"rounds": 2}},
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "retrain": {"mode": "fine_tune", "distill": True},
-                "criterion": {"name": "lamp"},
-                "granularity": {"name": "block"},
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {
-                "when": "before_training",
-                "criterion": {"name": "synflow", "params": {"rounds": 5}},
-                "allocation": {"name": "erk"},
-            },
-            marks=pytest.mark.slow,
-        ),
+        {
+            "retrain": {"mode": "none"},
+            "independent": True,
+            "schedule": {"name": "cubic", "params": {"rounds": 2}},
+            "exclude": ["fc3.weight"],
+        },
+        {
+            "retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"},
+            "allocation": {"name": "uniform"},
+        },
+        {
+            "retrain": {"mode": "weight_rewind"},
+            "schedule": {"name": "geometric", "params": {"fraction": 0.4}},
+        },
+        {
+            "retrain": {"mode": "lr_rewind"},
+            "schedule": {"name": "linear", "params": {"rounds": 2}},
+        },
+        {
+            "independent": True,
+            "retrain": {"mode": "gradual", "epochs": 3},
+            "schedule": {"name": "cubic", "params": {"rounds": 2}},
+        },
+        {
+            "retrain": {"mode": "fine_tune", "distill": True},
+            "criterion": {"name": "lamp"},
+            "granularity": {"name": "block"},
+        },
+        {
+            "when": "before_training",
+            "criterion": {"name": "synflow", "params": {"rounds": 5}},
+            "allocation": {"name": "erk"},
+        },
     ],
     ids=lambda change: "-".join(change),
 )
@@ -97,7 +78,6 @@ def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None
     assert report.sections["accuracy"].curves
 
 
-@pytest.mark.slow
 def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     service: Running, tmp_path: Path
 ) -> None:
@@ -144,7 +124,6 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     }
 
 
-@pytest.mark.slow
 def test_several_criteria_are_compared_with_what_they_predicted(service: Running) -> None:
     criteria = [
         {"name": "magnitude"},
@@ -224,7 +203,6 @@ def test_what_cannot_be_pruned_so_is_told_at_once(
     assert [(fault.code, fault.pointer) for fault in problem.errors] == [(code, place)]
 
 
-@pytest.mark.slow
 def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running) -> None:
     report = run_job(
         service,
@@ -255,7 +233,6 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
         service.client.jobs.predict(report.job_id, max_error=0.5 * law["unpruned_error"])
 
 
-@pytest.mark.slow
 def test_cancel_keeps_what_is_finished(service: Running) -> None:
     job = service.client.jobs.submit(
         BASE
@@ -278,7 +255,6 @@ def test_cancel_keeps_what_is_finished(service: Running) -> None:
     assert service.client.jobs.cancel(job.id).status == "cancelled"
 
 
-@pytest.mark.slow
 def test_two_clients_follow_one_job(service: Running) -> None:
     async def follow() -> list[list[str]]:
         async with AsyncClient(service.url) as client:

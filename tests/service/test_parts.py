@@ -18,8 +18,9 @@ from secateur import Client
 from tests.support.running import FAST, free_port, part, ready, until
 from tests.support.servers import Bucket, Postgresql, Valkey
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_two_workers_on_postgresql_and_s3(
     postgresql: Postgresql, s3: Bucket, valkey: Valkey, tmp_path: Path
 ) -> None:

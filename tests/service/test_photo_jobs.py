@@ -19,6 +19,8 @@ from secateur import ApiError
 from tests.support.photo_world import CLASSES, encode, make_photo, write_zip
 from tests.support.running import Running
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 PREPROCESSING = {"resize": 72, "crop": 64, "interpolation": "bicubic", "mean": MEAN, "std": STD}
 
@@ -68,7 +70,6 @@ def fine_tune(files: Mapping[str, bytes]) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_photos_and_a_fine_tuned_network_give_the_errors_of_a_plain_script(
     service: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

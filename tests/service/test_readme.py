@@ -17,6 +17,8 @@ from pruning.architectures import architectures
 from pruning.storage.checkpoints import read_sparse
 from tests.support.running import Running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
@@ -30,7 +32,6 @@ def session(name: str = "session") -> str:
     return block[1]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1300)
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -21,6 +21,8 @@ from secateur import ApiError
 from tests.support.running import Running
 from tests.support.segmentation_world import MOST, pairs, upload
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 COUNTS = {"train": 6, "val": 1, "test": 2}
 
@@ -63,13 +65,13 @@ def send(
 @pytest.mark.parametrize(
     ("name", "kwargs", "side", "epochs"),
     [
-        pytest.param("lraspp_mobilenet_v3_large", {}, 48, 3, marks=pytest.mark.slow),
+        ("lraspp_mobilenet_v3_large", {}, 48, 3),
         pytest.param(
             "deeplabv3_resnet50",
             {"aux": True},
             64,
             1,
-            marks=[pytest.mark.slow, pytest.mark.timeout(900)],
+            marks=pytest.mark.timeout(900),
         ),
     ],
 )
@@ -120,7 +122,6 @@ def test_a_segmentation_job_from_upload_to_checkpoint(
     assert "mean IoU" in (page if isinstance(page, str) else page.decode())
 
 
-@pytest.mark.slow
 def test_a_backbone_comes_from_an_uploaded_classifier(service: Running, tmp_path: Path) -> None:
     """At a learning rate near zero the trained network still has the classifier's backbone."""
     classifier = load_model("torchvision", name="mobilenet_v3_large", classes=5)

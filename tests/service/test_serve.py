@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.running import Running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DIGITS = {
     "type": "prune",
@@ -50,14 +52,12 @@ def test_a_data_folder_in_use_is_a_clear_error(service: Running) -> None:
     assert "another service is running" in done.stderr
 
 
-@pytest.mark.slow
 def test_other_than_loopback_needs_a_key(tmp_path: Path) -> None:
     done = serve("--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path))
     assert done.returncode == 2
     assert "key" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) -> None:
     """The file that CONTRIBUTING shows is listed, validated and used, from a plugin folder."""
     from secateur import ApiError

@@ -21,6 +21,8 @@ from secateur import ApiError, JobFailed
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, SMALL, run_job
 
+pytestmark = pytest.mark.slow
+
 
 def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
@@ -71,7 +73,6 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     assert "magnitude-0.9" in html
 
 
-@pytest.mark.slow
 def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
     inputs, labels = digits.images["test"], digits.labels["test"]

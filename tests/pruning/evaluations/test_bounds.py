@@ -262,7 +262,8 @@ def list_odd_cases() -> Iterator[Any]:
     assert list(make_networks()) == list(ODD)
     for number, name in enumerate(ODD):
         yield name, ("corenet corenet", "mussay importance")[number % 2]
-        yield name, ("sipp", "magnitude")[number // 2 % 2]
+        other = ("sipp", "magnitude")[number // 2 % 2]
+        yield pytest.param(name, other, marks=pytest.mark.slow)
     others = [method for method in METHODS if method not in QUICK]
     for number, method in enumerate(others):
         for name in (ODD[number % 8], ODD[(number + 3) % 8]):

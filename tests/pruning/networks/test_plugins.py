@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -34,6 +35,7 @@ def find_block(name: str) -> str:
     return match[1]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_registered_checked_and_listed(tmp_path: Path) -> None:
     source = find_block("tiny_net.py")
     folder = find_block("start").split("SECATEUR_PLUGIN_PATH=")[1].split()[0]

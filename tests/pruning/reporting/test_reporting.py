@@ -281,6 +281,7 @@ def test_junit_counts(make: Callable[[], Report], tests: int, failures: int, err
     )
 
 
+@pytest.mark.slow
 def test_the_package_loads_no_renderer_and_rendering_neither_pyplot_nor_torch() -> None:
     code = (
         "import sys, pruning.reporting\n"

@@ -251,6 +251,7 @@ def test_the_environment_of_jobs_is_a_short_list(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.slow
 def test_the_long_lived_processes_import_no_torch() -> None:
     modules = (
         "tasks.queue, tasks.run_job, tasks.supervise, tasks.worker, tasks.helper, "
