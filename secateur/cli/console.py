@@ -54,10 +54,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_fields(document: Mapping[str, Any]) -> None:
     """Print the fields of a document, one on each line, nested ones as JSON."""
+    width = 1 + max(13, *map(len, document))
     for name, value in document.items():
         if value is not None:
             text = json.dumps(value) if isinstance(value, dict | list) else value
-            tell(f"{name:<14}{text}")
+            tell(f"{name:<{width}}{text}")
 
 
 def show(document: Mapping[str, Any], as_json: bool) -> None:
