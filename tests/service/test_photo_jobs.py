@@ -127,7 +127,7 @@ def test_photos_and_a_fine_tuned_network_give_the_errors_of_a_plain_script(
     again = client.models.upload(target)
     assert again.model_extra is not None
     known = again.model_extra["preprocessing"]
-    assert {name: known[name] for name in PREPROCESSING} == pytest.approx(PREPROCESSING)
+    assert {name: known[name] for name in PREPROCESSING} == PREPROCESSING
     assert (known["source"], known["size_source"]) == ("model", "model")
     spec["dataset"]["preprocessing"] = {"crop": 16}
     spec["model"] = {"architecture": "vgg", "train": {"epochs": 1}}
