@@ -41,8 +41,8 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
         "URL": running.url,
         "DATA": str(DATA),
         "OUT": str(tmp_path),
-        "TRAIN_IMAGES": "500",
-        "TEST_IMAGES": "1000",
+        "TRAIN_IMAGES": "1000",
+        "TEST_IMAGES": "2000",
         "SHIFTED_IMAGES": "100",
     }
     done = subprocess.run(
@@ -59,7 +59,7 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
     results = json.loads((tmp_path / "results.json").read_text())
     report = results["report"]
     assert report["baseline"]["error"]["value"] == pytest.approx(0.19, abs=0.025)
-    assert report["baseline"]["error"]["n"] == 1000
+    assert report["baseline"]["error"]["n"] == 2000
     assert report["control"]["error"]["value"] < report["baseline"]["error"]["value"]
     for checkpoint, sparsity in zip(report["checkpoints"], (0.5, 0.8, 0.9, 0.95), strict=True):
         assert checkpoint["sparsity"] == pytest.approx(sparsity, abs=2e-6)
