@@ -33,6 +33,13 @@ PREFIX = "secateur-upload-"
 STARTED = time.time()
 NAME: TypeAdapter[str] = TypeAdapter(Label)
 PREPROCESSING: TypeAdapter[GivenPreprocessing] = TypeAdapter(GivenPreprocessing)
+PREPROCESSING_FIELD: dict[str, Any] = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "description": "JSON object: resize, crop, interpolation, mean, std, each optional; or a "
+    "pretrained_cfg of timm, or a preprocessor_config.json of transformers.",
+}
+"""The schema of the field `preprocessing` in the forms of models and datasets."""
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
 GREATEST_CONSTANT = 2.0

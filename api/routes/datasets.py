@@ -14,6 +14,7 @@ from api.schemas.assets import DatasetPage, DatasetView
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 from api.uploads import (
+    PREPROCESSING_FIELD,
     check_digest,
     read_classes,
     read_name,
@@ -53,15 +54,7 @@ FORM = {
                         },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-                        "preprocessing": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "description": (
-                                "JSON object: resize, crop, interpolation, mean, std, each "
-                                "optional; or a pretrained_cfg of timm, or a "
-                                "preprocessor_config.json of transformers."
-                            ),
-                        },
+                        "preprocessing": PREPROCESSING_FIELD,
                         "normalize": {
                             "type": "string",
                             "contentMediaType": "application/json",

@@ -69,13 +69,24 @@ def choose_preprocessing(
     dataset. Raises `DataError` where photos differ in size and nothing says what size they come to,
     and for a size that is given to images with masks.
     """
-    documents = (model_given, dataset_ref.preprocessing)
-    given = [document for document in documents if document is not None]
-    resizings = [document.resizing for document in given if document.resizing is not None]
-    constants = [document.constants for document in given if document.constants is not None]
+    documents = {
+        "/model/preprocessing": model_given,
+        "/dataset/preprocessing": dataset_ref.preprocessing,
+    }
+    given = {place: document for place, document in documents.items() if document is not None}
+    resizings = {
+        place: document.resizing
+        for place, document in given.items()
+        if document.resizing is not None
+    }
+    constants = {
+        place: document.constants
+        for place, document in given.items()
+        if document.constants is not None
+    }
     channels, height, width = dataset["shape"]
     chosen_constants, source = choose_normalisation(
-        model, dataset.get("normalize"), constants[0] if constants else None
+        model, dataset.get("normalize"), next(iter(constants.values()), None)
     )
     _check_channels(constants, channels)
     if dataset["task"] == "segmentation":
@@ -83,12 +94,12 @@ def choose_preprocessing(
             raise ParameterError(
                 "preprocessing: images with masks are not resized or cropped; give mean and std "
                 "alone",
-                pointer="/dataset/preprocessing",
+                pointer=next(iter(resizings)),
             )
         resizing, size_source = None, None
     else:
         resizing, size_source = choose_resizing(
-            (height, width), model, dataset, resizings[0] if resizings else None
+            (height, width), model, dataset, next(iter(resizings.values()), None)
         )
     if resizing is None and height is None:
         raise _refuse_sizes(model, dataset)
@@ -153,14 +164,17 @@ def preprocessed_shape(shape: Sequence[int | None], resizing: Resizing | None) -
     return [shape[0], *resizing.output]
 
 
-def _check_channels(constants: Sequence[Constants], channels: int) -> None:
-    """Raise `ParameterError` where the constants that a job gives are not one for each channel."""
-    for values in constants:
+def _check_channels(constants: Mapping[str, Constants], channels: int) -> None:
+    """Raise `ParameterError` where the constants that a job gives are not one for each channel.
+
+    `constants` has them by the pointer to their document.
+    """
+    for place, values in constants.items():
         if len(values["mean"]) != channels:
             raise ParameterError(
                 f"preprocessing: mean has {len(values['mean'])} values, the images have "
                 f"{channels} channels",
-                pointer="/dataset/preprocessing/mean",
+                pointer=f"{place}/mean",
             )
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from pruning.data.preprocessing import choose_preprocessing
+from pruning.errors import ParameterError
+from pruning.schemas.job import DatasetRef
 from pruning.schemas.preprocessing import (
     IMAGENET,
     GivenPreprocessing,
@@ -196,3 +199,20 @@ def test_what_other_libraries_write_beside_weights_is_read(
 def test_what_has_no_counterpart_is_refused(document: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         translate_published(document)
+
+
+@pytest.mark.parametrize("owner", ["model", "dataset"])
+def test_a_refusal_points_at_the_preprocessing_that_was_given(owner: str) -> None:
+    grey = GivenPreprocessing(mean=(0.5,), std=(0.2,))
+    model: dict[str, Any] = {"architecture": "mlp", "kwargs": {}}
+    dataset = {"shape": [3, 8, 8], "task": "classification"}
+    reference = DatasetRef(builtin="digits", preprocessing=grey if owner == "dataset" else None)
+    with pytest.raises(ParameterError) as refused:
+        choose_preprocessing(reference, model, dataset, grey if owner == "model" else None)
+    assert refused.value.pointer == f"/{owner}/preprocessing/mean"
+    cropped = GivenPreprocessing(crop=4)
+    reference = DatasetRef(builtin="digits", preprocessing=cropped if owner == "dataset" else None)
+    masks = dataset | {"task": "segmentation"}
+    with pytest.raises(ParameterError) as refused:
+        choose_preprocessing(reference, model, masks, cropped if owner == "model" else None)
+    assert refused.value.pointer == f"/{owner}/preprocessing"
