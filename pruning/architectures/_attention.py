@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.architectures import _torchvision_shim  # noqa: F401 (goes before torchvision)
+
 DENSE_TABLE = "it computes position biases from coordinates, and sees no image"
 """Why the small network of Swin V2 for position biases is left dense."""
 MOST_SCALE = math.log(100.0)
@@ -77,8 +79,6 @@ def open_attention_(net: nn.Module) -> nn.Module:
     True
     """
     from torchvision.models.swin_transformer import ShiftedWindowAttention
-
-    from pruning.architectures import _torchvision_shim  # noqa: F401 (goes before torchvision)
 
     for module in list(net.modules()):
         if type(module) is nn.MultiheadAttention and _is_packed(module):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pruning.architectures import _torchvision_shim  # noqa: F401 (goes before torchvision)
 from pruning.data.preprocessing import choose_preprocessing
 from pruning.errors import ParameterError
 from pruning.schemas.job import DatasetRef
@@ -65,8 +66,6 @@ def torchvision(name: str = "resnet18", **fields: Any) -> dict[str, Any]:
 
 def test_the_table_of_published_weights_is_that_of_torchvision() -> None:
     from torchvision import models
-
-    import pruning.architectures._torchvision_shim  # noqa: F401
 
     names = models.list_models(module=models)
     assert sorted(TRANSFORMS) == sorted(names)
