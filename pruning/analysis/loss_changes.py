@@ -92,9 +92,9 @@ def compare_draws(first: Tensor, second: Tensor, confidence: float = 0.95) -> Lo
     draws = len(differences)
     if draws < 2 or over_images.low is None or over_images.high is None:
         return LossChange(over_images, 0)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    quantile = float(t.ppf((1 + confidence) / 2, draws - 1))
+    quantile = float(stdtrit(draws - 1, (1 + confidence) / 2))
     spread = quantile * float(differences.mean(1).std()) / math.sqrt(draws)
     value = over_images.value
     low = value - math.hypot(value - over_images.low, spread)

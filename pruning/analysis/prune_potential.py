@@ -134,13 +134,13 @@ def _limit_means(gaps: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
 
     Networks that err alike on all images get the limits of as many images without a difference.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     networks, n = gaps.shape
     if n == 1:
         return -torch.ones(networks).double(), torch.ones(networks).double()
     mean = gaps.mean(1)
-    width = float(t.ppf(confidence, n - 1)) / math.sqrt(n) * gaps.std(1)
+    width = float(stdtrit(n - 1, confidence)) / math.sqrt(n) * gaps.std(1)
     low, high = find_limits(0, 0, n, confidence)
     alike = gaps.std(1) == 0
     return (

@@ -56,13 +56,13 @@ def _find_quantile(*parts: tuple[float, int]) -> float:
 
     Each part is a variance with its degrees of freedom.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 0.0
     squares = sum(
-        variance * float(t.ppf((1 + CONFIDENCE) / 2, freedom)) ** 2
+        variance * float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) ** 2
         for variance, freedom in parts
         if variance > 0
     )

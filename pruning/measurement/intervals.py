@@ -20,7 +20,7 @@ def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate
     >>> estimate.value, estimate.low, round(estimate.high, 4)
     (0.0, 0.0, 0.0362)
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if not 0 <= errors <= n or n < 1:
         raise ValueError(f"{errors} errors of {n}")
@@ -28,9 +28,9 @@ def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate
     # At the ends a parameter of the beta distribution would be 0, which scipy answers with nan.
     low, high = 0.0, 1.0
     if errors > 0:
-        low = float(beta.ppf(tail, errors, n - errors + 1))
+        low = float(betaincinv(errors, n - errors + 1, tail))
     if errors < n:
-        high = float(beta.ppf(1 - tail, errors + 1, n - errors))
+        high = float(betaincinv(errors + 1, n - errors, 1 - tail))
     return Estimate(value=errors / n, low=low, high=high, n=n, unit="fraction")
 
 
@@ -42,11 +42,11 @@ def upper_limit(errors: int, n: int, delta: float) -> float:
     >>> round(upper_limit(0, 100, 0.05), 4), upper_limit(3, 3, 0.05), upper_limit(0, 0, 0.05)
     (0.0295, 1.0, 1.0)
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if errors == n:
         return 1.0
-    return float(beta.ppf(1 - delta, errors + 1, n - errors))
+    return float(betaincinv(errors + 1, n - errors, 1 - delta))
 
 
 def difference_interval(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
@@ -113,13 +113,13 @@ def bounded_mean_interval(
     >>> bounded_mean_interval(0.25, 0.0625, n=1).low
     0.0
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit
 
     value = min(most, max(least, total / n))
     if n == 1:
         return Estimate(value=value, low=least, high=most, n=1, unit=unit)
     variance = max(0.0, total_squares / n - (total / n) ** 2) * n / (n - 1)
-    quantile = float(t.ppf(norm.cdf(z), n - 1))
+    quantile = float(stdtrit(n - 1, ndtr(z)))
     width = quantile * math.sqrt(variance / n)
     return Estimate(
         value=value,

@@ -43,14 +43,14 @@ def limit_mean(values: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor
     >>> round(float(below), 3), round(float(above), 3)
     (2.484, 2.484)
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n = values.shape[-1]
     centred = values.double() - values.double().mean(-1, keepdim=True)
     variance = centred.square().mean(-1)
     skewness = centred.pow(3).mean(-1) / variance.pow(1.5)
     a = torch.where(variance > 0, skewness, 0.0) / math.sqrt(n)
-    quantile = float(t.ppf((1 + confidence) / 2, n - 1))
+    quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
     error = (variance / (n - 1)).sqrt()
     return error * _remove_skewness(quantile, a), -error * _remove_skewness(-quantile, a)
 

@@ -36,7 +36,7 @@ def fit_growth(
     >>> fit_growth([0.2, 0.4, 0.6, 0.8], [0.1, 0.3, 0.5, 0.7], draws).value
     1.0
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if len(set(x)) < FEWEST_POINTS:
         return None
@@ -54,7 +54,7 @@ def fit_growth(
     # A step before checkpoint k moves all checkpoints from k on.
     reach = weights.flip(0).cumsum(0).flip(0)[1:]
     total = float((weights @ resampled).var()) + variance * float(reach.square().sum())
-    width = float(t.ppf(0.975, count - 2)) * math.sqrt(total)
+    width = float(stdtrit(count - 2, 0.975)) * math.sqrt(total)
     return Estimate(value=slope, low=slope - width, high=slope + width, n=count, unit=unit)
 
 

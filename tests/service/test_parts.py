@@ -15,15 +15,24 @@ import pytest
 
 from pruning.data.builtin import datasets
 from secateur import Client
+from tests.support.family_jobs import (
+    SMALL_FAMILY,
+    check_family,
+    count_ended,
+    list_members,
+    read_family_report,
+)
 from tests.support.running import FAST, free_port, part, ready, until
 from tests.support.servers import Bucket, Postgresql, Valkey
 
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.timeout(900)
 def test_two_workers_on_postgresql_and_s3(
     postgresql: Postgresql, s3: Bucket, valkey: Valkey, tmp_path: Path
 ) -> None:
+    """One worker hands a job back to the other; then one is killed in the middle of a family."""
     environment = (
         {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
         | FAST
@@ -80,3 +89,20 @@ def test_two_workers_on_postgresql_and_s3(
         assert attempts == []
         client.jobs.delete(job.id)
         client.datasets.delete(dataset.id)
+
+        workers["third"] = stack.enter_context(part(environment, tmp_path / "third.log", "worker"))
+        family = client.jobs.submit(SMALL_FAMILY)
+        until(
+            lambda: sum(row["status"] == "running" for row in list_members(client, family.id)) == 2,
+            "two members run at once",
+        )
+        until(lambda: count_ended(client, family.id) >= 1, "a member has ended")
+        os.killpg(workers["third"].pid, signal.SIGKILL)
+        assert client.jobs.wait(family.id, timeout_s=400, interval_s=0.5).status == "succeeded"
+        check_family(client, family.id, read_family_report(client, family.id), 4)
+        own = {row["id"] for row in list_members(client, family.id)}
+        for name in (other, "third"):
+            log = (tmp_path / f"{name}.log").read_text()
+            assert any(id in log for id in own), f"{name} ran no member"
+        client.jobs.delete(family.id)
+        assert list_members(client, family.id) == []

@@ -43,7 +43,7 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
         "OUT": str(tmp_path),
         "TRAIN_IMAGES": "1000",
         "TEST_IMAGES": "2000",
-        "SHIFTED_IMAGES": "100",
+        "SHIFTED_IMAGES": "20",
     }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", session()],

@@ -67,7 +67,7 @@ def send(
     [
         ("lraspp_mobilenet_v3_large", {}, 48, 3),
         pytest.param(
-            "deeplabv3_resnet50",
+            "deeplabv3_mobilenet_v3_large",
             {"aux": True},
             64,
             1,

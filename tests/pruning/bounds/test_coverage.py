@@ -21,7 +21,9 @@ from pruning.bounds.forms import CERTIFIED, PrunedLayer
 from pruning.rounds.method import PruningMethod
 from pruning.types import Allocation, Budget, Keeps, Scores
 from tests.support import cases
-from tests.support.bound_cases import DETERMINISTIC, SAMPLERS, seeded
+from tests.support.bound_cases import DETERMINISTIC, SAMPLERS, remembered, seeded
+
+__all__ = ["remembered"]
 
 DELTA = 0.05
 SHAPE = (1, 4, 4)

@@ -147,23 +147,19 @@ def agrees_with_printed(text: str, value: float) -> bool:
     return abs(value - float(text)) <= 0.5 * 10.0**-digits + 5e-3 * abs(value)
 
 
-def test_the_network_is_the_one_of_the_table(bench: Bench) -> None:
+def test_one_shot(bench: Bench) -> None:
+    """All cells and the penalised ones in one test, which share the evidence of the dense one."""
     assert sum(weight.numel() for weight in bench.dense.weights.values()) == 268_336
     assert bench.accuracy(bench.net) == pytest.approx(81.02, abs=0.021)
-
-
-@pytest.mark.parametrize("sparsity", ONE_SHOT)
-def test_one_shot(bench: Bench, sparsity: float) -> None:
-    for name, text in zip(("magnitude", "lm", "qm", "obd"), ONE_SHOT[sparsity], strict=True):
-        model, _ = bench.prune(
-            name, sparsity, **({} if name == "magnitude" else {"pi": 1, "lambda": 0})
-        )
-        assert agrees_with_printed(text, bench.change(model)), (name, text, bench.change(model))
-        if sparsity == 0.5:
-            assert bench.accuracy(model) == pytest.approx(ACCURACY[name], abs=0.15)
-
-
-def test_one_shot_with_a_penalty(bench: Bench) -> None:
+    for sparsity, cells in ONE_SHOT.items():
+        for name, text in zip(("magnitude", "lm", "qm", "obd"), cells, strict=True):
+            model, _ = bench.prune(
+                name, sparsity, **({} if name == "magnitude" else {"pi": 1, "lambda": 0})
+            )
+            change = bench.change(model)
+            assert agrees_with_printed(text, change), (sparsity, name, text, change)
+            if sparsity == 0.5:
+                assert bench.accuracy(model) == pytest.approx(ACCURACY[name], abs=0.15)
     for name, text in PENALISED.items():
         model, _ = bench.prune(name, 0.7, **{"pi": 1, "lambda": 1e-2})
         assert agrees_with_printed(text, bench.change(model)), (name, text, bench.change(model))

@@ -271,7 +271,7 @@ def test_noisy_dense_networks() -> None:
 def test_bands_of_the_dense_law_cover() -> None:
     m, n, true = dense_grid()
     held: list[bool] = []
-    for seed in range(50):
+    for seed in range(30):
         law = fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10)
         bands = law.predict(m, n, of="curve")
         held += list_hits(bands, true)

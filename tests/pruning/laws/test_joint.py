@@ -141,7 +141,7 @@ def coverage(
     [{"refits": 0}, {"refits": 50}, {"refits": 0, "images": 1000}, {"refits": 50, "images": 1000}],
 )
 def test_bands_cover_the_truth(options: dict[str, Any]) -> None:
-    fitted, fresh = coverage(range(100), **options)
+    fitted, fresh = coverage(range(60), **options)
     assert 0.84 <= fitted <= 0.95
     assert 0.84 <= fresh <= 0.95
 
