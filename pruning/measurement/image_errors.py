@@ -5,7 +5,7 @@ are pooled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,12 @@ from pruning.measurement.measure import Measured
 
 LABELS = "labels"
 INDICES = "indices"
+PICTURED = "pictured"
+PICTURES = "pictures"
+MOST_PICTURED = 2_000
+"""The number of images whose pixels the file holds, at most."""
+LONGEST_SIDE = 64
+"""The longer side in pixels of a picture that the file holds, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,28 +38,46 @@ class ImageErrors:
     """The same for the validation images."""
     answers: Mapping[str, Tensor] = field(default_factory=dict)
     """int32 (test images,): the class with the largest logit; empty for segmentation."""
+    pictured: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """int64 (pictured,): the places of the images whose pixels are held."""
+    pictures: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
+    """uint8 (pictured, C, H, W): these images, made smaller."""
 
     @staticmethod
-    def collect(networks: Mapping[str, Measured], indices: Tensor, labels: Tensor) -> ImageErrors:
+    def collect(
+        networks: Mapping[str, Measured],
+        indices: Tensor,
+        labels: Tensor,
+        *,
+        pictured: Tensor | None = None,
+        pictures: Tensor | None = None,
+    ) -> ImageErrors:
         """The errors of measured networks on test images with these indices and labels; masks as
-        labels are left out.
+        labels are left out. `pictures` (pictured, C, H, W) are the images at the places `pictured`.
         """
         answers = {
             name: measured.answers.classes
             for name, measured in networks.items()
             if measured.answers is not None
         }
-        return ImageErrors(
+        own = ImageErrors(
             indices=indices.cpu(),
             labels=labels.cpu() if labels.dim() == 1 else None,
             wrong={name: measured.wrong for name, measured in networks.items()},
             val_wrong={name: measured.val_wrong for name, measured in networks.items()},
             answers=answers,
         )
+        if pictured is None or pictures is None:
+            return own
+        return replace(own, pictured=pictured.cpu(), pictures=shrink_images(pictures.cpu()))
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        tensors = {INDICES: self.indices}
+        tensors = {
+            INDICES: self.indices,
+            PICTURED: self.pictured,
+            PICTURES: self.pictures,
+        }
         if self.labels is not None:
             tensors[LABELS] = self.labels
         for part, values in self._list_parts().items():
@@ -63,14 +87,30 @@ class ImageErrors:
 
     @staticmethod
     def load(path: Path) -> ImageErrors:
-        """Read the file; raises `KeyError` where it lacks something."""
+        """Read the file; raises `KeyError` where it lacks something. One of an earlier version has
+        no pictures.
+        """
         tensors = load_file(path)
         parts: dict[str, dict[str, Tensor]] = {"wrong": {}, "val_wrong": {}, "answers": {}}
         for name, tensor in tensors.items():
             part, _, network = name.partition("/")
             if network:
                 parts[part][network] = tensor
-        return ImageErrors(indices=tensors[INDICES], labels=tensors.get(LABELS), **parts)
+        own = ImageErrors(
+            indices=tensors[INDICES],
+            labels=tensors.get(LABELS),
+            wrong=parts["wrong"],
+            val_wrong=parts["val_wrong"],
+            answers=parts["answers"],
+        )
+        if PICTURED not in tensors:
+            return own
+        return replace(own, pictured=tensors[PICTURED], pictures=tensors[PICTURES])
+
+    def find_picture(self, place: int) -> Tensor | None:
+        """The pixels (C, H, W) of a test image, by its place among them, where they are held."""
+        held = torch.nonzero(self.pictured == place).flatten()
+        return self.pictures[int(held[0])] if len(held) else None
 
     def sees_as(self, other: ImageErrors) -> bool:
         """Whether both are errors on the same images in the same order."""
@@ -78,3 +118,40 @@ class ImageErrors:
 
     def _list_parts(self) -> dict[str, Mapping[str, Tensor]]:
         return {"wrong": self.wrong, "val_wrong": self.val_wrong, "answers": self.answers}
+
+
+def find_disagreements(answers: Mapping[str, Tensor], references: Mapping[str, str]) -> Tensor:
+    """The places of the test images to which a network answers otherwise than its reference, those
+    of most such networks first, `MOST_PICTURED` at most; int64.
+
+    `references` names the reference of each network. An image whose most frequent answer over
+    several jobs is none of the most frequent over their references is among these in one of them.
+
+    >>> answers = {"pruned": torch.tensor([1, 2, 3]), "dense": torch.tensor([1, 0, 3])}
+    >>> find_disagreements(answers, {"pruned": "dense"})
+    tensor([1])
+    """
+    differing = [
+        answers[name] != answers[reference]
+        for name, reference in references.items()
+        if name in answers and reference in answers
+    ]
+    if not differing:
+        return torch.zeros(0, dtype=torch.int64)
+    counts = torch.stack(differing).sum(0).cpu()
+    order = counts.argsort(descending=True, stable=True)
+    return order[: int((counts > 0).sum())][:MOST_PICTURED]
+
+
+def shrink_images(images: Tensor) -> Tensor:
+    """Images (n, C, H, W), uint8, averaged over square blocks so that no side is longer than
+    `LONGEST_SIDE`; unchanged where they are as small.
+
+    >>> shrink_images(torch.zeros(1, 3, 130, 64, dtype=torch.uint8)).shape
+    torch.Size([1, 3, 43, 21])
+    """
+    factor = -(-max(images.shape[-2:]) // LONGEST_SIDE)
+    if factor <= 1 or not len(images):
+        return images
+    blocks = torch.nn.functional.avg_pool2d(images.float(), factor)
+    return blocks.round().to(torch.uint8)

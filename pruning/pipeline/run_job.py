@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_record import RoundRecord, find_control
 from pruning.analysis.job_size import JobSize
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
@@ -22,7 +22,7 @@ from pruning.data.tensors import Data, ShiftedSplits, prepare
 from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
-from pruning.measurement.image_errors import ImageErrors
+from pruning.measurement.image_errors import ImageErrors, find_disagreements
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
@@ -252,9 +252,27 @@ class _Publisher:
         networks = {"given": pipeline.given_measured}
         networks |= {control.name: control.measured for control in pipeline.controls}
         networks |= {row.id: row.measured for row in pipeline.done if row.target is not None}
+        answers = {
+            name: measured.answers.classes
+            for name, measured in networks.items()
+            if measured.answers is not None
+        }
+        references = {
+            row.id: control.name
+            for row in pipeline.done
+            if row.target is not None
+            and (control := find_control(pipeline.controls, row)) is not None
+        }
         test = pipeline.data.test
+        pictured = find_disagreements(answers, references)
         path = self.folder / "report.images.safetensors"
-        ImageErrors.collect(networks, test.dataset_indices, test.labels).save(path)
+        ImageErrors.collect(
+            networks,
+            test.dataset_indices,
+            test.labels,
+            pictured=pictured,
+            pictures=test.pixels(pictured) if len(pictured) else None,
+        ).save(path)
         self.watcher.file("report", "images", path)
 
     def publish(self, report: Report) -> None:

@@ -18,13 +18,16 @@ from pruning.measurement import crossed_limits, replicated
 from pruning.measurement.exemplars import find_exemplars
 from pruning.measurement.paired import POWER, adjust_holm
 from pruning.replicates.finished import Finished, stack_errors
+from pruning.reporting.pictures import arrange_pixels, draw_grid
 from pruning.schemas.class_damage import SECTION, Damage, Finding
 from pruning.schemas.estimates import Estimate
-from pruning.schemas.report import Checkpoint, Section
+from pruning.schemas.report import Checkpoint, Picture, Section
 from pruning.schemas.verdicts import CrossedVariance
 
 MOST = 16
-"""The number of exemplars that the table lists of a checkpoint, at most."""
+"""The number of exemplars that the table lists of a checkpoint and a picture shows, at most."""
+COLUMNS = 4
+"""The number of images in a row of the picture."""
 NOTES = (
     "Each class is compared with the dense controls of the replicates: the mean increase of the "
     "error over replicates and images, tested against 0 and against the other classes with limits "
@@ -34,7 +37,8 @@ NOTES = (
     "Pruning-identified exemplars (Hooker et al., 2019) are the test images whose most frequent "
     "answer over the pruned networks is none of the most frequent over the dense ones. With few "
     "replicates an image is one by chance, too.",
-    "Groups of the dataset, clusters of images and pictures are in the replicates' own reports.",
+    "Groups of the dataset, clusters of images and the images that a single network loses are in "
+    "the replicates' own reports.",
 )
 
 
@@ -54,10 +58,11 @@ class _Tested:
 
 
 def build_classes_section(
-    finished: Sequence[Finished], checkpoints: Sequence[Checkpoint]
+    finished: Sequence[Finished], checkpoints: Sequence[Checkpoint], margin: float
 ) -> Section | None:
-    """Build the section with the tables `classes` and `exemplars`; None where no replicate has one
-    on classes.
+    """Build the section with the tables `classes` and `exemplars` and a picture of exemplars; None
+    where no replicate has one on classes. Those of the sparsest checkpoint within `margin` are
+    shown.
     """
     labels = finished[0].images.labels
     has_section = any(SECTION in replicate.report.sections for replicate in finished)
@@ -65,15 +70,15 @@ def build_classes_section(
         return None
     classes = finished[0].report.data.classes
     tested: list[_Tested] = []
-    exemplars: list[dict[str, Any]] = []
-    counts: dict[str, int] = {}
+    exemplars: list[_Exemplars] = []
     for checkpoint in checkpoints:
         owners = [replicate for replicate in finished if checkpoint.id in replicate.checkpoints]
         tested += _test_classes(checkpoint.id, owners, labels, classes)
-        places, rows = _find_exemplars(checkpoint.id, owners, labels, classes)
-        counts[checkpoint.id] = places
-        exemplars += rows
+        exemplars.append(_collect_exemplars(checkpoint.id, owners))
     damages = _describe(tested)
+    counts = {own.id: len(own.places) for own in exemplars}
+    shown = _choose_shown(exemplars, margin)
+    picture = None if shown is None else shown.draw(labels, classes)
     return Section(
         title="Damage by class",
         version=1,
@@ -81,7 +86,11 @@ def build_classes_section(
             f"exemplars/{id}": Estimate(value=float(count), n=len(labels), unit="number")
             for id, count in counts.items()
         },
-        details={"classes": damages, "exemplars": exemplars},
+        details={
+            "classes": damages,
+            "exemplars": [row for own in exemplars for row in own.list_rows(labels, classes)],
+        },
+        pictures={} if picture is None else {"exemplars": picture},
         units={"detectable_increase": "points"},
         notes=(*_list_findings(damages), _describe_exemplars(counts, len(finished)), *NOTES),
     )
@@ -199,34 +208,96 @@ def _list_findings(damages: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences or ["No class is found to lose more than the others."]
 
 
-def _find_exemplars(
-    id: str, owners: Sequence[Finished], labels: Tensor, classes: Sequence[str]
-) -> tuple[int, list[dict[str, Any]]]:
-    """The number of exemplars of a checkpoint, and the rows of those on which most replicates
-    agree.
-    """
+@dataclass(frozen=True)
+class _Exemplars:
+    """The exemplars of a checkpoint, those on which most replicates agree first."""
+
+    id: str
+    owners: Sequence[Finished]
+    places: Tensor
+    """int64 (exemplars,): the places of the images among the test images."""
+    modal: Tensor
+    """int32 (exemplars,): the most frequent answer of the pruned networks."""
+    modal_dense: Tensor
+    """int32 (exemplars,): that of their dense controls."""
+    agreeing: Tensor
+    """int64 (exemplars,): the number of pruned networks that give the most frequent answer."""
+
+    def list_rows(self, labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of the table, `MOST` at most."""
+        indices = self.owners[0].images.indices
+        return [
+            {
+                "checkpoint": self.id,
+                "index_in_test": int(indices[place]),
+                "class": classes[int(labels[place])],
+                "modal_answer_of_controls": _name(classes, int(self.modal_dense[number])),
+                "modal_answer": _name(classes, int(self.modal[number])),
+                "replicates_with_it": int(self.agreeing[number]),
+                "replicates": len(self.owners),
+            }
+            for number, place in enumerate(self.places[:MOST].tolist())
+        ]
+
+    def draw(self, labels: Tensor, classes: Sequence[str]) -> Picture | None:
+        """A contact sheet of the first `MOST` images; None where no replicate holds their pixels,
+        which those of an earlier version do not.
+        """
+        tiles = []
+        for row, place in zip(self.list_rows(labels, classes), self.places.tolist(), strict=False):
+            held = (replicate.images.find_picture(place) for replicate in self.owners)
+            pixels = next((picture for picture in held if picture is not None), None)
+            if pixels is not None:
+                name = f"{row['index_in_test']}: {row['class']}\nas {row['modal_answer']}"
+                tiles.append((name, arrange_pixels(pixels.numpy())))
+        if not tiles:
+            return None
+        shown = f"{len(tiles)} of " if len(tiles) < len(self.places) else ""
+        caption = (
+            f"Exemplars of {self.id}: {shown}{wording.count_of(len(self.places), 'test image')} "
+            f"to which most of {len(self.owners)} pruned networks answer otherwise than their "
+            "dense controls. Index in the test split, class, most frequent answer when pruned."
+        )
+        return draw_grid(tiles, caption, columns=min(COLUMNS, len(tiles)))
+
+
+def _collect_exemplars(id: str, owners: Sequence[Finished]) -> _Exemplars:
+    """The exemplars of a checkpoint."""
     pruned = torch.stack([replicate.images.answers[id] for replicate in owners])
     dense = torch.stack(
         [replicate.images.answers[replicate.checkpoints[id].control] for replicate in owners]
     )
     places = torch.nonzero(find_exemplars(pruned, dense)).flatten()
+    agreeing = (pruned[:, places] == pruned[:, places].mode(0).values).sum(0)
+    places = places[agreeing.argsort(descending=True, stable=True)]
     modal = pruned[:, places].mode(0).values
-    agreeing = (pruned[:, places] == modal).sum(0)
-    modal_dense = dense[:, places].mode(0).values
-    indices = owners[0].images.indices
-    rows = [
-        {
-            "checkpoint": id,
-            "index_in_test": int(indices[places[number]]),
-            "class": classes[int(labels[places[number]])],
-            "modal_answer_of_controls": _name(classes, int(modal_dense[number])),
-            "modal_answer": _name(classes, int(modal[number])),
-            "replicates_with_it": int(agreeing[number]),
-            "replicates": len(owners),
-        }
-        for number in agreeing.argsort(descending=True, stable=True)[:MOST].tolist()
-    ]
-    return len(places), rows
+    return _Exemplars(
+        id=id,
+        owners=owners,
+        places=places,
+        modal=modal,
+        modal_dense=dense[:, places].mode(0).values,
+        agreeing=(pruned[:, places] == modal).sum(0),
+    )
+
+
+def _choose_shown(exemplars: Sequence[_Exemplars], margin: float) -> _Exemplars | None:
+    """The checkpoint whose exemplars are shown: of those that have any, the last (sparsest) whose
+    mean error on the validation images is within the margin of its controls'; where none is
+    within, the one with the lowest error there.
+    """
+
+    def measure(shown: _Exemplars) -> tuple[float, float]:
+        controls = [replicate.checkpoints[shown.id].control for replicate in shown.owners]
+        pruned = stack_errors(shown.owners, [shown.id] * len(shown.owners), validation=True)
+        control = stack_errors(shown.owners, controls, validation=True)
+        return float(pruned.double().mean()), float(control.double().mean())
+
+    errors = [(shown, *measure(shown)) for shown in exemplars if len(shown.places)]
+    within = [shown for shown, pruned, control in errors if pruned - control <= margin]
+    if within:
+        return within[-1]
+    return min(errors, key=lambda entry: entry[1])[0] if errors else None
 
 
 def _name(classes: Sequence[str], answer: int) -> str:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 COLUMNS = 5
 DPI = 110
-CELL_WIDTH, CELL_HEIGHT = 1.7, 1.9
-"""The place of an image and its name in a grid, in inches."""
+CELL_WIDTH = 1.7
+"""The width of an image's place in a grid, in inches."""
 IMAGE_SIZE = 1.6
 """The longer side of an image in a grid, in inches."""
-TITLE_HEIGHT = 0.25
-"""The place above an image for its name, in inches."""
+LINE_HEIGHT = 0.15
+"""The height of a line of an image's name, in inches."""
+GAP = 0.12
+"""The space above and below an image and its name together, in inches."""
 COLOURS = "cividis"
 """The colour map of heatmaps, which reads alike with and without colour vision deficiency."""
 
@@ -31,20 +33,24 @@ COLOURS = "cividis"
 def draw_grid(
     images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS
 ) -> Picture:
-    """Return images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
+    """Return images (H, W) or (H, W, 3), each below its name of one or more lines, row by row;
+    pixels stay sharp.
+    """
     rows = math.ceil(len(images) / columns)
-    width, height = CELL_WIDTH * columns, CELL_HEIGHT * rows
+    title_height = GAP + LINE_HEIGHT * max(name.count("\n") + 1 for name, _ in images)
+    cell_height = title_height + IMAGE_SIZE
+    width, height = CELL_WIDTH * columns, cell_height * rows
     figure = _create_figure(width, height, layout=None)
     # One pair of axes in inches with every image at its place; axes for each take a second.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for place, (name, image) in enumerate(images):
         row, column = divmod(place, columns)
-        left, top = CELL_WIDTH * column, height - CELL_HEIGHT * row
+        left, top = CELL_WIDTH * column, height - cell_height * row
         scale = IMAGE_SIZE / max(image.shape[:2])
         middle = left + CELL_WIDTH / 2
         half_width = scale * image.shape[1] / 2
-        image_top = top - TITLE_HEIGHT
+        image_top = top - title_height
         axes.imshow(
             image,
             cmap="gray" if image.ndim == 2 else None,
@@ -58,7 +64,7 @@ def draw_grid(
                 image_top,
             ),
         )
-        axes.text(middle, image_top + 0.06, name, fontsize=8, ha="center", va="bottom")
+        axes.text(middle, image_top + GAP / 2, name, fontsize=8, ha="center", va="bottom")
     axes.set(xlim=(0, width), ylim=(0, height))
     return _encode_picture(figure, caption)
 

@@ -20,6 +20,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.close()
 
 
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a service with two workers that many tests share; they may kill a worker of it."""
+    running = Running(tmp_path_factory.mktemp("two-workers"), workers=2).start()
+    yield running
+    running.stop()
+    running.close()
+
+
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Return a function that starts services for one test, which end with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 
 
-def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
-    client = fresh().start().client
+def test_pause_resume_cancel_retry(two_workers: Running) -> None:
+    client = two_workers.client
     job = client.jobs.submit(SMALL_FAMILY | {"confirm": False})
     until(lambda: count_ended(client, job.id) >= 1, "a member has ended")
     client.jobs.pause(job.id)
@@ -68,8 +67,8 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     assert all(row["status"] == "succeeded" for row in list_members(client, other.id))
 
 
-def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
-    client = fresh(workers=2).start().client
+def test_adaptive_and_synflow(two_workers: Running) -> None:
+    client = two_workers.client
     job = client.jobs.submit(
         SMALL_FAMILY
         | {
@@ -95,10 +94,9 @@ def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
 
 @pytest.mark.skipif(not MNIST.exists(), reason="../shared/data is not here")
 def test_family_on_mnist_with_one_of_two_workers_killed(
-    fresh: Callable[..., Running], tmp_path: Path
+    two_workers: Running, tmp_path: Path
 ) -> None:
-    running = fresh(workers=2, SECATEUR_CHECKPOINT_STEPS="200").start()
-    client = running.client
+    client = two_workers.client
     columns = {
         f"{split}_{axis}": read_idx(MNIST / f"{name}-{kind}-ubyte.gz")
         for split, name in (("train", "train"), ("test", "t10k"))
@@ -132,7 +130,7 @@ def test_family_on_mnist_with_one_of_two_workers_killed(
         }
     )
     until(lambda: count_ended(client, job.id) >= 3, "a third of the members have ended", 600)
-    os.kill(running.workers()[-1], signal.SIGKILL)
+    os.kill(two_workers.workers()[-1], signal.SIGKILL)
     assert client.jobs.wait(job.id, timeout_s=1300, interval_s=1).status == "succeeded"
     report = read_family_report(client, job.id)
     check_family(client, job.id, report, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,17 +30,25 @@ SPEC = {
 }
 
 
+PATIENT = OFTEN | {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
+"""Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a service that is harmed again and again, and must recover each time."""
+    running = Running(tmp_path_factory.mktemp("harmed"), 1, **PATIENT).start()
+    yield running
+    running.stop()
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running: Running) -> dict[str, dict[str, str]]:
     """Return the checkpoints of an undisturbed run."""
-    running = Running(tmp_path_factory.mktemp("undisturbed")).start()
-    try:
-        job = running.client.jobs.submit(SPEC)
-        running.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
-        return running.digests(job.id)
-    finally:
-        running.stop()
-        running.close()
+    job = running.client.jobs.submit(SPEC)
+    running.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
+    return running.digests(job.id)
 
 
 def in_round(running: Running, job_id: str, number: int) -> bool:
@@ -65,14 +73,7 @@ def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str
     until(lambda: not running.job_processes(), "no job process is left")
 
 
-PATIENT = OFTEN | {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
-"""Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
-
-
-def test_worker_killed(
-    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
-) -> None:
-    running = fresh(**PATIENT).start()
+def test_worker_killed(running: Running, undisturbed: dict[str, dict[str, str]]) -> None:
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
     before = running.job_processes()
@@ -83,10 +84,7 @@ def test_worker_killed(
     finished(running, job.id, undisturbed)
 
 
-def test_whole_tree_killed(
-    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
-) -> None:
-    running = fresh(**PATIENT).start()
+def test_whole_tree_killed(running: Running, undisturbed: dict[str, dict[str, str]]) -> None:
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 2), "the second round retrains")
     running.kill_tree()
@@ -108,10 +106,7 @@ def test_a_key_closes_the_service_and_its_end_takes_the_children_along(
     until(lambda: not set(tree) & set(alive()), "no child is left")
 
 
-def test_four_kills_in_one_job(
-    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
-) -> None:
-    running = fresh(**OFTEN).start()
+def test_four_kills_in_one_job(running: Running, undisturbed: dict[str, dict[str, str]]) -> None:
     job = running.client.jobs.submit(SPEC)
     for number in (1, 1, 2, 2):
         until(partial(in_round, running, job.id, number), f"round {number} retrains")
@@ -126,9 +121,8 @@ def test_four_kills_in_one_job(
 
 
 def test_ctrl_c_hands_back_and_the_next_start_goes_on(
-    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+    running: Running, undisturbed: dict[str, dict[str, str]]
 ) -> None:
-    running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
     tree = running.tree()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,17 +55,14 @@ def test_a_job_with_replicates_end_to_end(service: Running) -> None:
         assert client.jobs.report(job.id, format=format)
 
 
-def test_a_killed_worker_and_a_cancelled_replicate_lose_nothing(
-    fresh: Callable[..., Running],
-) -> None:
-    running = fresh(workers=2, SECATEUR_CHECKPOINT_STEPS="5").start()
-    client = running.client
+def test_a_killed_worker_and_a_cancelled_replicate_lose_nothing(two_workers: Running) -> None:
+    client = two_workers.client
     job = client.jobs.submit(SPEC | {"replicates": 3})
     until(
         lambda: any(row["status"] == "running" for row in list_replicates(client, job.id)),
         "a replicate runs",
     )
-    os.kill(running.workers()[-1], signal.SIGKILL)
+    os.kill(two_workers.workers()[-1], signal.SIGKILL)
     last = max(list_replicates(client, job.id), key=lambda row: row["member"]["seed"])["id"]
     client.jobs.cancel(last)
     assert client.jobs.wait(job.id, timeout_s=300, interval_s=0.5).status == "succeeded"

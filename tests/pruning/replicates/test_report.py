@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pruning.data.builtin import datasets
 from pruning.laws.pair import read_law_pair
 from pruning.laws.queries import forecast_error
+from pruning.replicates.classes_section import build_classes_section
 from pruning.replicates.finished import Finished
 from pruning.replicates.plan import Member, Run
 from pruning.replicates.report import build_report
@@ -125,6 +130,47 @@ def test_classes_and_exemplars_are_those_of_the_population(
     for row in section.details["exemplars"]:
         assert row["modal_answer"] != row["modal_answer_of_controls"]
         assert 1 <= row["replicates_with_it"] <= 2
+
+
+def test_exemplars_are_shown_as_the_dataset_has_them(
+    finished: list[Finished], report: Report
+) -> None:
+    """Every exemplar that the tables list has its pixels in the files of the replicates."""
+    section = report.sections["class_damage"]
+    pictured = datasets.create("digits").load().images["test"]
+    rows = section.details["exemplars"]
+    for row in rows:
+        place = int(torch.nonzero(finished[0].images.indices == row["index_in_test"]))
+        held = [replicate.images.find_picture(place) for replicate in finished]
+        pixels = [picture for picture in held if picture is not None]
+        assert pixels, row
+        for picture in pixels:
+            assert np.array_equal(picture.numpy(), pictured[row["index_in_test"]])
+    (sheet,) = section.pictures.values()
+    shown = next(row["checkpoint"] for row in rows if row["checkpoint"] in sheet.caption)
+    count = int(section.scalars[f"exemplars/{shown}"].value)
+    assert f"{count} test image" in sheet.caption
+    assert base64.b64decode(sheet.png).startswith(b"\x89PNG")
+
+
+def test_replicates_of_an_earlier_version_have_no_picture(
+    finished: list[Finished], report: Report
+) -> None:
+    old = [
+        replace(
+            replicate,
+            images=replace(
+                replicate.images,
+                pictured=torch.zeros(0, dtype=torch.int64),
+                pictures=torch.zeros(0, 1, 1, 1, dtype=torch.uint8),
+            ),
+        )
+        for replicate in finished
+    ]
+    section = build_classes_section(old, report.checkpoints, 0.5)
+    assert section is not None
+    assert section.pictures == {}
+    assert section.details["exemplars"] == report.sections["class_damage"].details["exemplars"]
 
 
 def test_shifts_and_potentials_are_pooled_with_every_replicate_beside_them(report: Report) -> None:
