@@ -14,6 +14,8 @@ from pruning.schemas.preprocessing import Resizing
 PADDING = 4
 RANDOM_RESIZED_CROP = "random_resized_crop"
 """A random part of each image, resized to the size that the network takes, and mirrored or not."""
+SCALED_CROP = "scaled_crop"
+"""Images and their masks scaled at random, and a random square of them, mirrored or not."""
 
 
 def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:

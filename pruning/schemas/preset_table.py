@@ -124,6 +124,8 @@ class Preset:
             },
             "lr_schedule": schedule,
         }
+        if self.augment == "scaled_crop":
+            training["scaled_crop"] = {"sides": [256, 1024], "crop": 513}
         if self.corrupt:
             training["corrupt"] = {}
         if self.keep != "last":
@@ -282,6 +284,7 @@ LOST_IN_PRUNING: dict[str, Preset] = {
         runs=2,
         classes=21,
         schedule="poly",
+        augment="scaled_crop",
     ),
 }
 """The cascades of Lost in Pruning: train, then prune and retrain over and over, each retraining the

@@ -101,7 +101,7 @@ def _fill_model(job: dict[str, Any], preset: Preset, train: dict[str, Any]) -> N
             "kwargs": _merge(dict(preset.kwargs), model.get("kwargs")),
         }
     if not is_uploaded or model.get("train") is not None:
-        model = {**model, "train": _merge(train, model.get("train"))}
+        model = {**model, "train": _merge_training(train, model.get("train"))}
     job["model"] = model
 
 
@@ -121,7 +121,7 @@ def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
     if requested is None:
         job["retrain"] = retrain
     elif isinstance(requested, dict) and requested.get("mode") in (None, retrain["mode"]):
-        job["retrain"] = retrain | requested
+        job["retrain"] = _merge_training(retrain, requested)
 
 
 def _fill_methods(job: dict[str, Any]) -> None:
@@ -149,6 +149,18 @@ def _fill_params(method: Any, params: Mapping[str, Mapping[str, Any]]) -> Any:
         return method
     filled = _copy_plainly(params[method["name"]])
     return {**method, "params": _merge(filled, method.get("params"))}
+
+
+def _merge_training(preset: dict[str, Any], requested: Any) -> Any:
+    """The training of a preset with what the job says of it; the sizes of scaled crops are left out
+    where the job asks for another augmentation.
+    """
+    merged = _merge(preset, requested)
+    if isinstance(requested, dict) and requested.get("augment", "scaled_crop") != "scaled_crop":
+        merged = {name: value for name, value in merged.items() if name != "scaled_crop"}
+        if "scaled_crop" in requested:
+            merged["scaled_crop"] = requested["scaled_crop"]
+    return merged
 
 
 def _merge(filled: dict[str, Any], requested: Any) -> Any:

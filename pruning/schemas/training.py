@@ -101,6 +101,29 @@ class Corrupt(Document):
         return self
 
 
+class ScaledCrop(Document):
+    """The random sizes and the random crop of images with masks.
+
+    The default is that of the training of DeepLabV3 in Liebenwein et al., Lost in Pruning, 2021.
+    """
+
+    sides: tuple[Annotated[int, Field(ge=1, le=8_192)], Annotated[int, Field(ge=1, le=8_192)]] = (
+        256,
+        1024,
+    )
+    """The least and the most pixels of the shorter side of a scaled image; all between are equally
+    likely.
+    """
+    crop: Annotated[int, Field(ge=1, le=8_192)] = 513
+    """The side of the square, in pixels, that is cropped anywhere; smaller images are padded."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> ScaledCrop:
+        if self.sides[0] > self.sides[1]:
+            raise ValueError(f"sides: {self.sides[0]} is more than {self.sides[1]}")
+        return self
+
+
 class Training(Document):
     """One training schedule, from epoch 0 to `epochs`."""
 
@@ -108,11 +131,19 @@ class Training(Document):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     optimizer: Optimizer = Optimizer()
     lr_schedule: LrSchedule = LrSchedule()
-    augment: Literal["auto", "none", "crop", "crop_flip", "random_resized_crop"] = "auto"
+    augment: Literal["auto", "none", "crop", "crop_flip", "random_resized_crop", "scaled_crop"] = (
+        "auto"
+    )
     """`crop`: a random crop after a padding of 4 pixels; `crop_flip`: and a random flip;
     `random_resized_crop`: a random part of the photo (8 to 100 % of its area, sides 3:4 to 4:3),
-    resized to what the network takes, and a random flip. `auto`: the latter for photos that are
-    resized, `crop_flip` for other colour images of 24 pixels and more, nothing otherwise.
+    resized to what the network takes, and a random flip; `scaled_crop`: images and their masks
+    scaled at random, flipped at random and cropped, as `scaled_crop` says. `auto`:
+    `random_resized_crop` for photos that are resized, `crop_flip` for other colour images of 24
+    pixels and more, nothing otherwise.
+    """
+    scaled_crop: ScaledCrop | None = None
+    """The sizes of `augment` `scaled_crop`; by default from half to twice the shorter side of the
+    dataset's images, and a crop as large as that side.
     """
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
@@ -123,6 +154,12 @@ class Training(Document):
 
     The validation errors in the report are then those of the best of many, and too low.
     """
+
+    @model_validator(mode="after")
+    def _scaled_crop_used(self) -> Training:
+        if self.scaled_crop is not None and self.augment != "scaled_crop":
+            raise ValueError("scaled_crop: only augment 'scaled_crop' reads it")
+        return self
 
     @model_validator(mode="after")
     def _schedule_inside(self) -> Training:

@@ -82,11 +82,15 @@ def test_hyper_parameters_are_the_papers(
     expanded = recipe(name)
     train = expanded.train
     assert train is not None
-    of_photos = name in ("resnet18", "resnet101")
+    augment = {
+        "resnet18": "random_resized_crop",
+        "resnet101": "random_resized_crop",
+        "deeplabv3_resnet50": "scaled_crop",
+    }.get(name, "crop_flip")
     assert (train.epochs, train.batch_size, train.augment, train.rewind_epoch) == (
         epochs,
         batch,
-        "random_resized_crop" if of_photos else "crop_flip",
+        augment,
         0,
     )
     assert (train.optimizer.name, train.optimizer.momentum) == ("sgd", 0.9)
@@ -338,6 +342,24 @@ def test_the_schema_takes_what_the_service_takes() -> None:
         assert not validator.is_valid(least)
         with pytest.raises(ValidationError):
             JobSpec.model_validate(least)
+
+
+def test_a_job_may_augment_otherwise_than_the_preset() -> None:
+    def expand(**train: Any) -> dict[str, Any]:
+        job = expand_preset(
+            {
+                "type": "prune",
+                "preset": "deeplabv3_resnet50",
+                "dataset": {"id": "ds_00000000"},
+                "model": {"train": train},
+            }
+        )
+        return dict(job["model"]["train"])
+
+    assert expand()["scaled_crop"] == {"sides": [256, 1024], "crop": 513}
+    assert "scaled_crop" not in expand(augment="crop_flip")
+    small = {"sides": [20, 40], "crop": 33}
+    assert expand(scaled_crop=small)["scaled_crop"] == small
 
 
 def test_a_preset_runs(tmp_path: Path) -> None:
