@@ -70,4 +70,4 @@ class Settings(BaseSettings):
     max_pixels: Annotated[int, Field(ge=1)] = 2**33
     """Largest decoded dataset, in uint8 values."""
     job_data_bytes: Annotated[int, Field(ge=1)] = 2**34
-    """Most bytes that the images of a job may take in memory; a job that needs more is refused."""
+    """Most bytes that the images of a job may take in memory; the others are read from the disk."""
