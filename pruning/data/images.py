@@ -124,6 +124,6 @@ def to_pixels(image: Image.Image) -> Pixels:
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def widen_to_channels(images: Pixels, channels: int, axis: int = 1) -> Pixels:
-    """Grey images, (N, 1, H, W) or along another axis, repeated to a number of channels."""
-    return images if images.shape[axis] == channels else np.repeat(images, channels, axis=axis)
+def widen_to_channels(image: Pixels, channels: int) -> Pixels:
+    """A grey image (1, H, W) repeated to a number of channels."""
+    return image if len(image) == channels else np.repeat(image, channels, axis=0)

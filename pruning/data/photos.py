@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from pruning.data.images import (
     read_entry,
     to_pixels,
 )
+from pruning.data.scratch import Spool
 from pruning.data.stored_bytes import Bytes, StoredBytes
 from pruning.errors import DataError
 from pruning.schemas.preprocessing import Resizing
@@ -72,29 +74,6 @@ class Photos:
     """The place of each name, and the end of the last, (N + 1,)."""
     chosen: Whole | None = None
     """The photos that are meant, where it is not all of them in order."""
-
-    @classmethod
-    def from_files(
-        cls,
-        *,
-        files: Sequence[bytes],
-        sizes: Sequence[tuple[int, int]],
-        channels: int,
-        names: Sequence[str],
-        split: str,
-    ) -> Photos:
-        """The photos of the bytes of files."""
-        encoded = [name.encode(errors="replace") for name in names]
-        return cls(
-            content=np.frombuffer(b"".join(files), np.uint8),
-            starts=find_starts(files),
-            sizes=np.array(sizes, np.int64).reshape(-1, 2),
-            channels=channels,
-            split=split,
-            checksums=np.array([zlib.crc32(file) for file in files], np.uint32),
-            names=np.frombuffer(b"".join(encoded), np.uint8),
-            name_starts=find_starts(encoded),
-        )
 
     @classmethod
     def from_pixels(cls, images: Pixels, split: str = "train") -> Photos:
@@ -184,9 +163,13 @@ class Photos:
         return content
 
 
-def find_starts(parts: Sequence[bytes]) -> Whole:
-    """The place of each part when all are put one after the other, and the end of the last."""
-    return np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+def find_starts(lengths: Iterable[int]) -> Whole:
+    """The place of each part when all are put one after the other, and the end of the last.
+
+    >>> find_starts([3, 5]).tolist()
+    [0, 3, 8]
+    """
+    return np.cumsum([0, *lengths], dtype=np.int64)
 
 
 class DifferingSizesError(DataError):
@@ -213,19 +196,18 @@ def read_photos(
     entries: Mapping[str, Sequence[zipfile.ZipInfo]],
     max_bytes: int,
     faults: list[DataError],
+    scratch: Path | None = None,
 ) -> dict[str, Photos]:
     """The photos of a zip by split, their files as they are, of which each was decoded once.
 
-    What is wrong with single files is added to `faults`. Raises `DataError` for more bytes than are
-    accepted.
+    The bytes of the files lie in a file in `scratch`, not in memory. What is wrong with single
+    files is added to `faults`. Raises `DataError` for more bytes than are accepted.
     """
-    files: dict[str, list[bytes]] = {}
-    names: dict[str, list[str]] = {}
-    sizes: dict[str, list[tuple[int, int]]] = {}
+    listed: dict[str, _PhotoList] = {}
     channels = 1
     total = 0
     for split, split_entries in entries.items():
-        files[split], names[split], sizes[split] = [], [], []
+        listed[split] = _PhotoList(Spool(scratch))
         for entry in split_entries:
             try:
                 content = read_entry(archive, entry)
@@ -239,19 +221,40 @@ def read_photos(
             total += len(content)
             if total > max_bytes:
                 raise DataError(f"the photos have more than {max_bytes} bytes")
-            sizes[split].append((height, width))
-            files[split].append(content)
-            names[split].append(entry.filename)
-    return {
-        split: Photos.from_files(
-            files=split_files,
-            sizes=sizes[split],
+            listed[split].append(content, (height, width), entry.filename)
+    return {split: photos.finish(split, channels) for split, photos in listed.items()}
+
+
+@dataclass
+class _PhotoList:
+    """The photos of a split that were read so far."""
+
+    content: Spool
+    lengths: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+
+    def append(self, content: bytes, size: tuple[int, int], name: str) -> None:
+        """Add a photo by the bytes of its file."""
+        self.content.append(content)
+        self.lengths.append(len(content))
+        self.sizes.append(size)
+        self.checksums.append(zlib.crc32(content))
+        self.names.append(name.encode(errors="replace"))
+
+    def finish(self, split: str, channels: int) -> Photos:
+        """All of them."""
+        return Photos(
+            content=self.content.finish(),
+            starts=find_starts(self.lengths),
+            sizes=np.array(self.sizes, np.int64).reshape(-1, 2),
             channels=channels,
-            names=names[split],
             split=split,
+            checksums=np.array(self.checksums, np.uint32),
+            names=np.frombuffer(b"".join(self.names), np.uint8),
+            name_starts=find_starts(map(len, self.names)),
         )
-        for split, split_files in files.items()
-    }
 
 
 def preprocess_image(image: Image.Image, resizing: Resizing) -> Image.Image:

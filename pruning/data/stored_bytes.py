@@ -9,7 +9,6 @@ import struct
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,15 @@ DTYPES = {"uint8": "U8", "uint32": "U32", "int32": "I32", "int64": "I64"}
 """The names of types in a safetensors header."""
 
 
+class OpenFile:
+    """A file that is open as long as something refers to it, even when it has lost its name."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+
 @dataclass(frozen=True)
 class StoredBytes:
     """A range of bytes of a file; a slice of it is read from the disk, and nothing is kept.
@@ -35,7 +43,7 @@ class StoredBytes:
     Threads may read it at once.
     """
 
-    path: Path
+    file: OpenFile
     start: int
     length: int
 
@@ -51,23 +59,16 @@ class StoredBytes:
         try:
             while done < len(wanted):
                 place = self.start + first + done
-                count = os.preadv(self._descriptor, [view[done:]], place)
+                count = os.preadv(self.file.descriptor, [view[done:]], place)
                 if not count:
                     raise DataError(
-                        f"{self.path.name} ends {len(wanted) - done} bytes too early: the stored "
+                        f"{self.file.name} ends {len(wanted) - done} bytes too early: the stored "
                         "dataset is damaged"
                     )
                 done += count
         except OSError as error:
-            raise DataError(f"{self.path.name} cannot be read: {error}") from None
+            raise DataError(f"{self.file.name} cannot be read: {error}") from None
         return np.frombuffer(wanted, np.uint8)
-
-    @cached_property
-    def _descriptor(self) -> int:
-        """The open file, which is closed with the last reference to this object."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
 
 
 def find_stored(path: Path) -> dict[str, tuple[StoredBytes, tuple[int, ...]]]:
@@ -75,13 +76,14 @@ def find_stored(path: Path) -> dict[str, tuple[StoredBytes, tuple[int, ...]]]:
 
     The file has been opened by the library of safetensors before, which checks its header.
     """
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(PREFIX_BYTES))
-        header = json.loads(file.read(length))
+    file = OpenFile(path.name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    size = path.stat().st_size
+    (length,) = struct.unpack("<Q", StoredBytes(file, 0, size)[:PREFIX_BYTES].tobytes())
     begin = PREFIX_BYTES + length
+    header = json.loads(StoredBytes(file, PREFIX_BYTES, length)[:].tobytes())
     return {
         name: (
-            StoredBytes(path, begin + entry["data_offsets"][0], _measure(entry)),
+            StoredBytes(file, begin + entry["data_offsets"][0], _measure(entry)),
             tuple(entry["shape"]),
         )
         for name, entry in header.items()

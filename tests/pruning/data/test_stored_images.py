@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from pruning.data import photo_images
+from pruning.data import photos as photos_module
 from pruning.data.arrays import Arrays
 from pruning.data.groups import GroupColumn
+from pruning.data.images import read_entry
 from pruning.data.reading_ahead import AHEAD, read_ahead
 from pruning.data.shifted import split_distributions
-from pruning.data.stored_bytes import StoredBytes
+from pruning.data.stored_bytes import StoredBytes, find_stored, write_tensors
 from pruning.data.tensors import Data, Split, prepare
 from pruning.errors import DataError
 from pruning.schemas.preprocessing import Resizing
@@ -241,3 +244,52 @@ def test_shifted_sets_stay_on_the_disk(kind: str, photos: Arrays, tmp_path: Path
         assert not isinstance(splits.test.stored, Tensor)
         assert torch.equal(splits.test.images, theirs[name].test.images)
         assert torch.equal(splits.val.images, theirs[name].val.images)
+
+
+class CountedBytes(bytearray):
+    """Bytes that a weak reference may watch."""
+
+
+def test_a_zip_is_read_with_one_file_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_files(30, test=10)
+    held: list[int] = []
+    most: list[int] = []
+
+    def read_and_count(*args: Any) -> bytes:
+        content = CountedBytes(read_entry(*args))
+        held.append(len(content))
+        most.append(len(held))
+        weakref.finalize(content, held.pop)
+        return content  # type: ignore[return-value]
+
+    monkeypatch.setattr(photos_module, "read_entry", read_and_count)
+    arrays = read_files(files, tmp_path)
+    assert len(most) == len(files)
+    assert max(most) <= 2, "the next file is read before the name of the last one is given up"
+    assert held == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos.zip"]
+    arrays.save(tmp_path / "data.safetensors")
+    loaded = Arrays.load(tmp_path / "data.safetensors").photos["test"]
+    names = sorted(name for name in files if name.startswith("test/"))
+    assert [loaded.find_name(place) for place in range(len(names))] == names
+    assert loaded.content[:].tobytes() == b"".join(files[name] for name in names)
+
+
+def test_what_is_written_is_what_the_library_of_safetensors_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        "b": rng.integers(0, 255, (3, 2, 5), np.uint8),
+        "a": np.arange(5),
+        "c": np.arange(3, dtype=np.uint32),
+        "empty": np.zeros((0, 4), np.uint8),
+    }
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write_tensors(ours, tensors, {"secateur": "{}"})
+    save_file(tensors, theirs, {"secateur": "{}"})
+    assert ours.read_bytes() == theirs.read_bytes()
+    stored = find_stored(ours)["b"][0]
+    assert (stored[4:9] == tensors["b"].reshape(-1)[4:9]).all()
+    write_tensors(tmp_path / "copy", {"b": stored}, {})
+    assert (load_file(tmp_path / "copy")["b"] == tensors["b"].reshape(-1)).all()
