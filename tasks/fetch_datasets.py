@@ -10,11 +10,13 @@ import logging
 import os
 import tempfile
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.artifacts import Artifacts
 from tasks.helper import HelperError, run_helper
@@ -78,18 +80,22 @@ def _try(
     """Fetch, check and store a dataset; return why that failed, None where it did not."""
     row = claim.dataset
     source = row.source or {}
+
+    def heed_stop() -> None:
+        if stopping.is_set():
+            raise StoppingError
+
     if settings.work_dir is not None:
         settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f"secateur-upload-{os.getpid()}-", dir=settings.work_dir
-        ) as folder:
+        with (
+            _holding(claim, store, settings),
+            tempfile.TemporaryDirectory(
+                prefix=f"secateur-upload-{os.getpid()}-", dir=settings.work_dir
+            ) as folder,
+        ):
             path, decoded = Path(folder) / "source", Path(folder) / "data.safetensors"
-            renew = _build_renewal(claim, store, settings, stopping)
-            fetcher = build_fetcher(settings)
-            size = fetcher.fetch(source["url"], row.sha256, path, renew)
-            with store.write() as session:
-                sources.renew(session, claim, 2 * settings.stuck_s)
+            size = build_fetcher(settings).fetch(source["url"], row.sha256, path, heed_stop)
             contents = run_helper(
                 "dataset",
                 {
@@ -135,22 +141,28 @@ def build_fetcher(settings: Settings) -> Fetcher:
     )
 
 
-def _build_renewal(
-    claim: SourceClaim, store: Store, settings: Settings, stopping: threading.Event
-) -> Callable[[], None]:
-    """Return what is called while a file arrives: it renews the lease and heeds the end."""
-    renewed_at = time.monotonic()
+@contextmanager
+def _holding(claim: SourceClaim, store: Store, settings: Settings) -> Iterator[None]:
+    """Renew the lease of a dataset until the block ends; one that is lost is not renewed."""
+    done = threading.Event()
 
     def renew() -> None:
-        nonlocal renewed_at
-        if stopping.is_set():
-            raise StoppingError
-        if time.monotonic() - renewed_at > settings.heartbeat_s:
-            with store.write() as session:
-                sources.renew(session, claim, settings.lease_s)
-            renewed_at = time.monotonic()
+        while not done.wait(settings.heartbeat_s):
+            try:
+                with store.write() as session:
+                    sources.renew(session, claim, settings.lease_s)
+            except LostError:
+                return
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("dataset %s: no heartbeat: %s", claim.dataset.id, error)
 
-    return renew
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _settle(claim: SourceClaim, store: Store, settings: Settings, failure: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from tasks.artifacts import CHUNK, MissingArtifactError, S3Artifacts
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
 TIMEOUT_S = 60.0
+"""Seconds without a byte after which a source counts as away."""
+LONGEST_S = 6 * 3600.0
+"""Seconds after which a file that still arrives is given up, so that others have their turn."""
 TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 """The IPv6 addresses behind which a gateway reaches IPv4 addresses, private ones too."""
 
@@ -46,7 +50,8 @@ class Fetcher:
     """Whether addresses inside the network, and `http`, are allowed."""
     s3_endpoint: str | None = None
     own_bucket: str | None = None
-    """The bucket of the service's own artifacts, which is no source."""
+    """The bucket of the service's own artifacts, which is not read."""
+    longest_s: float = LONGEST_S
 
     def fetch(
         self, url: str, sha256: str, target: Path, advance: Callable[[], None] = lambda: None
@@ -58,6 +63,7 @@ class Fetcher:
         """
         digest = hashlib.sha256()
         size = 0
+        until = time.monotonic() + self.longest_s
         with target.open("wb") as file, closing(self._read(url)) as parts:
             for part in parts:
                 size += len(part)
@@ -65,6 +71,9 @@ class Fetcher:
                     raise self._refuse_size(size)
                 digest.update(part)
                 file.write(part)
+                if time.monotonic() > until:
+                    message = f"{url}: {size} bytes in {self.longest_s:g} s; it takes too long"
+                    raise SourceError("source_unavailable", message, retryable=True)
                 advance()
         if digest.hexdigest() != sha256.lower():
             raise SourceError(

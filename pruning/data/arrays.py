@@ -188,7 +188,11 @@ class Arrays:
         return {name: column.counts() for name, column in self.groups.items() if name != CLUSTER}
 
     def save(self, path: Path) -> None:
-        """Write the arrays as a safetensors file, a part at a time."""
+        """Write the arrays as a safetensors file, a part at a time.
+
+        Images of one size that stay on the disk are in such a file already.
+        """
+        assert not any(photos.pixels for photos in self.photos.values())
         tensors: dict[str, Content] = {}
         for split, images in self.images.items():
             tensors[f"{split}_x"] = images

@@ -70,6 +70,9 @@ def test_sources_that_do_not_answer_may_come_back(web: WebServer, tmp_path: Path
         code, message = refusal(INSIDE, f"{web.url}/{path}", tmp_path)
         assert code == "source_unavailable"
         assert reason in message
+    slow = Fetcher(max_bytes=2**24, private=True, longest_s=-1)
+    web.answers["/slow"] = Answer(CONTENT)
+    assert "takes too long" in refusal(slow, f"{web.url}/slow", tmp_path)[1]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -296,6 +299,27 @@ def test_one_worker_fetches_a_dataset_and_a_dead_one_is_followed(world: World) -
         source_store.renew(session, living, 90.0)
         source_store.postpone(session, living, 5.0, None)
     assert read(world, id).tries == 1
+
+
+def test_a_worker_holds_what_it_fetches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = declare(world, "https://example.org/x")
+    renewed = threading.Event()
+    renew = source_store.renew
+
+    def renew_and_note(*args: Any) -> None:
+        renew(*args)
+        renewed.set()
+
+    def fetch(*args: Any) -> int:
+        assert renewed.wait(60)
+        with world.store.write() as session:
+            assert source_store.claim_source(session, 60.0) is None
+        raise SourceError("source_unavailable", "away", retryable=True)
+
+    monkeypatch.setattr(source_store, "renew", renew_and_note)
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+    assert try_once(world, heartbeat_s=0.01)
+    assert (read(world, id).failure or {})["message"] == "away"
 
 
 def test_a_worker_knows_its_own_bucket(world: World) -> None:
