@@ -276,8 +276,20 @@ def _find_input(
     session: Session, kind: type[assets.Asset], project: str, id: str, place: str
 ) -> assets.Asset:
     try:
-        return assets.get(session, kind, project, id)
+        row = assets.get(session, kind, project, id)
+        if isinstance(row, Dataset) and row.state != "ready":
+            raise _refuse_unfetched(row, place)
+        return row
     except NotFoundError as error:
         raise Problem(
             404, "not_found", str(error), errors=[Fault(place, "not_found", str(error))]
         ) from None
+
+
+def _refuse_unfetched(row: Dataset, place: str) -> Problem:
+    """The refusal of a dataset that has not been fetched, or could not be."""
+    reason = "" if row.failure is None else f": {row.failure['message']}"
+    message = f"dataset {row.id} is {row.state}{reason}"
+    return Problem(
+        409, "dataset_not_ready", message, errors=[Fault(place, "dataset_not_ready", message)]
+    )

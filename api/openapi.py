@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.schemas.assets import NewKey
+from api.schemas.assets import NewKey, NewSource
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
 from pruning.schemas.family import FamilySpec
@@ -46,6 +46,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             (JobSpec, "validation"),
             (FamilySpec, "validation"),
             (NewKey, "validation"),
+            (NewSource, "validation"),
             (Question, "validation"),
             (ProblemDocument, "serialization"),
         ],

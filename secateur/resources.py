@@ -93,9 +93,10 @@ class Models(Resource[C]):
 
 
 class Datasets(Resource[C]):
-    """Uploaded datasets."""
+    """Datasets, uploaded or fetched by the service."""
 
     upload = Operation(uploads.upload_dataset)
+    fetch = Operation(uploads.fetch_dataset)
     list = Listing(uploads.list_datasets)
     get = Operation(uploads.get_dataset)
     delete = Operation(uploads.delete_dataset)

@@ -163,6 +163,10 @@ class Dataset(Answer):
     """`classification`, or `segmentation` where the labels are masks."""
     notes: list[str] = []
     """Remarks on how the dataset was read."""
+    source: dict[str, Any] | None = None
+    """The URL that it is fetched from, and the tries so far; null for an upload."""
+    error: dict[str, Any] | None = None
+    """The failure of the last try to fetch it: `code`, `message`, `retryable`."""
     groups: dict[str, dict[str, int]] = {}
     """Test images by column of groups and by group."""
     created_at: str | None = None

@@ -69,5 +69,13 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
     max_pixels: Annotated[int, Field(ge=1)] = 2**33
     """Largest decoded dataset, in uint8 values."""
+    source_tries: Annotated[int, Field(ge=1)] = 8
+    """Tries to fetch a dataset from its URL before it fails."""
+    source_delay_s: Annotated[float, Field(ge=0)] = 15.0
+    """Seconds after the first try that failed; each further delay is twice the one before."""
+    source_poll_s: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds between two looks for datasets that are to be fetched."""
+    source_private: bool = False
+    """Whether datasets may be fetched from addresses inside the network, and over plain `http`."""
     job_data_bytes: Annotated[int, Field(ge=1)] = 2**34
-    """Most bytes that the images of a job may take in memory; a job that needs more is refused."""
+    """Most bytes that the images of a job may take in memory; the others are read from the disk."""

@@ -13,6 +13,7 @@ from typing import Any
 from celery import signals
 
 from tasks.artifacts import open_artifacts
+from tasks.fetch_datasets import fetch_forever
 from tasks.helper import run_helper
 from tasks.queue import RUN_JOB, make_app
 from tasks.reaper import reap_forever
@@ -58,7 +59,9 @@ def run(concurrency: int) -> int:
     relay = threading.Thread(
         target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True
     )
+    fetching = threading.Thread(target=fetch_forever, args=(runner,), daemon=True)
     reaper.start()
+    fetching.start()
     relay.start()
     worker = app.Worker(
         pool="threads",
@@ -75,5 +78,6 @@ def run(concurrency: int) -> int:
         wake.set()
         reaper.join(timeout=5)
         relay.join(timeout=5)
+        fetching.join(timeout=5)
         store.close()
     return int(worker.exitcode or 0)

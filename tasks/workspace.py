@@ -81,6 +81,7 @@ def fill(
         "id": claim.job_id,
         "spec": claim.spec,
         "checkpoint_steps": settings.checkpoint_steps,
+        "most_data_bytes": settings.job_data_bytes,
         "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
         "threads": settings.threads or len(os.sched_getaffinity(0)),
         "model": _describe_model(claim.spec["model"], model, second),

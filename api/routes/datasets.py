@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
 from api.errors import Fault, build_problem
+from api.http.bodies import JsonBody
 from api.http.multipart import Upload
-from api.schemas.assets import DatasetPage, DatasetView
+from api.http.pointers import parse
+from api.schemas.assets import DatasetPage, DatasetView, NewSource
 from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 from api.uploads import (
@@ -21,9 +24,11 @@ from api.uploads import (
     read_normalize,
     read_preprocessing,
     receive_form,
+    refuse_grey_levels,
     remove,
     store_upload,
 )
+from pruning.schemas.preprocessing import keep_resizing
 from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
@@ -69,6 +74,17 @@ FORM = {
                         },
                     },
                 }
+            }
+        },
+    }
+}
+SOURCE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/NewSource"},
+                "example": {"url": "https://example.org/photos.zip", "sha256": 64 * "0"},
             }
         },
     }
@@ -130,6 +146,70 @@ async def create_dataset(
     await run_in_threadpool(store_upload, services, row, decoded)
     response.headers["Location"] = f"/v1/datasets/{id}"
     return DatasetView.from_row(row)
+
+
+@router.post(
+    "/fetch",
+    operation_id="fetch_dataset",
+    summary="Fetch a dataset by URL",
+    status_code=202,
+    openapi_extra=SOURCE,
+    responses=describe_problems(400, 413, 415, 422),
+)
+def fetch_dataset(
+    response: Response, services: ServicesDep, caller: Writer, body: JsonBody
+) -> DatasetView:
+    """Note a dataset that a worker fetches, checks against its digest, and decodes.
+
+    Its `state` is `fetching` until it can be used. While its source does not answer it is tried
+    again, and `error` says why the last try failed.
+    """
+    source = parse(NewSource, body)
+    place = _check_url(source.url, private=services.settings.source_private)
+    normalize = None if source.normalize is None else source.normalize.model_dump()
+    resizing = None
+    if source.preprocessing is not None:
+        resizing = keep_resizing(source.preprocessing.resizing, "given")
+        constants = source.preprocessing.constants
+        if constants is not None:
+            normalize = {name: list(values) for name, values in constants.items()}
+    if normalize is not None:
+        refuse_grey_levels(normalize["mean"], normalize["std"], "normalize")
+    id = new_id("dst")
+    row = Dataset(
+        id=id,
+        project=caller.project,
+        name=source.name or place.path.rpartition("/")[2] or place.netloc,
+        sha256=source.sha256.lower(),
+        size_bytes=0,
+        classes=[],
+        shape=[],
+        counts={},
+        normalize=normalize,
+        preprocessing=resizing,
+        artifact=f"datasets/{id}/data.safetensors",
+        state="fetching",
+        source={"url": source.url, "classes": source.classes},
+        due_at=0.0,
+    )
+    with services.store.write() as session:
+        assets.add(session, row)
+    response.headers["Location"] = f"/v1/datasets/{id}"
+    return DatasetView.from_row(row)
+
+
+def _check_url(url: str, *, private: bool) -> SplitResult:
+    """Return the parts of a URL; raise a 422 for one that no worker would fetch."""
+    schemes = ("https", "s3", "http") if private else ("https", "s3")
+    try:
+        place = urlsplit(url)
+        valid = bool(place.hostname) and place.username is None and place.port != 0
+    except ValueError:
+        valid = False
+    if not valid or place.scheme not in schemes or (place.scheme == "s3" and not place.path[1:]):
+        message = "a URL https://host/path or s3://bucket/key, without a user"
+        raise build_problem([Fault("/url", "invalid_url", message)])
+    return place
 
 
 def _check_channels(normalize: dict[str, Any] | None, channels: int) -> None:

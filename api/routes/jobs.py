@@ -102,7 +102,7 @@ ACCEPTED = {
             "description": "With validate_only: an estimate; nothing is stored",
         },
         202: ACCEPTED,
-        **describe_problems(400, 404, 413, 415, 422, 500, 503, 507),
+        **describe_problems(400, 404, 409, 413, 415, 422, 500, 503, 507),
     },
 )
 async def create_job(

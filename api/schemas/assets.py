@@ -16,6 +16,7 @@ from pydantic import (
 
 from api.schemas.times import Time, to_iso
 from pruning.schemas.preprocessing import (
+    GivenPreprocessing,
     Preprocessing,
     Resizing,
     describe_guess,
@@ -130,11 +131,54 @@ class PhotoSizes(BaseModel):
     """The bytes of the files of each split, which is what they take in memory."""
 
 
+class NewSource(BaseModel):
+    """A dataset that a worker is to fetch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, StringConstraints(max_length=4096, pattern=r"^[!-~]+$")]
+    """`https://…`, or `s3://bucket/key`, which is read with the worker's credentials. A host inside
+    the service's network is refused.
+    """
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+    """The digest of the file; another file is refused."""
+    name: Label | None = None
+    """Default: the last part of the URL."""
+    normalize: Normalize | None = None
+    preprocessing: GivenPreprocessing | None = None
+    classes: Classes | None = None
+    """The names of numbered classes, in the order of the labels, where the file does not name them.
+    """
+
+
+class SourceView(BaseModel):
+    """The source that a dataset is fetched from, and how far that is."""
+
+    url: str
+    tries: int
+    next_try_at: Time | None = None
+    """The time from which it is tried again; `null` once it is fetched, or has failed."""
+
+
+class SourceFailure(BaseModel):
+    """Why the last try to fetch a dataset failed."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
 class DatasetView(BaseModel):
-    """An uploaded dataset, decoded to uint8 tensors, or photos that differ in size as files."""
+    """A dataset, decoded to uint8 tensors, or photos that differ in size as files."""
 
     id: str
-    state: Literal["ready"] = "ready"
+    state: Literal["fetching", "ready", "failed"] = "ready"
+    """`fetching` until a worker has fetched and checked a dataset by URL; jobs take the `ready`.
+    """
+    source: SourceView | None = None
+    """Null for an upload."""
+    error: SourceFailure | None = None
+    """The failure of the last try to fetch it; another follows while the state is `fetching`."""
     name: str
     sha256: str
     """The digest of the uploaded file."""
@@ -166,6 +210,9 @@ class DatasetView(BaseModel):
         """Return the wire form of a row."""
         return cls(
             id=row.id,
+            state=_read_state(row),
+            source=_describe_source(row),
+            error=None if row.failure is None else SourceFailure(**row.failure),
             name=row.name,
             sha256=row.sha256,
             size_bytes=row.size_bytes,
@@ -183,6 +230,19 @@ class DatasetView(BaseModel):
             if row.preprocessing is None
             else Resizing.model_validate(row.preprocessing["sizes"]),
         )
+
+
+def _read_state(row: Dataset) -> Literal["fetching", "ready", "failed"]:
+    if row.state == "fetching":
+        return "fetching"
+    return "failed" if row.state == "failed" else "ready"
+
+
+def _describe_source(row: Dataset) -> SourceView | None:
+    if row.source is None:
+        return None
+    next_try_at = None if row.due_at is None else to_iso(row.due_at)
+    return SourceView(url=row.source["url"], tries=row.tries, next_try_at=next_try_at)
 
 
 class ModelPage(BaseModel):

@@ -31,6 +31,8 @@ from pruning.schemas.class_damage import Damage, Finding
 ALPHA = 0.05
 LEAST = 1e-6
 """The smallest p-value that is reported: the normal distribution holds no further."""
+AT_ONCE = 128
+"""The number of images whose pixels are looked at together."""
 CLASS = "class"
 """The column of the classes, beside those of the dataset."""
 
@@ -88,7 +90,7 @@ def find_clusters(record: JobRecord) -> tuple[Tensor | None, str]:
         column = torch.where(codes < 0, alone, codes)
         count = len(set(column.tolist()))
         return column, f"Images of a cluster count once: {len(codes)} images in {count} clusters."
-    clusters = group_identical(record.data.test.images)
+    clusters = group_identical(record.data.test.iterate_pixels(AT_ONCE))
     limit = (
         "Near-duplicates count as independent images unless a column 'cluster' of the dataset "
         "names them; where there are many, too much is found."

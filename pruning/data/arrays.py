@@ -6,6 +6,7 @@ Free of torch: uploads are read with this alone.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +14,20 @@ from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pruning.data.groups import CLUSTER, PREFIX, GroupColumn
 from pruning.data.photos import Photos
+from pruning.data.stored_bytes import Content, find_stored, write_tensors
 from pruning.errors import DataError
 
 SPLITS = ("train", "val", "test")
 IGNORED = 255
 """The value of a pixel in a mask that counts in no loss and in no error."""
 ImageShape = tuple[int, int | None, int | None]
-PHOTO_PARTS = ("content", "starts", "sizes")
-"""The arrays of photos in the file of a dataset."""
+PHOTO_PARTS = ("content", "starts", "sizes", "checksums", "names", "name_starts")
+"""The arrays of photos in the file of a dataset; files of 0.1 have the first three."""
+READ_LATER = {f"{split}_{part}" for split in SPLITS for part in ("x", "content", "names")}
+"""The tensors that may stay in the file of a dataset until they are needed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Arrays:
     groups: Mapping[str, GroupColumn] = field(default_factory=dict)
     """The groups of the test images, by the name of the column."""
     photos: Mapping[str, Photos] = field(default_factory=dict)
-    """The photos, where `images` is empty."""
+    """The photos, where `images` is empty: files, or images of one size that stay on the disk."""
 
     def __post_init__(self) -> None:
         trains = "train" in self.stored
@@ -106,10 +109,10 @@ class Arrays:
         of them.
         """
         masks = self.labels[split]
-        images = self.images[split]
-        if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
+        wanted = (len(self.stored[split]), *self.shape[1:])
+        if masks.dtype != np.uint8 or masks.shape != wanted:
             raise DataError(
-                f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
+                f"{split}: {wanted[0]} images of {wanted[1:]} pixels but masks "
                 f"{masks.dtype} of shape {masks.shape}; masks must be uint8 (N, H, W)"
             )
         known = masks != IGNORED
@@ -142,7 +145,7 @@ class Arrays:
         """The channels, height and width of the images; None where they differ in size."""
         images = self.stored[self._main_split]
         if isinstance(images, Photos):
-            return images.channels, None, None
+            return images.channels, *images.one_size
         channels, height, width = images.shape[1:]
         return channels, height, width
 
@@ -150,7 +153,7 @@ class Arrays:
         """The smallest and the largest height and width of photos that differ in size, and the
         bytes of each split; None for images of one size.
         """
-        if not self.photos:
+        if not self.photos or any(photos.pixels for photos in self.photos.values()):
             return None
         sizes = np.concatenate([photos.own_sizes for photos in self.photos.values()])
         return {
@@ -185,12 +188,20 @@ class Arrays:
         return {name: column.counts() for name, column in self.groups.items() if name != CLUSTER}
 
     def save(self, path: Path) -> None:
-        """Write the arrays as a safetensors file."""
-        tensors: dict[str, np.ndarray[Any, Any]] = {}
+        """Write the arrays as a safetensors file, a part at a time.
+
+        Images of one size that stay on the disk are in such a file already.
+        """
+        assert not any(photos.pixels for photos in self.photos.values())
+        tensors: dict[str, Content] = {}
         for split, images in self.images.items():
-            tensors[f"{split}_x"] = np.ascontiguousarray(images)
+            tensors[f"{split}_x"] = images
+            checksums = [zlib.crc32(np.ascontiguousarray(image).data) for image in images]
+            tensors[f"{split}_checksums"] = np.array(checksums, np.uint32)
         for split, photos in self.photos.items():
-            tensors |= {f"{split}_{part}": getattr(photos, part) for part in PHOTO_PARTS}
+            for part in PHOTO_PARTS:
+                if getattr(photos, part) is not None:
+                    tensors[f"{split}_{part}"] = getattr(photos, part)
         for split in self.stored:
             tensors[f"{split}_y"] = self.labels[split]
         about: dict[str, Any] = {"classes": self.classes}
@@ -204,17 +215,27 @@ class Arrays:
             about["groups"] = {name: column.values for name, column in self.groups.items()}
         for name, column in self.groups.items():
             tensors[PREFIX + name] = column.codes
-        save_file(tensors, path, metadata={"secateur": json.dumps(about)})
+        write_tensors(path, tensors, {"secateur": json.dumps(about)})
 
     @staticmethod
-    def load(path: Path) -> Arrays:
-        """Read the arrays that `save` wrote; `DataError` for any other file."""
+    def load(path: Path, *, in_memory: bool = True) -> Arrays:
+        """Read the arrays that `save` wrote; `DataError` for any other file.
+
+        Unless they are wanted in memory, images stay in the file, which must not change, and are
+        read one by one: all are then `photos`.
+        """
         try:
             with safe_open(path, framework="numpy") as file:
                 about = json.loads(file.metadata()["secateur"])
                 classes = tuple(about["classes"])
                 notes = tuple(about.get("notes", ()))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                stored = {} if in_memory else find_stored(path)
+                tensors: dict[str, Any] = {
+                    key: stored[key][0]
+                    if key in stored and key in READ_LATER
+                    else file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118
+                }
                 groups = {
                     name: GroupColumn(tuple(values), tensors[PREFIX + name])
                     for name, values in about.get("groups", {}).items()
@@ -223,12 +244,13 @@ class Arrays:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_y" in tensors]
         photos = {}
-        if "channels" in about:
-            parts = ([tensors[f"{split}_{part}"] for part in PHOTO_PARTS] for split in splits)
-            photos = {
-                split: Photos(content, starts, sizes, about["channels"])
-                for split, (content, starts, sizes) in zip(splits, parts, strict=True)
-            }
+        for split in splits:
+            parts: dict[str, Any] = {part: tensors.get(f"{split}_{part}") for part in PHOTO_PARTS}
+            if "channels" in about:
+                photos[split] = Photos(channels=about["channels"], split=split, **parts)
+            elif not in_memory:
+                content, shape = stored[f"{split}_x"]
+                photos[split] = Photos.from_stored_pixels(content, shape, split, parts["checksums"])
         return Arrays(
             images={} if photos else {split: tensors[f"{split}_x"] for split in splits},
             labels={split: tensors[f"{split}_y"] for split in splits},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
@@ -81,8 +83,10 @@ def resolve_augment(mode: str, shape: tuple[int, int, int], *, photos: bool = Fa
 def hold_photos(split: Split) -> PhotoImages:
     """The images of a split as photos to crop at random, resized to the size that they have."""
     stored = split.stored
-    if isinstance(stored, PhotoImages):
+    if isinstance(stored, PhotoImages) and stored.resizing is not None:
         return stored
     _, height, width = split.shape
     resizing = Resizing(resize=(height, width), interpolation="bilinear")
+    if isinstance(stored, PhotoImages):
+        return replace(stored, resizing=resizing)
     return PhotoImages(Photos.from_pixels(stored.cpu().numpy()), resizing, stored.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,17 +95,17 @@ def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
         return to_pixels(upright.convert(name_mode(count_channels(image))))
 
 
-def decode_photo(content: bytes, name: str, channels: int) -> Image.Image:
+def decode_photo(content: bytes, find_name: Callable[[], str], channels: int) -> Image.Image:
     """The image of a file that was checked when it was uploaded, upright, in grey or in colour.
 
-    Several threads may call it; `DataError` where the bytes were damaged since.
+    Several threads may call it; `DataError`, with the name, where the bytes were damaged since.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             upright = turn_upright(image, read_orientation(image))
             return upright.convert(name_mode(channels))
     except Exception as error:  # decoders fail in many ways on broken bytes
-        raise _refuse_image(name, error) from None
+        raise _refuse_image(find_name(), error) from None
 
 
 def count_channels(image: Image.Image) -> int:
@@ -124,6 +124,6 @@ def to_pixels(image: Image.Image) -> Pixels:
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def widen_to_channels(images: Pixels, channels: int, axis: int = 1) -> Pixels:
-    """Grey images, (N, 1, H, W) or along another axis, repeated to a number of channels."""
-    return images if images.shape[axis] == channels else np.repeat(images, channels, axis=axis)
+def widen_to_channels(image: Pixels, channels: int) -> Pixels:
+    """A grey image (1, H, W) repeated to a number of channels."""
+    return image if len(image) == channels else np.repeat(image, channels, axis=0)

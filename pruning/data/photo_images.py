@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,16 +21,21 @@ RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 """The crops that are drawn until one fits into the photo."""
 CPU = torch.device("cpu")
+MOST_WORKERS = 16
 SHAPES, PLACES, MIRRORS = range(3)
 """The streams of random numbers of a crop."""
 
 
 @dataclass(frozen=True)
 class PhotoImages:
-    """N photos that are seen as images (N, C, H, W) of one size."""
+    """N photos that are seen as images (N, C, H, W) of one size.
+
+    They are decoded when they are needed, and not kept.
+    """
 
     photos: Photos
-    resizing: Resizing
+    resizing: Resizing | None
+    """None for images of one size that are used as they are."""
     device: torch.device = CPU
     """The device of the tensors that `decode` and `crop_at_random` give."""
 
@@ -39,9 +45,12 @@ class PhotoImages:
     @property
     def output(self) -> tuple[int, int]:
         """The height and the width of the images."""
-        output = self.resizing.output
-        assert output is not None, "photos that differ in size need a resizing to one"
-        return output
+        height, width = self.photos.one_size
+        if self.resizing is not None and self.resizing.output is not None:
+            height, width = self.resizing.output
+        assert height is not None, "photos that differ in size need a resizing to one"
+        assert width is not None
+        return height, width
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -58,12 +67,12 @@ class PhotoImages:
 
     def decode(self, index: Tensor | slice) -> Tensor:
         """Photos resized and cropped in the middle, uint8 (n, C, H, W)."""
+        resizing = self.resizing
 
         def change(image: Image.Image, turn: int) -> Image.Image:
-            return preprocess_image(image, self.resizing)
+            return image if resizing is None else preprocess_image(image, resizing)
 
-        pixels = decode_all(self.photos, self._list(index), self.output, change)
-        return torch.from_numpy(pixels).to(self.device)
+        return self._decode(self._list(index), change)
 
     def crop_at_random(self, index: Tensor, seed: int, *names: str | int) -> Tensor:
         """A random part of each photo, resized and mirrored or not, uint8 (n, C, H, W).
@@ -73,18 +82,29 @@ class PhotoImages:
         wanted = self._list(index)
         draws = Draws.from_key(seed, *names, indices=torch.tensor(wanted))
         boxes = draw_boxes(torch.from_numpy(self.photos.own_sizes[wanted]), draws)
-        interpolation = self.resizing.interpolation or "bilinear"
+        given = None if self.resizing is None else self.resizing.interpolation
+        interpolation = given or "bilinear"
 
         def change(image: Image.Image, turn: int) -> Image.Image:
             return crop_image(image, boxes[turn], self.output, interpolation)
 
-        pixels = decode_all(self.photos, wanted, self.output, change)
+        return self._decode(wanted, change)
+
+    def _decode(
+        self, wanted: list[int], change: Callable[[Image.Image, int], Image.Image]
+    ) -> Tensor:
+        pixels = decode_all(self.photos, wanted, self.output, change, workers=count_workers())
         return torch.from_numpy(pixels).to(self.device)
 
     def _list(self, index: Tensor | slice) -> list[int]:
         if isinstance(index, slice):
             return list(range(*index.indices(len(self))))
         return [int(number) for number in index.tolist()]
+
+
+def count_workers() -> int:
+    """The number of threads that decode photos: those that torch has, up to `MOST_WORKERS`."""
+    return min(MOST_WORKERS, torch.get_num_threads())
 
 
 def draw_boxes(sizes: Tensor, draws: Draws) -> list[Box]:

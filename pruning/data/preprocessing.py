@@ -5,12 +5,10 @@ Free of torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning import wording
 from pruning.errors import DataError, ParameterError
 from pruning.schemas.job import DatasetRef, JobSpec
 from pruning.schemas.preprocessing import (
@@ -120,37 +118,6 @@ def choose_job_preprocessing(
 ) -> ChosenPreprocessing:
     """The preprocessing of a pruning job; see `choose_preprocessing`."""
     return choose_preprocessing(spec.dataset, model, dataset, spec.model.preprocessing)
-
-
-def count_bytes(
-    dataset: Mapping[str, Any], images: Mapping[str, int], preprocessing: ChosenPreprocessing
-) -> int:
-    """The bytes that the images of a job take in memory.
-
-    These are the files of photos, or the pixels of images of one size; and where they are resized,
-    the `images` of `val` and `test` besides, in the size that the network takes.
-    """
-    sizes = dataset.get("sizes")
-    channels, height, width = dataset["shape"]
-    if sizes is None:
-        stored = sum(dataset["counts"].values()) * channels * height * width
-    else:
-        stored = sum(sizes["bytes"].values())
-    if preprocessing.resizing is None:
-        return int(stored)
-    decoded = (images["val"] + images["test"]) * math.prod(preprocessing.shape)
-    return int(stored + decoded)
-
-
-def check_memory(needed: int, most: int | None) -> None:
-    """Raise `DataError` where the images of a job take more memory than the service gives them."""
-    if most is not None and needed > most:
-        raise DataError(
-            f"the images take {wording.file_size(needed)} in memory; a job gets at most "
-            f"{wording.file_size(most)} (SECATEUR_JOB_DATA_BYTES): take fewer test images "
-            "(dataset.limit.test), a smaller crop or a smaller dataset",
-            pointer="/dataset",
-        )
 
 
 def preprocessed_shape(shape: Sequence[int | None], resizing: Resizing | None) -> list[int | None]:

@@ -108,7 +108,7 @@ def read_segmentation(archive: Archive, max_values: int) -> Arrays:
             except DataError as fault:
                 faults.append(fault)
                 continue
-            images[split][index][size.inside] = widen_to_channels(image, channels, axis=0)
+            images[split][index][size.inside] = widen_to_channels(image, channels)
             masks[split][index, : size.height, : size.width] = mask
     if faults:
         raise combine_faults(faults)

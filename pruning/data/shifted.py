@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from pruning.data.arrays import Arrays
 from pruning.data.groups import SHIFT
+from pruning.data.photos import Photos, Whole
 from pruning.data.preprocessing import preprocessed_shape
 from pruning.data.subsets import draw_subset
 from pruning.data.tensors import Data, ShiftedSplits, Split, hold_images, renumber_labels
@@ -95,7 +97,7 @@ def count_shifted(
 
 
 def split_distributions(
-    name: str, arrays: Arrays, data: Data, *, seed: int
+    name: str, arrays: Arrays, data: Data, *, seed: int, decodes: bool = True
 ) -> dict[str, ShiftedSplits]:
     """The images of each distribution of a shifted set, by its name (`split_shifted`).
 
@@ -103,24 +105,35 @@ def split_distributions(
     """
     column = arrays.groups.get(SHIFT)
     if column is None or len(column.values) < 2:
-        return {name: split_shifted(name, arrays, data, seed=seed)}
+        return {name: split_shifted(name, arrays, data, seed=seed, decodes=decodes)}
     distributions = {}
     for code, part in enumerate(column.values):
-        chosen = column.codes == code
-        images, labels = arrays.images["test"][chosen], arrays.labels["test"][chosen]
-        subset = Arrays({"test": images}, {"test": labels}, arrays.classes)
+        subset = _choose_test(arrays, np.flatnonzero(column.codes == code))
         part_name = f"{name}.{part}"
-        distributions[part_name] = split_shifted(part_name, subset, data, seed=seed)
+        distributions[part_name] = split_shifted(
+            part_name, subset, data, seed=seed, decodes=decodes
+        )
     return distributions
 
 
-def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
+def _choose_test(arrays: Arrays, index: Whole) -> Arrays:
+    """Some of the test images of a shifted set."""
+    labels = {"test": arrays.labels["test"][index]}
+    stored = arrays.stored["test"]
+    if isinstance(stored, Photos):
+        return Arrays({}, labels, arrays.classes, photos={"test": stored.choose(index)})
+    return Arrays({"test": stored[index]}, labels, arrays.classes)
+
+
+def split_shifted(
+    name: str, arrays: Arrays, data: Data, *, seed: int, decodes: bool = True
+) -> ShiftedSplits:
     """The `val` and `test` images of a shifted set, labels numbered as those of the data.
 
     Where the set brings no `val`, a seeded half of `test` is set aside for it: choices read `val`,
     reports read `test`. Training images of the set are left alone. Images are resized as those of
-    the data are, but for images of one size that have the right one. Raises `DataError` where the
-    set does not fit the data (`check_alike`).
+    the data are, but for images of one size that have the right one; unless `decodes` is False
+    photos are decoded here. Raises `DataError` where the set does not fit the data (`check_alike`).
     """
     resizing = None if arrays.shape == data.shape else data.resizing
     check_alike(
@@ -146,12 +159,14 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
         for split, images in arrays.stored.items()
         if split != "train"
     }
-    test = splits["test"]
     if "val" in splits:
-        return ShiftedSplits(splits["val"].decode(), test.decode())
-    rng = generator(seed, "shifted", name)
-    chosen, rest = draw_subset(test.labels, len(test) // 2, "proportional", rng)
-    return ShiftedSplits(test[chosen].decode(), test[rest].decode())
+        val, test = splits["val"], splits["test"]
+    else:
+        whole = splits["test"]
+        rng = generator(seed, "shifted", name)
+        chosen, rest = draw_subset(whole.labels, len(whole) // 2, "proportional", rng)
+        val, test = whole[chosen], whole[rest]
+    return ShiftedSplits(val.decode(), test.decode()) if decodes else ShiftedSplits(val, test)
 
 
 def _describe_size(shape: Sequence[int | None]) -> str:

@@ -14,6 +14,7 @@ from pruning.data.arrays import IGNORED, Arrays
 from pruning.data.groups import GroupColumn
 from pruning.data.photo_images import PhotoImages
 from pruning.data.photos import Photos
+from pruning.data.reading_ahead import read_ahead
 from pruning.data.subsets import draw_subset
 from pruning.errors import DataError
 from pruning.schemas.preprocessing import Preprocessing, Resizing, Source, build_preprocessing
@@ -32,8 +33,8 @@ MOMENT_IMAGES_WITH_MASKS = 16
 class Split:
     """Images uint8 (N, C, H, W) and labels on one device.
 
-    Labels are int64 (N,), or masks uint8 (N, H, W) in which 255 is ignored. Photos to train on are
-    decoded when they are needed (`pixels`).
+    Labels are int64 (N,), or masks uint8 (N, H, W) in which 255 is ignored. Photos to train on, and
+    images that do not fit into memory, are read and decoded when they are needed (`pixels`).
     """
 
     stored: Tensor | PhotoImages
@@ -51,7 +52,10 @@ class Split:
 
     @property
     def images(self) -> Tensor:
-        """All images as a network sees them, uint8 (N, C, H, W)."""
+        """All images as a network sees them, uint8 (N, C, H, W).
+
+        For splits that fit into memory: a draw of some images of another split does.
+        """
         return self.pixels(slice(None)) if isinstance(self.stored, PhotoImages) else self.stored
 
     @property
@@ -64,6 +68,13 @@ class Split:
         """Some of the images as a network sees them, uint8 (n, C, H, W)."""
         stored = self.stored
         return stored.decode(index) if isinstance(stored, PhotoImages) else stored[index]
+
+    def iterate_pixels(self, size: int) -> Iterator[Tensor]:
+        """All images in order, uint8 (n, C, H, W), `size` at a time."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        if isinstance(self.stored, PhotoImages):
+            return read_ahead(self.pixels, parts)
+        return map(self.pixels, parts)
 
     def decode(self) -> Split:
         """The split with all its photos decoded, to be looked at often."""
@@ -170,9 +181,9 @@ class Data:
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised batches in order, without augmentation, of `at_once(batch_size)` images."""
         batch_size = self.at_once(batch_size)
-        for start in range(0, len(split), batch_size):
-            stop = start + batch_size
-            yield self.normalize(split.pixels(slice(start, stop))), split.labels[start:stop]
+        labels = torch.split(split.labels, batch_size)
+        for pixels, batch_labels in zip(split.iterate_pixels(batch_size), labels, strict=False):
+            yield self.normalize(pixels), batch_labels
 
     def to(self, device: torch.device) -> Data:
         """The data on another device."""
@@ -195,11 +206,12 @@ def prepare(  # noqa: PLR0913 (all but the arrays are by keyword)
     source: Source = "given",
     resizing: Resizing | None = None,
     size_source: Source | None = None,
+    decodes_evaluated: bool = True,
 ) -> Data:
     """The splits of a job: limited first, then `val` taken from `train` if the dataset has none.
 
     With a `resizing` all images are of its size: photos to train on are kept as they are, and
-    decoded when they are needed; the others are decoded here.
+    decoded when they are needed; the others are decoded here, unless `decodes_evaluated` is False.
 
     Every draw is seeded and in proportion to the classes, or as `limit` says; images with masks
     have many classes each and are drawn plainly. Each class keeps an image to train on where there
@@ -234,8 +246,8 @@ def prepare(  # noqa: PLR0913 (all but the arrays are by keyword)
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(
         fit=splits["train"],
-        val=splits["val"].decode(),
-        test=splits["test"].decode(),
+        val=splits["val"].decode() if decodes_evaluated else splits["val"],
+        test=splits["test"].decode() if decodes_evaluated else splits["test"],
         classes=names,
         mean=mean,
         std=std,
@@ -253,12 +265,13 @@ def hold_images(
     images: np.ndarray[Any, np.dtype[np.uint8]] | Photos, resizing: Resizing | None
 ) -> Tensor | PhotoImages:
     """Images as a split holds them; `DataError` for photos of any size without a resizing."""
-    if resizing is None:
-        if isinstance(images, Photos):
+    if isinstance(images, Photos):
+        if resizing is None and not images.pixels:
             raise DataError("the photos differ in size; a preprocessing must say what to crop")
+        return PhotoImages(images, resizing)
+    if resizing is None:
         return torch.from_numpy(images)
-    photos = images if isinstance(images, Photos) else Photos.from_pixels(images)
-    return PhotoImages(photos, resizing)
+    return PhotoImages(Photos.from_pixels(images), resizing)
 
 
 def _match_classes(names: tuple[str, ...], dataset_names: tuple[str, ...]) -> Tensor:

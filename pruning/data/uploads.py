@@ -22,8 +22,9 @@ from pruning.data.array_files import holds_arrays, read_npz, read_safetensors
 from pruning.data.arrays import SPLITS, Arrays
 from pruning.data.class_folders import list_class_folders
 from pruning.data.groups import describe_clusters, read_table
-from pruning.data.images import Pixels, decode_image, widen_to_channels
+from pruning.data.images import Pixels, decode_image
 from pruning.data.photos import DifferingSizesError, Photos, may_have_one_size, read_photos
+from pruning.data.scratch import allocate
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors, name_format
 
@@ -56,7 +57,7 @@ def read_dataset(
                     return _read_parquet(files, max_values, scratch)
             if segmentation.has_masks(archive):
                 return segmentation.read_segmentation(archive, max_values)
-            return _read_class_folders(archive, max_values, class_names)
+            return _read_class_folders(archive, max_values, class_names, scratch)
     if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
     known = None if is_safetensors(head) else name_format(head)
@@ -80,7 +81,7 @@ def _read_parquet(files: Mapping[str, Path], max_values: int, scratch: Path | No
         packed = Path(folder) / "images.zip"
         notes = parquet.write_class_folders(files, packed, max_values)
         with open_archive(packed, max_values) as archive:
-            arrays = _read_class_folders(archive, max_values, ())
+            arrays = _read_class_folders(archive, max_values, (), scratch)
     return replace(arrays, notes=(*notes, *arrays.notes))
 
 
@@ -98,7 +99,9 @@ def describe_dataset(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[str, ...]) -> Arrays:
+def _read_class_folders(
+    archive: Archive, max_values: int, class_names: tuple[str, ...], scratch: Path | None
+) -> Arrays:
     """The dataset of a zip in which the folder of an image names its class."""
     folders = list_class_folders(archive, class_names)
     files = folders.files
@@ -107,7 +110,7 @@ def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[st
         for split, split_files in files.items()
     }
     entries = {split: [file.entry for file in split_files] for split, split_files in files.items()}
-    images, photos = _read_images(archive, entries, max_values)
+    images, photos = _read_images(archive, entries, max_values, scratch)
     groups = read_table(
         archive,
         {file.entry.filename: split == "test" for split in SPLITS for file in files.get(split, ())},
@@ -126,9 +129,13 @@ def _read_class_folders(archive: Archive, max_values: int, class_names: tuple[st
 
 
 def _read_images(
-    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], max_values: int
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, Sequence[zipfile.ZipInfo]],
+    max_values: int,
+    scratch: Path | None,
 ) -> tuple[dict[str, Pixels], dict[str, Photos]]:
-    """The images by split: pixels where all have one size, else photos.
+    """The images by split: pixels where all have one size, else photos; they lie in files in
+    `scratch`.
 
     All files that are broken are named in one `DataError`.
     """
@@ -137,10 +144,10 @@ def _read_images(
     photos: dict[str, Photos] = {}
     if may_have_one_size(archive, entries):
         with suppress(DifferingSizesError):
-            images = _decode_splits(archive, entries, max_values, faults)
+            images = _decode_splits(archive, entries, max_values, faults, scratch)
     if not images:
         faults.clear()
-        photos = read_photos(archive, entries, max_values, faults)
+        photos = read_photos(archive, entries, max_values, faults, scratch)
     if faults:
         raise combine_faults(faults)
     return images, photos
@@ -151,6 +158,7 @@ def _decode_splits(
     entries: Mapping[str, Sequence[zipfile.ZipInfo]],
     max_values: int,
     faults: list[DataError],
+    scratch: Path | None,
 ) -> dict[str, Pixels]:
     """Images of one size by split, in colour in all splits where one is in colour.
 
@@ -159,7 +167,7 @@ def _decode_splits(
     images: dict[str, Pixels] = {}
     for split, split_entries in entries.items():
         remaining = max_values - sum(array.size for array in images.values())
-        images[split] = _decode_images(archive, split_entries, remaining, faults)
+        images[split] = _decode_images(archive, split_entries, remaining, faults, scratch)
     channels = max(array.shape[1] for array in images.values())
     if faults:
         return images
@@ -168,7 +176,7 @@ def _decode_splits(
         raise DataError(f"the images decode to more than {max_values} values")
     if len({array.shape[2:] for array in images.values()}) > 1:
         raise DifferingSizesError("images of the splits differ in size")
-    return {split: widen_to_channels(array, channels) for split, array in images.items()}
+    return {split: _widen(array, channels, scratch) for split, array in images.items()}
 
 
 def _decode_images(
@@ -176,6 +184,7 @@ def _decode_images(
     entries: Sequence[zipfile.ZipInfo],
     max_values: int,
     faults: list[DataError],
+    scratch: Path | None,
 ) -> Pixels:
     """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same.
 
@@ -201,10 +210,20 @@ def _decode_images(
                     "values"
                 )
             if pixels.shape[1]:
-                pixels = widen_to_channels(pixels, channels)
+                pixels = _widen(pixels, channels, scratch)
             else:
-                pixels = np.empty((len(entries), *image.shape), np.uint8)
+                pixels = allocate((len(entries), *image.shape), scratch)
         if image.shape[1:] != first.shape[1:]:
             raise DifferingSizesError(f"{entry.filename} has another size than the first image")
         pixels[index] = image
     return pixels
+
+
+def _widen(images: Pixels, channels: int, scratch: Path | None) -> Pixels:
+    """Grey images (N, 1, H, W) repeated to a number of channels."""
+    if images.shape[1] == channels:
+        return images
+    widened = allocate((len(images), channels, *images.shape[2:]), scratch)
+    for index, image in enumerate(images):
+        widened[index] = image
+    return widened

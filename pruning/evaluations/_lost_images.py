@@ -52,14 +52,14 @@ class LostImages:
 
     def draw(self, record: JobRecord) -> Picture:
         """A contact sheet of the first `MOST` images."""
-        images = record.data.test.images
+        images = record.data.test.pixels(self.places[:MOST].to(record.data.test.labels.device))
         tiles = [
             (
                 f"{row['index_in_test']}: {row['class']}\nas {row['answer']}, "
                 f"{wording.percent(row['confidence'], 0)}",
-                arrange_pixels(images[place].cpu().numpy()),
+                arrange_pixels(image.cpu().numpy()),
             )
-            for row, place in zip(self.list_rows(record), self.places.tolist(), strict=False)
+            for row, image in zip(self.list_rows(record), images, strict=True)
         ]
         shown = f"the {len(tiles)} most confident of " if len(tiles) < len(self.places) else ""
         caption = (

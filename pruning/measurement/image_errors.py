@@ -4,7 +4,7 @@ are pooled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ PICTURED = "pictured"
 PICTURES = "pictures"
 MOST_PICTURED = 2_000
 """The number of images whose pixels the file holds, at most."""
+AT_ONCE = 64
+"""The number of images that are read at once to be made smaller."""
 LONGEST_SIDE = 64
 """The longer side in pixels of a picture that the file holds, at most."""
 
@@ -53,7 +55,7 @@ class ImageErrors:
         pictures: Tensor | None = None,
     ) -> ImageErrors:
         """The errors of measured networks on test images with these indices and labels; masks as
-        labels are left out. `pictures` (pictured, C, H, W) are the images at the places `pictured`.
+        labels are left out. `pictures` (pictured, C, H, W) are the small images at the places `pictured`.
         """
         answers = {
             name: measured.answers.classes
@@ -69,7 +71,7 @@ class ImageErrors:
         )
         if pictured is None or pictures is None:
             return own
-        return replace(own, pictured=pictured.cpu(), pictures=shrink_images(pictures.cpu()))
+        return replace(own, pictured=pictured.cpu(), pictures=pictures)
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -141,6 +143,12 @@ def find_disagreements(answers: Mapping[str, Tensor], references: Mapping[str, s
     counts = torch.stack(differing).sum(0).cpu()
     order = counts.argsort(descending=True, stable=True)
     return order[: int((counts > 0).sum())][:MOST_PICTURED]
+
+
+def collect_small_images(read: Callable[[Tensor], Tensor], places: Tensor) -> Tensor | None:
+    """The images at these places, made smaller, a few at a time; None for no place."""
+    parts = [shrink_images(read(part).cpu()) for part in places.split(AT_ONCE) if len(part)]
+    return torch.cat(parts) if parts else None
 
 
 def shrink_images(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ together, and count once.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -186,11 +187,17 @@ def _estimate_mean(moments: Floats) -> tuple[Floats, Floats]:
     return value, variance
 
 
-def group_identical(images: Tensor) -> Tensor | None:
+def group_identical(batches: Iterable[Tensor]) -> Tensor | None:
     """Return for each image the index of the first one of the same pixels, int64 (images,); None
     where all images differ.
+
+    The images come in batches uint8 (n, C, H, W), of which one is held at a time.
     """
-    digests = [hashlib.blake2b(image.tobytes()).digest() for image in images.cpu().numpy()]
+    digests = [
+        hashlib.blake2b(image.tobytes()).digest()
+        for images in batches
+        for image in images.cpu().numpy()
+    ]
     first_index: dict[bytes, int] = {}
     places = [first_index.setdefault(digest, index) for index, digest in enumerate(digests)]
     if len(first_index) == len(places):

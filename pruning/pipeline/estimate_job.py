@@ -13,11 +13,10 @@ from pruning.analysis.applicability import check_task
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shift_parameters import ShiftParameters
 from pruning.data.builtin import describe_dataset
+from pruning.data.memory_budget import MemoryBudget
 from pruning.data.preprocessing import (
     ChosenPreprocessing,
-    check_memory,
     choose_job_preprocessing,
-    count_bytes,
     preprocessed_shape,
 )
 from pruning.data.shifted import check_alike, count_shifted, describe_numbering
@@ -56,8 +55,8 @@ def estimate_job(
     """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
     `document` is the job as submitted; `model`, `dataset`, `shifted` and `backbone` are what the
-    store knows of its uploads; `most_data_bytes` limits the images in memory. Raises a
-    `SecateurError` with a pointer to the field that does not fit.
+    store knows of its uploads; `most_data_bytes` limits the images in memory, and what is more is
+    read from the disk. Raises a `SecateurError` with a pointer to the field that does not fit.
     """
     spec = JobSpec.model_validate(document)
     _check_outputs(spec)
@@ -77,8 +76,14 @@ def estimate_job(
         take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
     recipe = spec.recipe()
     images = count_split_images(recipe, dataset["counts"])
-    data_bytes = count_bytes(dataset, images, preprocessing)
-    check_memory(data_bytes, most_data_bytes)
+    budget = MemoryBudget(most_data_bytes)
+    notes: list[str] = []
+    if spec.dataset.builtin is None:
+        placement = budget.place_dataset(dataset, images, preprocessing)
+        notes += budget.describe("the dataset", placement)
+    for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True):
+        placement = budget.place_shifted(known, shape, preprocessing.resizing)
+        notes += budget.describe(f"the shifted set {shifted_set.name!r}", placement)
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
     _check_evaluations(recipe, segmentation=segmentation)
@@ -107,6 +112,7 @@ def estimate_job(
         zeros=zeros,
     )
     warnings = [
+        *notes,
         *list_warnings(recipe),
         *list_shift_warnings(recipe),
         *_list_model_warnings(spec, preprocessing),
@@ -118,7 +124,7 @@ def estimate_job(
     return costs | {
         "warnings": warnings,
         "preprocessing": preprocessing.document().model_dump(mode="json"),
-        "data_bytes": data_bytes,
+        "data_bytes": budget.taken,
     }
 
 

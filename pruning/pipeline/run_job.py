@@ -16,13 +16,18 @@ from pruning.analysis.job_record import RoundRecord, find_control
 from pruning.analysis.job_size import JobSize
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
+from pruning.data.memory_budget import MemoryBudget, Placement
 from pruning.data.preprocessing import choose_job_preprocessing
 from pruning.data.shifted import describe_numbering, split_distributions
 from pruning.data.tensors import Data, ShiftedSplits, prepare
 from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
 from pruning.measurement.costs import count_flops
-from pruning.measurement.image_errors import ImageErrors, find_disagreements
+from pruning.measurement.image_errors import (
+    ImageErrors,
+    collect_small_images,
+    find_disagreements,
+)
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
@@ -33,6 +38,7 @@ from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
+from pruning.rounds.costs import count_split_images
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
@@ -65,12 +71,12 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     """Run the job of a working folder to its report.
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
-    `threads`, `cache` and `checkpoint_steps`, and `keeps_images` where the errors on each image are
-    wanted for pooling. The folder holds `model.safetensors` and `rewind.safetensors` or
-    `backbone.safetensors` where the job has them, `data.safetensors` for an uploaded dataset,
-    `shifted-<number>.safetensors` for each shifted set, and `stages/` with what an earlier attempt
-    saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be
-    run.
+    `threads`, `cache` and `checkpoint_steps`, `most_data_bytes` where the memory for images is
+    limited, and `keeps_images` where the errors on each image are wanted for pooling. The folder
+    holds `model.safetensors` and `rewind.safetensors` or `backbone.safetensors` where the job has
+    them, `data.safetensors` for an uploaded dataset, `shifted-<number>.safetensors` for each
+    shifted set, and `stages/` with what an earlier attempt saved. Files of results are written to
+    `files/`. Raises a `SecateurError` for what cannot be run.
     """
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -130,17 +136,20 @@ def _load_data(
     folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Recipe
 ) -> tuple[Arrays, Data]:
     """The dataset as it was uploaded, and as tensors with its shifted sets."""
+    path = folder / "data.safetensors"
     if spec.dataset.builtin is None:
-        arrays = Arrays.load(folder / "data.safetensors")
+        arrays = Arrays.load(path, in_memory=False)
     else:
         arrays = datasets.create(spec.dataset.builtin).load()
-    known = job["dataset"] | {
-        "shape": arrays.shape,
-        "counts": arrays.counts,
-        "task": arrays.task,
-        "sizes": arrays.describe_sizes(),
-    }
+    known = job["dataset"] | _describe(arrays)
     preprocessing = choose_job_preprocessing(spec, job["model"], known)
+    budget = MemoryBudget(job.get("most_data_bytes"))
+    images = count_split_images(recipe, arrays.counts)
+    placement = Placement(in_memory=True, decodes_evaluated=True)
+    if spec.dataset.builtin is None:
+        placement = budget.place_dataset(known, images, preprocessing)
+        if placement.in_memory:
+            arrays = Arrays.load(path)
     data = prepare(
         arrays,
         limit=recipe.limit,
@@ -150,18 +159,40 @@ def _load_data(
         source=preprocessing.source,
         resizing=preprocessing.resizing,
         size_source=preprocessing.size_source,
+        decodes_evaluated=placement.decodes_evaluated,
     )
     shifted_splits: dict[str, ShiftedSplits] = {}
-    notes = list(data.notes)
+    notes = [*data.notes, *budget.describe("it", placement)]
     if spec.model.id is not None and preprocessing.note is not None:
         notes.append(preprocessing.note)
     for number, shifted_set in enumerate(spec.dataset.shifted):
         name = shifted_set.name
-        uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
-        shifted_splits |= split_distributions(name, uploaded, data, seed=recipe.image_seed)
-        notes += [f"shifted set {name!r}: {note}" for note in uploaded.notes]
+        path = folder / f"shifted-{number}.safetensors"
+        uploaded = Arrays.load(path, in_memory=False)
+        placement = budget.place_shifted(_describe(uploaded), data.shape, data.resizing)
+        if placement.in_memory:
+            uploaded = Arrays.load(path)
+        shifted_splits |= split_distributions(
+            name,
+            uploaded,
+            data,
+            seed=recipe.image_seed,
+            decodes=placement.decodes_evaluated,
+        )
+        own_notes = (*uploaded.notes, *budget.describe("it", placement))
+        notes += [f"shifted set {name!r}: {note}" for note in own_notes]
         notes += describe_numbering(name, uploaded.classes, data.classes)
     return arrays, replace(data, shifted=shifted_splits, notes=tuple(notes))
+
+
+def _describe(arrays: Arrays) -> dict[str, Any]:
+    """The facts of a dataset that are known before its images are read."""
+    return {
+        "shape": arrays.shape,
+        "counts": arrays.counts,
+        "task": arrays.task,
+        "sizes": arrays.describe_sizes(),
+    }
 
 
 def _build_pipeline(
@@ -271,7 +302,7 @@ class _Publisher:
             test.dataset_indices,
             test.labels,
             pictured=pictured,
-            pictures=test.pixels(pictured) if len(pictured) else None,
+            pictures=collect_small_images(test.pixels, pictured),
         ).save(path)
         self.watcher.file("report", "images", path)
 

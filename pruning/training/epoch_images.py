@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Generator, Tensor
 
@@ -15,7 +18,8 @@ from pruning.data.augmentation import (
 )
 from pruning.data.corrupted import EpochCorruptions, corrupt_epoch
 from pruning.data.keyed_random import Draws
-from pruning.data.photo_images import PhotoImages
+from pruning.data.photo_images import CPU, PhotoImages
+from pruning.data.reading_ahead import read_ahead
 from pruning.data.scaled_crops import scale_and_crop
 from pruning.data.tensors import Data
 from pruning.errors import ParameterError
@@ -25,7 +29,8 @@ from pruning.schemas.training import Corrupt, ScaledCrop, Training
 class TrainingImages:
     """The images that a training sees, from `data.fit`.
 
-    Images of one size are corrupted once an epoch; photos in each batch, after their crop.
+    Images of one size in memory are corrupted once an epoch; photos, and images that are read from
+    the disk, in each batch, after their crop.
     """
 
     def __init__(self, data: Data, training: Training, seed: int, name: str) -> None:
@@ -33,17 +38,21 @@ class TrainingImages:
         self.corrupt: Corrupt | None = training.corrupt
         self.seed = seed
         self.name = name
-        self.mode = resolve_augment(
-            training.augment, data.shape, photos=isinstance(data.fit.stored, PhotoImages)
-        )
+        stored = data.fit.stored
+        is_resized = isinstance(stored, PhotoImages) and stored.resizing is not None
+        self.mode = resolve_augment(training.augment, data.shape, photos=is_resized)
+        self.crops = self.mode == RANDOM_RESIZED_CROP
+        if self.crops and data.segmentation:
+            raise ParameterError(
+                f"augment: {RANDOM_RESIZED_CROP} is for images without masks; take scaled_crop"
+            )
         self.scaled_crop = _find_scaled_crop(data, training)
         self.photos: PhotoImages | None = None
-        if self.mode == RANDOM_RESIZED_CROP:
-            if data.segmentation:
-                raise ParameterError(
-                    f"augment: {RANDOM_RESIZED_CROP} is for images without masks; take scaled_crop"
-                )
-            self.photos = hold_photos(data.fit)
+        """The images that are read and decoded batch by batch; None for a tensor of pixels."""
+        if self.crops:
+            self.photos = hold_photos(data.fit).to(CPU)
+        elif isinstance(stored, PhotoImages):
+            self.photos = stored.to(CPU)
 
     def augment(
         self, pixels: Tensor, labels: Tensor, index: Tensor, epoch: int, rng: Generator
@@ -55,22 +64,33 @@ class TrainingImages:
         sizes = self.scaled_crop
         return scale_and_crop(pixels, labels, draws, sides=sizes.sides, crop=sizes.crop)
 
-    def start_epoch(self, epoch: int) -> EpochImages:
-        """The images of an epoch."""
+    @contextmanager
+    def start_epoch(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[EpochImages]:
+        """The images of an epoch, of which `batches` are going to be drawn: the numbers of images
+        in each.
+        """
         fit = self.data.fit
-        whole = None
+        names = (self.seed, self.name, epoch)
+        if self.photos is None:
+            assert isinstance(fit.stored, Tensor)
+            whole = corrupt_epoch(fit.stored, self.corrupt, *names)
+            yield EpochImages(self, epoch, whole, None, iter(()))
+            return
         corruptions = None
-        if isinstance(fit.stored, PhotoImages) or self.photos is not None:
-            if self.corrupt is not None:
-                corruptions = EpochCorruptions.draw(
-                    len(fit), self.corrupt, self.seed, self.name, epoch
-                )
-        else:
-            whole = corrupt_epoch(fit.stored, self.corrupt, self.seed, self.name, epoch)
-        return EpochImages(self, epoch, whole, corruptions)
+        if self.corrupt is not None:
+            corruptions = EpochCorruptions.draw(len(fit), self.corrupt, *names)
+        with closing(read_ahead(partial(self._read, epoch), batches)) as pixels:
+            yield EpochImages(self, epoch, None, corruptions, pixels)
+
+    def _read(self, epoch: int, index: Tensor) -> Tensor:
+        """The pixels of a batch, on the CPU; a crop depends on (seed, epoch, number) alone."""
+        assert self.photos is not None
+        if self.crops:
+            return self.photos.crop_at_random(index, self.seed, self.name, "crop", epoch)
+        return self.photos.decode(index)
 
 
-@dataclass(frozen=True)
+@dataclass
 class EpochImages:
     """The images of one epoch: `whole`, or those that are decoded when they are needed."""
 
@@ -78,24 +98,29 @@ class EpochImages:
     epoch: int
     whole: Tensor | None
     corruptions: EpochCorruptions | None
+    read: Iterator[Tensor]
+    """The pixels of the batches in order."""
+    last: tuple[Tensor, Tensor] | None = None
+    """The numbers and the pixels of the batch that was read last, which may be drawn again."""
 
     def draw_batch(self, index: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """The images and labels of these numbers, uint8 (n, C, H, W) and their classes or masks.
 
-        Small images are augmented by the generator, photos by (seed, epoch, number).
+        They are those of the batch that was drawn last, or of the next one. Small images are
+        augmented by the generator, photos by (seed, epoch, number).
         """
         owner, fit = self.images, self.images.data.fit
         at = index.to(fit.labels.device)
         labels = fit.labels[at]
         if self.whole is not None:
             return owner.augment(self.whole[at], labels, index, self.epoch, rng)
-        if owner.photos is None:
-            pixels = fit.pixels(index)
-        else:
-            pixels = owner.photos.crop_at_random(index, owner.seed, owner.name, "crop", self.epoch)
+        if self.last is None or self.last[0] is not index:
+            self.last = None
+            self.last = index, next(self.read)
+        pixels = self.last[1].to(at.device)
         if self.corruptions is not None:
             pixels = self.corruptions.apply(pixels, index)
-        if owner.photos is not None:
+        if owner.crops:
             return pixels, labels
         return owner.augment(pixels, labels, index, self.epoch, rng)
 

@@ -195,20 +195,19 @@ class _Run:
 
     def _train_epoch(self, epoch: int, first_step: int, losses: Tensor) -> Tensor:
         """Take the steps of an epoch from `first_step`; the sum of losses goes on from `losses`."""
-        images = self.images.start_epoch(epoch)
         shuffling = generator(self.seed, self.name, "order", epoch)
         order = torch.randperm(len(self.data.fit), generator=shuffling)
-        batch_size = self.training.batch_size
-        for step in range(first_step, self.steps):
-            batch = order[step * batch_size : (step + 1) * batch_size]
-            losses += self._take_step(images, batch, epoch, step)
-            self.controls.advance(len(batch))
-            self.unsaved_steps += 1
-            if self.controls.saver is not None and self._is_save_due():
-                self._check_losses(losses, epoch, step + 1)
-                self._save(self.controls.saver, epoch, step + 1)
-                self.unsaved_steps = 0
-                self.saved_at = time.monotonic()
+        batches = torch.split(order, self.training.batch_size)[first_step : self.steps]
+        with self.images.start_epoch(epoch, batches) as images:
+            for step, batch in enumerate(batches, first_step):
+                losses += self._take_step(images, batch, epoch, step)
+                self.controls.advance(len(batch))
+                self.unsaved_steps += 1
+                if self.controls.saver is not None and self._is_save_due():
+                    self._check_losses(losses, epoch, step + 1)
+                    self._save(self.controls.saver, epoch, step + 1)
+                    self.unsaved_steps = 0
+                    self.saved_at = time.monotonic()
         return losses
 
     def _is_save_due(self) -> bool:

@@ -109,6 +109,28 @@ def upload_dataset(
     show(dataset.document(), as_json)
 
 
+@datasets.command("fetch")
+def fetch_dataset(
+    url: Annotated[str, typer.Argument(help="https://… or s3://bucket/key.")],
+    sha256: Annotated[str, typer.Option(help="The SHA-256 of the file, in hexadecimal digits.")],
+    name: Name = None,
+    preprocessing: Preprocessing = None,
+    *,
+    classes: Classes = None,
+    as_json: Json = False,
+) -> None:
+    """Have the service fetch a dataset; `datasets show ID` says when it can be used."""
+    with Client() as client:
+        dataset = client.datasets.fetch(
+            url,
+            sha256,
+            name=name,
+            preprocessing=parse_option("--preprocessing", preprocessing, dict),
+            classes=parse_option("--classes", classes, list),
+        )
+    show(dataset.document(), as_json)
+
+
 @datasets.command("check")
 def check_dataset(file: FileOrFolder, *, classes: Classes = None, as_json: Json = False) -> None:
     """Read a dataset here as the service would, and tell what it finds; exit code 1 where it would

@@ -70,6 +70,26 @@ def upload_dataset(
             shutil.rmtree(packed.parent, ignore_errors=True)
 
 
+def fetch_dataset(
+    url: str,
+    sha256: str,
+    *,
+    name: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Flow[Dataset]:
+    """Have the service fetch a dataset from `https://…` or `s3://…`.
+
+    `sha256` is the digest of the file. The `state` of the dataset is `fetching` until it can be
+    used; `get` shows it.
+    """
+    given = {"name": name, "preprocessing": preprocessing, "classes": classes}
+    body: dict[str, Any] = {"url": url, "sha256": sha256}
+    body |= {field: value for field, value in given.items() if value is not None}
+    request = Request(method="POST", path="/v1/datasets/fetch", json=body, retry="unsent")
+    return (yield from call(request)).parse(Dataset)
+
+
 def list_models(*, limit: int | None = None) -> Stream[Model]:
     """Yield every uploaded model, fetched `limit` at a time."""
     return (yield from pages("/v1/models", Model, {"limit": limit}))

@@ -75,7 +75,7 @@ class Model(Base):
 
 
 class Dataset(Base):
-    """Images decoded to uint8 tensors at upload; `sha256` is the digest of the uploaded file."""
+    """Images decoded to uint8 tensors when they arrive; `sha256` is the digest of the file."""
 
     NOUN: ClassVar[str] = "dataset"
     __tablename__ = "datasets"
@@ -103,6 +103,17 @@ class Dataset(Base):
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     preprocessing: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     """The `resize`, `crop` and `interpolation` that were given with the dataset."""
+    state: Mapped[str] = mapped_column(String(16), default="ready", server_default="ready")
+    """`fetching` until a worker has fetched it from its URL, then `ready` or `failed`."""
+    source: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The `url` that it is fetched from, and the `classes` that were given with it; null for an
+    upload.
+    """
+    failure: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """Why the last try to fetch it failed: `code`, `message`, `retryable`."""
+    tries: Mapped[int] = mapped_column(default=0, server_default="0")
+    due_at: Mapped[float | None] = mapped_column(default=None)
+    """The time of the next try, or the end of the lease of the one that runs."""
     artifact: Mapped[str]
     created_at: Mapped[float]
 

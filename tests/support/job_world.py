@@ -124,15 +124,20 @@ class World:
             deadline_s=spec.get("deadline_s"),
         ).id
 
+    def submit_on(self, dataset_id: str, spec: dict[str, Any], **dataset: Any) -> str:
+        """Create the standard job with these fields changed, on a stored dataset."""
+        spec = {**SPEC, **spec, "dataset": {"id": dataset_id, **dataset}}
+        return create(self.store, spec=spec, dataset_id=dataset_id).id
+
     def dataset(self) -> str:
         """Store the digits as a dataset, and return its id."""
-        return self._store_dataset(Digits().load())
+        return self.store_dataset(Digits().load())
 
     def noise(self) -> str:
         """Store a dataset whose labels have nothing to do with its images."""
-        return self._store_dataset(make_noise())
+        return self.store_dataset(make_noise())
 
-    def _store_dataset(self, arrays: Arrays) -> str:
+    def store_dataset(self, arrays: Arrays) -> str:
         folder = Path(str(self.settings.work_dir)).parent
         return store_dataset(self.store, self.artifacts, folder, arrays)
 

@@ -109,10 +109,10 @@ def test_a_cluster_is_judged_by_what_most_of_its_images_do() -> None:
 def test_identical_images_are_a_cluster() -> None:
     images = torch.randint(0, 255, (6, 3, 4, 4), dtype=torch.uint8)
     images[4] = images[1]
-    clusters = group_identical(images)
+    clusters = group_identical([images[:2], images[2:]])
     assert clusters is not None
     assert clusters.tolist() == [0, 1, 2, 3, 1, 5]
-    assert group_identical(images[:4]) is None
+    assert group_identical([images[:4]]) is None
 
 
 @pytest.mark.parametrize(("n", "rate", "level"), [(12, 0.0, 0.05), (24, 0.1, 0.1)])
