@@ -106,13 +106,13 @@ class HuggingFace:
 
     @property
     def task(self) -> Task:
-        """What it predicts: a class for each image, or for every pixel."""
+        """The prediction: a class for each image, or for every pixel."""
         return find_task(self.network_name)
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
         """The channels, and one size or any."""
-        config = self._read_config()
+        config = self.read_config()
         for part in ("vision_config", "backbone_config"):
             config = getattr(config, part, None) or config
         side = getattr(config, "image_size", None)
@@ -149,7 +149,7 @@ class HuggingFace:
         try:
             with NumbersOnCpu():
                 network: nn.Module = self.find_class()._from_config(
-                    self._read_config(), attn_implementation="eager"
+                    self.read_config(), attn_implementation="eager"
                 )
         except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
             raise ParameterError(
@@ -166,7 +166,7 @@ class HuggingFace:
             "classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
             "segmentation": modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
         }[self.task]
-        known = mapping.get(type(self._read_config()), ())
+        known = mapping.get(type(self.read_config()), ())
         for candidate in known if isinstance(known, tuple) else (known,):
             if candidate.__name__ == self.network_name:
                 return candidate
@@ -176,8 +176,8 @@ class HuggingFace:
             pointer="config",
         )
 
-    def _read_config(self) -> Any:
-        """The configuration of transformers with the number of classes."""
+    def read_config(self) -> Any:
+        """The configuration as transformers has it, with the number of classes."""
         config = _parse_config(json.dumps(self.config, sort_keys=True))
         config.num_labels = self.classes
         return config

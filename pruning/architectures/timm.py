@@ -76,7 +76,7 @@ class Timm:
 
     @property
     def _published(self) -> dict[str, Any]:
-        """What timm says of the published weights of the name (`pretrained_cfg`)."""
+        """The description of the published weights of the name (`pretrained_cfg`)."""
         return read_published(self.name)
 
     @property

@@ -26,7 +26,7 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
     "1378be20": {"name": "googlenet", "transform_input": True},
     "0cc3c7bd": {"name": "inception_v3", "transform_input": True},
 }
-"""What networks published files are of that need a parameter which is not in them, by the first
+"""The networks of published files that need a parameter which is not in them, by the first
 digits of their sha256, which torchvision has in the names of the files.
 """
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")

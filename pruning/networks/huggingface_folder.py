@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from pruning.architectures._extras import import_extra
 from pruning.architectures.huggingface import HuggingFace, check_config
+from pruning.architectures.timm import OWN_FIELDS
 from pruning.errors import ModelError, ParameterError
+from pruning.networks.state_dicts import read_weights
 from pruning.schemas.huggingface_files import CONFIG, PREPROCESSOR, WEIGHTS, is_read
 from pruning.schemas.preprocessing import GivenPreprocessing, keep_resizing
 from pruning.schemas.published_preprocessing import translate_published
@@ -29,9 +32,8 @@ SHOWN = 5
 class FolderContent:
     """The content of a folder."""
 
-    config: dict[str, Any]
-    """Without the names of classes."""
-    class_count: int
+    architecture: str
+    kwargs: dict[str, Any]
     classes: list[str] | None
     """The names of the classes in the order of the outputs; None where they have only numbers."""
     state: dict[str, Tensor]
@@ -48,8 +50,9 @@ def find_folder(path: Path, scratch: Path, most_bytes: int | None = None) -> Pat
     """
     if path.is_dir():
         return path
-    if not zipfile.is_zipfile(path):
-        return None
+    with path.open("rb") as file:
+        if file.read(2) != b"PK" or not zipfile.is_zipfile(path):
+            return None
     with zipfile.ZipFile(path) as archive:
         files = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
         configs = [name for name in files if PurePosixPath(name).name == CONFIG]
@@ -71,7 +74,7 @@ def find_folder(path: Path, scratch: Path, most_bytes: int | None = None) -> Pat
             try:
                 with archive.open(entry) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
                 raise ModelError(f"{entry.filename} cannot be unpacked: {error}") from None
     return folder
 
@@ -83,12 +86,16 @@ def read_folder(folder: Path) -> FolderContent:
     files are missing or do not fit each other.
     """
     config = _read_json(folder / CONFIG)
-    check_config(config)
+    is_timm = "architecture" in config and "architectures" not in config
+    if not is_timm:
+        check_config(config)
     if not any((folder / name).exists() for name in WEIGHTS):
         raise ModelError(
             f"the folder has no {WEIGHTS[0]}; save it again with "
             "model.save_pretrained(folder), which writes it"
         )
+    if is_timm:
+        return _read_timm_folder(folder, config)
     names, notes = _read_classes(config)
     count = len(names) if names is not None else int(config.get("num_labels") or 2)
     labels = config.get("id2label")
@@ -100,14 +107,39 @@ def read_folder(folder: Path) -> FolderContent:
         if key not in ("id2label", "label2id", "num_labels")
     }
     state, more = _read_state(folder, HuggingFace(config=kept, classes=max(count, 2)))
-    preprocessing, remarks = _read_preprocessing(folder)
+    preprocessing, remarks = _read_processor(folder)
     return FolderContent(
-        config=kept,
-        class_count=count,
+        architecture="huggingface",
+        kwargs={"config": kept, "classes": count},
         classes=names,
         state=state,
         preprocessing=preprocessing,
         notes=(*notes, *more, *remarks),
+    )
+
+
+def _read_timm_folder(folder: Path, config: Mapping[str, Any]) -> FolderContent:
+    """Read a folder as timm saves it for the Hugging Face hub, whose config.json names a network
+    of timm.
+    """
+    arguments = dict(config.get("model_args") or {})
+    kwargs: dict[str, Any] = {"name": config["architecture"]}
+    if "num_classes" in config:
+        kwargs["classes"] = config["num_classes"]
+    if isinstance(side := arguments.pop("img_size", None), int):
+        kwargs["image_size"] = side
+    options = {key: value for key, value in arguments.items() if key not in OWN_FIELDS}
+    if options:
+        kwargs["options"] = options
+    labels = config.get("label_names")
+    document = config.get("pretrained_cfg")
+    return FolderContent(
+        architecture="timm",
+        kwargs=kwargs,
+        classes=list(map(str, labels)) if isinstance(labels, list) else None,
+        state=read_weights(folder / WEIGHTS[0])[""],
+        preprocessing={} if document is None else _keep_preprocessing(CONFIG, document),
+        notes=(),
     )
 
 
@@ -116,7 +148,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text())
     except FileNotFoundError:
         raise ModelError(f"the folder has no {path.name}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ModelError(f"{path.name} holds no JSON object")
@@ -124,7 +156,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_classes(config: Mapping[str, Any]) -> tuple[list[str] | None, list[str]]:
-    """The names in `id2label`, and a note where some had to be told apart."""
+    """The names in `id2label`, and a note where some had to be made distinct."""
     labels = config.get("id2label")
     if not isinstance(labels, Mapping) or not labels:
         return None, []
@@ -142,7 +174,9 @@ def _read_classes(config: Mapping[str, Any]) -> tuple[list[str] | None, list[str
     changed = [new for new, name in zip(unique, names, strict=True) if new != name]
     if not changed:
         return names, []
-    return unique, [f"id2label has names twice, which are told apart: {', '.join(changed[:SHOWN])}"]
+    return unique, [
+        f"id2label has names twice, which got their numbers: {', '.join(changed[:SHOWN])}"
+    ]
 
 
 def _read_state(folder: Path, architecture: HuggingFace) -> tuple[dict[str, Tensor], list[str]]:
@@ -153,7 +187,7 @@ def _read_state(folder: Path, architecture: HuggingFace) -> tuple[dict[str, Tens
     try:
         network, info = architecture.find_class().from_pretrained(
             folder,
-            config=architecture._read_config(),
+            config=architecture.read_config(),
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
@@ -181,17 +215,21 @@ def _read_state(folder: Path, architecture: HuggingFace) -> tuple[dict[str, Tens
     return dict(network.state_dict()), notes
 
 
-def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What preprocessor_config.json says as the store keeps it, or a note why it is not taken."""
+def _read_processor(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The content of preprocessor_config.json as the store keeps it, or a note that it is missing."""
     if not (folder / PREPROCESSOR).exists():
         return {}, [f"the folder has no {PREPROCESSOR}: give the preprocessing with the upload"]
-    document = _read_json(folder / PREPROCESSOR)
+    return _keep_preprocessing(PREPROCESSOR, _read_json(folder / PREPROCESSOR)), []
+
+
+def _keep_preprocessing(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing of a document in the file `name`, as the store keeps it."""
     try:
         given = GivenPreprocessing.model_validate(translate_published(document))
     except (ValidationError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ParameterError(
-            f"{PREPROCESSOR} cannot be read: {error}; give 'preprocessing' with the upload and "
-            "leave this file out",
+            f"the preprocessing in {name} cannot be read: {error}; give 'preprocessing' with the "
+            "upload, and leave it out of the folder",
             pointer="/preprocessing",
         ) from None
     known: dict[str, Any] = {}
@@ -200,4 +238,4 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], list[str]]:
         known |= {"normalize": normalize, "source": "model"}
     if given.resizing is not None:
         known["preprocessing"] = keep_resizing(given.resizing, "model")
-    return known, []
+    return known

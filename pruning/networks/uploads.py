@@ -1,4 +1,4 @@
-"""What was uploaded as a network: a file of weights, or a folder of Hugging Face in a zip."""
+"""Uploads of networks: a file of weights, or a folder of Hugging Face in a zip."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def read_upload(path: Path, scratch: Path, most_bytes: int | None = None) -> Upl
         content = read_folder(folder)
         return UploadedNetwork(
             states={"": content.state},
-            architecture="huggingface",
-            kwargs={"config": content.config, "classes": content.class_count},
+            architecture=content.architecture,
+            kwargs=content.kwargs,
             classes=content.classes,
             known=content.preprocessing,
             notes=content.notes,

@@ -204,7 +204,7 @@ class Exports:
         self._announce(exported, "huggingface", path)
 
     def _collect_facts(self, record: RoundRecord) -> CardFacts:
-        """What the model card of a checkpoint says."""
+        """The facts of the model card of a checkpoint."""
         pipeline = self.pipeline
         control = find_control(pipeline.controls, record)
         assert control is not None

@@ -27,7 +27,7 @@ METRICS: dict[Task, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a model card says of a checkpoint."""
+    """The facts that the model card of a checkpoint states."""
 
     id: str
     job: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,22 @@ PROCESSOR = {
 
 
 @dataclass(frozen=True)
-class Passed:
-    """A job on an uploaded network: its report, its files, and the network that was uploaded."""
+class Uploaded:
+    """A network as the check of its upload leaves it, and images that it classifies."""
 
     network: dict[str, Any]
-    """What the check of the upload says."""
+    """The answer of the check."""
+    state: Path
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A job on an uploaded network: its report, and the folder of its files."""
+
+    uploaded: Uploaded
     report: Report
     folder: Path
-    """The folder of the files of its checkpoints."""
-    arrays: Arrays
-    failures: dict[str, str] = field(default_factory=dict)
-    """The messages of criteria that failed, by name."""
 
 
 def make_images(task: str, side: int, train: int = 12, test: int = 9) -> Arrays:
@@ -144,63 +149,49 @@ def write_upload(
     return folder / "net.zip"
 
 
-def run_through(
-    folder: Path,
-    architecture: str,
-    kwargs: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    *,
-    side: int = 32,
-) -> Passed:
-    """Upload a network, and run a job on it to its report."""
+def upload(
+    folder: Path, architecture: str, kwargs: Mapping[str, Any], *, side: int = 32
+) -> Uploaded:
+    """Write a network that classifies the images, and check it as an upload is checked."""
     resolved = resolve(architecture, kwargs)
     arrays = make_images(getattr(resolved, "task", "classification"), side)
-    path = write_upload(folder, architecture, kwargs, arrays)
     own = architecture == "huggingface"
-    output = folder / "job" / "model.safetensors"
-    (folder / "job" / "stages").mkdir(parents=True)
     network = check_model(
         {
-            "path": str(path),
+            "path": str(write_upload(folder, architecture, kwargs, arrays)),
             "architecture": None if own else architecture,
             "kwargs": {} if own else {key: kwargs[key] for key in kwargs if key != "classes"},
-            "output": str(output),
+            "output": str(folder / "model.safetensors"),
         }
     )
-    arrays.save(folder / "job" / "data.safetensors")
-    document = {
-        "type": "prune",
-        "model": {"id": "mdl_00000000"},
-        "dataset": {"id": "dst_00000000"},
-        "latency": {"batches": [1]},
-        **spec,
-    }
+    if not own:
+        network |= {"normalize": NORMALIZE, "preprocessing": None}
+    return Uploaded(network, folder / "model.safetensors", arrays)
+
+
+def run_uploaded(folder: Path, uploaded: Uploaded, spec: Mapping[str, Any]) -> Passed:
+    """Run a job on an uploaded network to its report."""
+    (folder / "stages").mkdir(parents=True)
+    (folder / "model.safetensors").hardlink_to(uploaded.state)
+    uploaded.arrays.save(folder / "data.safetensors")
+    ids = {"model": {"id": "mdl_00000000"}, "dataset": {"id": "dst_00000000"}}
+    names = ("architecture", "kwargs", "normalize", "preprocessing", "classes", "zeros")
     job_runner.run_job(
-        folder / "job",
+        folder,
         {
             "id": "job_00000000",
-            "spec": document,
+            "spec": {"type": "prune", **ids, **spec},
             "checkpoint_steps": 10_000,
             "cache": {"folder": str(folder), "bytes": 0},
             "threads": 1,
-            "model": {
-                "architecture": network["architecture"],
-                "kwargs": network["kwargs"],
-                "normalize": network.get("normalize") if own else NORMALIZE,
-                "source": "given",
-                "preprocessing": network.get("preprocessing"),
-                "classes": network["classes"],
-                "zeros": network["zeros"],
-                "sha256": None,
-            },
+            "model": {name: uploaded.network[name] for name in names}
+            | {"source": "given", "sha256": None},
             "dataset": {"name": "colours", "sha256": "", "normalize": None},
         },
         Silent(),
     )
-    files = folder / "job" / "files"
-    report = Report.model_validate_json((files / "report.json").read_text())
-    failures = {failure.name: failure.message for failure in report.failures}
-    return Passed(network, report, files, arrays, failures)
+    report = Report.model_validate_json((folder / "files" / "report.json").read_text())
+    return Passed(uploaded, report, folder / "files")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pruning.errors import (
@@ -22,6 +23,7 @@ from pruning.errors import (
 )
 from pruning.networks.file_check import check_weights_file
 from pruning.networks.loading import load_model, resolve
+from pruning.networks.recognition import find_weights
 from pruning.networks.uploads import read_upload
 from pruning.pipeline.huggingface_export import (
     describe_processor,
@@ -198,6 +200,25 @@ def test_a_folder_is_written_that_transformers_loads(uploaded: Path, tmp_path: P
     with torch.no_grad():
         torch.testing.assert_close(again(pixel_values=images).logits, network(images))
     assert read_upload(tmp_path / "out", tmp_path).classes == upload.classes
+
+
+def test_a_folder_of_timm_is_a_network_of_timm(tmp_path: Path) -> None:
+    """As `timm.models.push_to_hf_hub` writes it."""
+    network = resolve("timm", {"name": "test_efficientnet", "classes": 4}).build()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "test_efficientnet",
+        "num_classes": 4,
+        "label_names": ["a", "b", "c", "d"],
+        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 1.0, "mean": [0.5] * 3,
+                           "std": [0.5] * 3, "interpolation": "bicubic"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    upload = read_upload(tmp_path, tmp_path)
+    assert (upload.architecture, upload.classes) == ("timm", ["a", "b", "c", "d"])
+    assert upload.known["preprocessing"]["sizes"]["crop"] == 64
+    candidate, _ = find_weights("timm", upload.kwargs, upload.states)
+    assert candidate.exact
 
 
 def test_where_there_is_no_folder_the_reason_is_said() -> None:

@@ -4,7 +4,6 @@ their files are loaded again; where structured pruning is refused, the refusal n
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,9 @@ import pytest
 import torch
 
 from pruning.channels.compaction import load_compact
+from pruning.errors import BudgetError
 from pruning.networks.loading import load_model
+from pruning.pipeline import exports
 from pruning.pipeline import run_job as job_runner
 from pruning.schemas.report import Report
 from tests.support.known_networks import (
@@ -23,12 +24,15 @@ from tests.support.known_networks import (
     VIT_CONFIG,
     Passed,
     measure_error,
-    run_through,
+    run_uploaded,
+    upload,
 )
 
 Case = tuple[str, dict[str, Any]]
-STRUCTURED = "taylor_filter"
-"""A criterion of channels, beside `magnitude` for single weights."""
+SPEC: dict[str, Any] = {
+    "targets": {"sparsity": [0.5]},
+    "retrain": {"epochs": 1, "batch_size": 6, "optimizer": {"lr": 0.001}},
+}
 CASES: dict[str, Case] = {
     "resnet18": ("torchvision", {"name": "resnet18"}),
     "mobilenet_v3": ("torchvision", {"name": "mobilenet_v3_small"}),
@@ -42,8 +46,20 @@ CASES: dict[str, Case] = {
     ),
     "timm efficientnet": ("timm", {"name": "test_efficientnet"}),
     "hugging face vit": ("huggingface", {"config": VIT_CONFIG}),
-    "swin_t": ("torchvision", {"name": "swin_t"}),
-    "vgg16_bn": ("torchvision", {"name": "vgg16_bn"}),
+    "swin_t": (
+        "timm",
+        {
+            "name": "swin_tiny_patch4_window7_224",
+            "image_size": 32,
+            "options": {
+                "embed_dim": 8,
+                "depths": [1, 1, 1, 1],
+                "window_size": 2,
+                "num_heads": [1, 1, 2, 2],
+            },
+        },
+    ),
+    "vgg16_bn": ("vgg", {"depth": 16, "width": 0.125}),
     "regnet": ("torchvision", {"name": "regnet_x_400mf"}),
     "deeplabv3": ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large"}),
     "segformer": ("huggingface", {"config": SEGFORMER_CONFIG}),
@@ -65,52 +81,50 @@ def test_a_network_goes_all_the_way(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_runner, "write_report", write_json)
+    # What files weigh and how fast networks are takes longer than all else; other tests hold it.
+    monkeypatch.setattr(exports, "measure_file_sizes", lambda *args, **named: {})
+    monkeypatch.setattr(exports, "measure_latency", lambda *args, **named: [])
     architecture, kwargs = CASES[case]
     own = architecture == "huggingface"
-    spec = {
-        "criterion": [{"name": "magnitude"}, {"name": STRUCTURED}],
-        "targets": {"sparsity": [0.5]},
-        "retrain": {"epochs": 1, "batch_size": 6, "optimizer": {"lr": 0.001}},
+    uploaded = upload(tmp_path, architecture, kwargs | {"classes": 3})
+    assert uploaded.network["architecture"] == architecture
+    spec = SPEC | {
         "evaluations": [] if case in SEGMENTERS else [{"name": "accuracy"}],
         "export": ["onnx", "huggingface"] if own else ["onnx"],
     }
-    passed = run_through(tmp_path, architecture, kwargs | {"classes": 3}, spec, side=32)
-    assert passed.network["architecture"] == architecture
-    assert passed.report.baseline.error.value < 0.4
-    criteria = [checkpoint.criterion.name for checkpoint in passed.report.checkpoints]
+    weights = run_uploaded(tmp_path / "weights", uploaded, spec)
+    assert weights.report.baseline.error.value < 0.4
+    check_files(weights, own=own, segmentation=case in SEGMENTERS)
+    spec |= {"granularity": {"name": "channel", "params": {"round_to": 1}}, "export": ["onnx"]}
     if case in REFUSED:
-        assert criteria == ["magnitude"]
-        (failure,) = passed.report.failures
-        assert failure.name == STRUCTURED
-        assert re.search(REFUSAL, failure.message), failure.message
+        with pytest.raises(BudgetError, match=REFUSAL):
+            run_uploaded(tmp_path / "channels", uploaded, spec)
     else:
-        assert criteria == ["magnitude", STRUCTURED]
-        assert not passed.report.failures
-    check_files(passed, own=own, segmentation=case in SEGMENTERS)
+        channels = run_uploaded(tmp_path / "channels", uploaded, spec)
+        check_files(channels, own=False, segmentation=case in SEGMENTERS)
 
 
 def check_files(passed: Passed, *, own: bool, segmentation: bool) -> None:
     """Every file gives the error of the report in its own runtime."""
-    for checkpoint in passed.report.checkpoints:
-        reported = checkpoint.error.value
-        state = passed.folder / f"{checkpoint.id}.dense.safetensors"
-        arch = passed.folder / f"{checkpoint.id}.arch.json"
-        assert arch.exists() == (checkpoint.criterion.name == STRUCTURED)
-        if arch.exists():
-            network = load_compact(arch, state)
-        else:
-            network = load_model(passed.network["architecture"], state, **passed.network["kwargs"])
-        assert measure_error(network.eval(), passed.arrays) == pytest.approx(reported)
-        assert checkpoint.onnx is not None, checkpoint.warnings
-        assert checkpoint.onnx.error.value == pytest.approx(reported, abs=0.01)
-        assert checkpoint.flops < 0.7 * passed.report.baseline.flops
-        if own:
-            folder = passed.folder / "unpacked"
-            shutil.unpack_archive(passed.folder / f"{checkpoint.id}.huggingface.zip", folder)
-            network_of_others = load_with_transformers(folder, segmentation)
-            assert measure_error(network_of_others, passed.arrays) == pytest.approx(reported)
-            card = (folder / "README.md").read_text()
-            assert f'"value": {1 - reported}' in card
+    network, arrays = passed.uploaded.network, passed.uploaded.arrays
+    (checkpoint,) = passed.report.checkpoints
+    reported = checkpoint.error.value
+    assert checkpoint.flops < 0.7 * passed.report.baseline.flops
+    state = passed.folder / f"{checkpoint.id}.dense.safetensors"
+    arch = passed.folder / f"{checkpoint.id}.arch.json"
+    if arch.exists():
+        again = load_compact(arch, state)
+    else:
+        again = load_model(network["architecture"], state, **network["kwargs"])
+    assert measure_error(again.eval(), arrays) == pytest.approx(reported)
+    assert checkpoint.onnx is not None, checkpoint.warnings
+    assert checkpoint.onnx.error.value == pytest.approx(reported, abs=0.01)
+    if own:
+        folder = passed.folder / "unpacked"
+        shutil.unpack_archive(passed.folder / f"{checkpoint.id}.huggingface.zip", folder)
+        loaded = load_with_transformers(folder, segmentation)
+        assert measure_error(loaded, arrays) == pytest.approx(reported)
+        assert f'"value": {1 - reported}' in (folder / "README.md").read_text()
 
 
 def load_with_transformers(folder: Path, segmentation: bool) -> Callable[..., torch.Tensor]:
