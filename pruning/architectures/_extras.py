@@ -24,6 +24,5 @@ def import_extra(package: str) -> ModuleType:
             raise
         raise MissingPackageError(
             f"this network needs a package that is not installed here ({package}): "
-            f"pip install 'secateur[{package}]'",
-            pointer="/architecture",
+            f"pip install 'secateur[{package}]'"
         ) from None

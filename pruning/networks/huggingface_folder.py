@@ -89,7 +89,7 @@ def read_folder(folder: Path) -> FolderContent:
     is_timm = "architecture" in config and "architectures" not in config
     if not is_timm:
         check_config(config)
-    if not any((folder / name).exists() for name in WEIGHTS):
+    if not any((folder / name).exists() for name in (WEIGHTS[:1] if is_timm else WEIGHTS)):
         raise ModelError(
             f"the folder has no {WEIGHTS[0]}; save it again with "
             "model.save_pretrained(folder), which writes it"
@@ -101,12 +101,14 @@ def read_folder(folder: Path) -> FolderContent:
     labels = config.get("id2label")
     if isinstance(labels, Mapping):
         count = len(labels)
+    if count < 2:
+        raise ModelError("config.json: the network has one output; a classifier has at least two")
     kept = {
         key: value
         for key, value in config.items()
         if key not in ("id2label", "label2id", "num_labels")
     }
-    state, more = _read_state(folder, HuggingFace(config=kept, classes=max(count, 2)))
+    state, more = _read_state(folder, HuggingFace(config=kept, classes=count))
     preprocessing, remarks = _read_processor(folder)
     return FolderContent(
         architecture="huggingface",
@@ -122,7 +124,8 @@ def _read_timm_folder(folder: Path, config: Mapping[str, Any]) -> FolderContent:
     """Read a folder as timm saves it for the Hugging Face hub, whose config.json names a network
     of timm.
     """
-    arguments = dict(config.get("model_args") or {})
+    given = config.get("model_args")
+    arguments = dict(given) if isinstance(given, Mapping) else {}
     kwargs: dict[str, Any] = {"name": config["architecture"]}
     if "num_classes" in config:
         kwargs["classes"] = config["num_classes"]
@@ -216,7 +219,7 @@ def _read_state(folder: Path, architecture: HuggingFace) -> tuple[dict[str, Tens
 
 
 def _read_processor(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The content of preprocessor_config.json as the store keeps it, or a note that it is missing."""
+    """The content of preprocessor_config.json as the store keeps it, or a note that there is none."""
     if not (folder / PREPROCESSOR).exists():
         return {}, [f"the folder has no {PREPROCESSOR}: give the preprocessing with the upload"]
     return _keep_preprocessing(PREPROCESSOR, _read_json(folder / PREPROCESSOR)), []

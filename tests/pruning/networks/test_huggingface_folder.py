@@ -108,6 +108,7 @@ CONFIGS: dict[str, tuple[Config, type[SecateurError], str]] = {
     "class": ({"architectures": ["ViTsForImageClassification"]}, ParameterError, "has no ViTs"),
     "labels": ({"problem_type": "multi_label_classification"}, ParameterError, "one class"),
     "names": ({"id2label": {"0": "a", "2": "b"}}, ModelError, "must name the outputs 0, 1, 2"),
+    "one output": ({"id2label": {"0": "a"}}, ModelError, "at least two"),
     "layers": ({"num_hidden_layers": 2}, ModelError, "the weights lack vit.layers.1"),
     "widths": ({"intermediate_size": 40}, ModelError, "does not load the folder"),
 }
