@@ -68,6 +68,12 @@ class DataError(SecateurError):
     code = "invalid_dataset"
 
 
+class MissingPackageError(SecateurError):
+    """A package of an extra that is not installed where it is needed; the message says which."""
+
+    code = "missing_package"
+
+
 class UnsafeFormatError(SecateurError):
     """A file that could run code when read."""
 

@@ -143,6 +143,8 @@ class Pack:
     """Pack a folder into a zip in a temporary folder of its own; outcome: the path of the zip."""
 
     folder: Path
+    kind: Literal["dataset", "model"] = "dataset"
+    """Of a model, the files are packed that the service reads."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Folders of datasets, packed into a zip to be uploaded."""
+"""Folders of datasets and of networks, packed into a zip to be uploaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pruning.schemas.droppings import is_dropping
+from pruning.schemas.huggingface_files import CONFIG, is_read
 from secateur.errors import UnreadableFolder
 
 COMPRESSED = {".jpg", ".jpeg", ".png", ".webp", ".parquet", ".npz", ".safetensors"}
@@ -18,7 +19,20 @@ COMPRESSED = {".jpg", ".jpeg", ".png", ".webp", ".parquet", ".npz", ".safetensor
 CHUNK_BYTES = 2**20
 
 
-def pack_folder(folder: Path) -> Path:
+def pack_network(folder: Path) -> Path:
+    """Return a zip of the files that are read of a folder of Hugging Face; see `pack_folder`.
+
+    Raises `UnreadableFolder` where it has no config.json.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UnreadableFolder(
+            f"{folder}: there is no {CONFIG} in this folder; a network is a file of weights, or a "
+            "folder as transformers saves it"
+        )
+    return pack_folder(folder, is_read)
+
+
+def pack_folder(folder: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """Return a zip of the folder in a new temporary folder, which the caller removes.
 
     The same files give the same bytes: entries are sorted by name, and have neither times nor
@@ -29,7 +43,8 @@ def pack_folder(folder: Path) -> Path:
     try:
         with zipfile.ZipFile(packed, "w") as archive:
             for name, file in list_files(folder):
-                _add_file(archive, name, file)
+                if is_wanted(name):
+                    _add_file(archive, name, file)
             if not archive.filelist:
                 raise UnreadableFolder(f"{folder}: there are no files in this folder")
     except BaseException:
@@ -80,3 +95,7 @@ def _add_file(archive: zipfile.ZipFile, name: str, file: Path) -> None:
     entry.file_size = file.stat().st_size
     with file.open("rb") as source, archive.open(entry, "w") as target:
         shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+
+PACKERS: dict[str, Callable[[Path], Path]] = {"dataset": pack_folder, "model": pack_network}
+"""What packs a folder, by what is in it."""

@@ -24,7 +24,7 @@ from secateur.flow import (
     Send,
     Sleep,
 )
-from secateur.folders import pack_folder
+from secateur.folders import PACKERS
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _LASTING = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)
@@ -71,8 +71,8 @@ class Channel:
                     return self._sleep(seconds)
                 case Digest(file):
                     return _hash_file(file)
-                case Pack(folder):
-                    return pack_folder(folder)
+                case Pack(folder, kind):
+                    return PACKERS[kind](folder)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:
@@ -124,8 +124,8 @@ class AsyncChannel:
                     return await self._sleep(seconds)
                 case Digest(file):
                     return await asyncio.to_thread(_hash_file, file)
-                case Pack(folder):
-                    return await asyncio.to_thread(pack_folder, folder)
+                case Pack(folder, kind):
+                    return await asyncio.to_thread(PACKERS[kind], folder)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:

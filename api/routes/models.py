@@ -53,7 +53,9 @@ FORM = {
                                 ".pth, .bin), which is read with weights_only and kept as "
                                 "safetensors. What wraps it, prefixes of names, masks of "
                                 "torch.nn.utils.prune and names of earlier releases are "
-                                "understood, and said in `warnings`."
+                                "understood, and said in `warnings`. Or a zip of a folder as "
+                                "transformers saves it (config.json, model.safetensors, "
+                                "preprocessor_config.json), which says itself what it is."
                             ),
                         },
                         "architecture": {
@@ -138,6 +140,7 @@ async def create_model(
             "normalize": normalize,
             "classes": classes,
             "output": str(converted),
+            "max_bytes": services.settings.max_upload_bytes,
         },
         base="/kwargs",
         subject="/file",
@@ -148,7 +151,7 @@ async def create_model(
         raise build_problem([Fault("/architecture", "missing", message)])
     source = "given"
     if normalize is None and network.get("normalize") is not None:
-        normalize, source = network["normalize"], "model"
+        normalize, source = network["normalize"], network.get("source", "model")
     if classes is None and network.get("classes") is not None:
         classes = parse_field(CLASSES, network["classes"], "file")
     _check_sizes(network, normalize, classes)

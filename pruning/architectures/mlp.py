@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -84,8 +85,10 @@ class Mlp(FlatArchitecture):
     )
     """
 
-    not_in_weights: ClassVar[tuple[str, ...]] = ("activation",)
-    """The parameters that change what the network computes, and leave no trace in its weights."""
+    not_in_weights: ClassVar[Mapping[str, str]] = {"activation": "the default is taken"}
+    """The parameters that change what the network computes, and leave no trace in its weights, and
+    what is done where they are not given.
+    """
     hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
     activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
     initialisation: Annotated[

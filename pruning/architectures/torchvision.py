@@ -20,6 +20,15 @@ from pruning.architectures._torchvision_networks import PATCHES, SMALLEST, list_
 from pruning.errors import ParameterError, UnknownNameError
 
 NAMES = sorted(SMALLEST)
+TRANSFORMING = ("googlenet", "inception_v3")
+"""The networks that can turn ImageNet's normalisation of their inputs into one of their own."""
+PUBLISHED: Mapping[str, dict[str, Any]] = {
+    "1378be20": {"name": "googlenet", "transform_input": True},
+    "0cc3c7bd": {"name": "inception_v3", "transform_input": True},
+}
+"""The networks of published files that need a parameter which is not in them, by the first
+digits of their sha256, which torchvision has in the names of the files.
+"""
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 """Beginnings of the names of heads that are left out: they help in training alone."""
 DEFAULT_SIDE = 224
@@ -32,7 +41,8 @@ class Torchvision:
     """A classifier of torchvision by its `name` there, untrained, for colour images.
 
     Parameter names are torchvision's, so its checkpoints load as they are; auxiliary classifiers
-    are left out. Vision transformers and MaxViT take square images of `image_size`, 224 by default;
+    are left out. With `transform_input`, GoogLeNet and Inception normalise images that were
+    normalised by ImageNet's constants again, by a half; their published weights expect it. Vision transformers and MaxViT take square images of `image_size`, 224 by default;
     the others take any. Raises `UnknownNameError`, `ParameterError`.
 
     >>> Torchvision("resnet18", classes=1000).smallest, Torchvision("vgg16").smallest
@@ -51,9 +61,17 @@ class Torchvision:
         int | None,
         Field(ge=1, le=8192, description="of vision transformers and MaxViT: the side of images"),
     ] = None
+    transform_input: Annotated[
+        bool, Field(description="of googlenet and inception_v3: true for their published weights")
+    ] = False
 
     def __post_init__(self) -> None:
         check_name(self.name, NAMES)
+        if self.transform_input and self.name not in TRANSFORMING:
+            raise ParameterError(
+                f"{self.name} transforms no inputs; leave transform_input false",
+                pointer="transform_input",
+            )
         patch = PATCHES.get(self.name)
         if patch is None and self.image_size is not None:
             raise ParameterError(
@@ -79,6 +97,16 @@ class Torchvision:
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
         """Three channels, and one size or any from `smallest` on."""
         return 3, self.side, self.side
+
+    @property
+    def not_in_weights(self) -> Mapping[str, str]:
+        """The parameters that leave no trace in the weights, and what is done without them."""
+        if self.name not in TRANSFORMING:
+            return {}
+        return {
+            "transform_input": "false is taken; weights that were trained from torchvision's "
+            "published ones expect true, and are measured wrongly without it"
+        }
 
     @property
     def outputs(self) -> int:
@@ -107,27 +135,32 @@ class Torchvision:
 
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
-        extra: dict[str, Any] = list_arguments(self.name, self.image_size)
+        extra: dict[str, Any] = list_arguments(
+            self.name, self.image_size, transform_input=self.transform_input
+        )
         if "aux_logits" in extra:
             extra["init_weights"] = True
         return open_attention_(create_torchvision(self.name, num_classes=self.classes, **extra))
 
 
-def list_arguments(name: str, image_size: int | None) -> dict[str, Any]:
+def list_arguments(
+    name: str, image_size: int | None, *, transform_input: bool = False
+) -> dict[str, Any]:
     """The arguments of a network of torchvision beside the number of classes.
 
     >>> list_arguments("vit_b_16", 32), list_arguments("resnet18", None)
     ({'image_size': 32}, {})
     """
-    if name in ("googlenet", "inception_v3"):
-        return {"aux_logits": False, "init_weights": False}
+    if name in TRANSFORMING:
+        transforms = {"transform_input": True} if transform_input else {}
+        return {"aux_logits": False, "init_weights": False, **transforms}
     if name not in PATCHES:
         return {}
     side = image_size or DEFAULT_SIDE
     return {"input_size": (side, side)} if name.startswith("maxvit") else {"image_size": side}
 
 
-class _NumbersOnCpu(TorchFunctionMode):
+class NumbersOnCpu(TorchFunctionMode):
     """Lets a network compute its widths while it is built on the meta device, as RegNets do."""
 
     def __torch_function__(
@@ -137,7 +170,7 @@ class _NumbersOnCpu(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.arange, torch.tensor):
+        if func in (torch.arange, torch.linspace, torch.tensor):
             return func(*args, **{**(kwargs or {}), "device": "cpu"})
         return func(*args, **(kwargs or {}))
 
@@ -147,7 +180,7 @@ def create_torchvision(name: str, **kwargs: Any) -> nn.Module:
     import torchvision.models
 
     if name.startswith("regnet"):
-        with _NumbersOnCpu():
+        with NumbersOnCpu():
             return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]
     return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]
 

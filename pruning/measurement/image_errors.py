@@ -55,7 +55,8 @@ class ImageErrors:
         pictures: Tensor | None = None,
     ) -> ImageErrors:
         """The errors of measured networks on test images with these indices and labels; masks as
-        labels are left out. `pictures` (pictured, C, H, W) are the small images at the places `pictured`.
+        labels are left out. `pictures` (pictured, C, H, W) are the small images at the places
+        `pictured`.
         """
         answers = {
             name: measured.answers.classes
@@ -147,7 +148,7 @@ def find_disagreements(answers: Mapping[str, Tensor], references: Mapping[str, s
 
 def collect_small_images(read: Callable[[Tensor], Tensor], places: Tensor) -> Tensor | None:
     """The images at these places, made smaller, a few at a time; None for no place."""
-    parts = [shrink_images(read(part).cpu()) for part in places.split(AT_ONCE) if len(part)]
+    parts = [shrink_images(read(part).cpu()) for part in torch.split(places, AT_ONCE) if len(part)]
     return torch.cat(parts) if parts else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from torch import Tensor
 from pruning.errors import SecateurError
 from pruning.networks.loading import build_outline, check_state, resolve
 from pruning.networks.recognition import NEAREST, Candidate, find_weights, recognise
-from pruning.networks.state_dicts import read_weights
+from pruning.networks.uploads import read_upload
 from pruning.schemas.weights import StateDictEntry, Suggestion, WeightsReport
-from pruning.storage.file_info import read_file_info
 
 States = Mapping[str, Mapping[str, Tensor]]
 
@@ -21,9 +21,10 @@ States = Mapping[str, Mapping[str, Tensor]]
 def check_weights_file(
     path: Path, architecture: str | None = None, kwargs: Mapping[str, Any] | None = None
 ) -> WeightsReport:
-    """The report on a file, with the same code by which the service takes it."""
+    """The report on a file or a Hugging Face folder, read with the service's own code."""
     try:
-        states = read_weights(path)
+        with tempfile.TemporaryDirectory(prefix="secateur-check-") as scratch:
+            upload = read_upload(path, Path(scratch))
     except SecateurError as error:
         return WeightsReport(usable=False, problem=error.message)
     except MemoryError:
@@ -34,13 +35,11 @@ def check_weights_file(
             tensors=len(state),
             values=sum(tensor.numel() for tensor in state.values()),
         )
-        for place, state in states.items()
+        for place, state in upload.states.items()
     )
-    info = read_file_info(path)
-    name = architecture or info.architecture
-    own_kwargs = (info.arguments or {}) if name == info.architecture else {}
+    name = architecture or upload.architecture
     try:
-        candidate, notes = find_weights(name, {**own_kwargs, **(kwargs or {})}, states)
+        candidate, notes = find_weights(name, upload.merge_kwargs(name, kwargs), upload.states)
         network = build_outline(resolve(candidate.architecture, candidate.kwargs))
         check_state(network.state_dict(), candidate.fitted.state)
     except SecateurError as error:
@@ -48,12 +47,12 @@ def check_weights_file(
             usable=False,
             problem=error.message,
             state_dicts=entries,
-            suggestions=_suggest_nearest(states),
+            suggestions=_suggest_nearest(upload.states),
         )
     return WeightsReport(
         usable=True,
         state_dicts=entries,
-        notes=tuple(notes),
+        notes=(*upload.notes, *notes),
         suggestions=(_describe(candidate),),
     )
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from pruning.architectures import architectures
-from pruning.errors import ModelError, SecateurError
+from pruning.errors import MissingPackageError, ModelError, SecateurError
 from pruning.networks.loading import build_outline, expand_architecture, resolve
 from pruning.networks.renaming import WRAPPERS
 from pruning.networks.state_dicts import SHOWN, FittedState, fit_state
@@ -60,17 +60,29 @@ class Candidate:
 
 
 def recognise(states: States) -> list[Candidate]:
-    """The architectures that the state dicts of a file may belong to, the nearest first."""
+    """The architectures that the state dicts of a file may belong to, the nearest first.
+
+    Those that are `suggested_last` are looked at where no other fits. Raises `MissingPackageError`
+    where one of them needs a package that is not installed.
+    """
     suggested = {
         f"{name} {json.dumps(kwargs, sort_keys=True)}": (name, kwargs)
         for state in states.values()
         for name, kwargs in _suggest(state)
     }
-    measured = [_measure(name, kwargs, states) for name, kwargs in suggested.values()]
+    first = [option for option in suggested.values() if not _is_suggested_last(option[0])]
+    last = [option for option in suggested.values() if _is_suggested_last(option[0])]
+    measured = [_measure(name, kwargs, states) for name, kwargs in first]
+    if not any(candidate is not None and candidate.exact for candidate in measured):
+        measured += [_measure(name, kwargs, states) for name, kwargs in last]
     candidates = {
         candidate.describe(): candidate for candidate in measured if candidate is not None
     }
     return sorted(candidates.values(), key=lambda each: each.fitted.differences.count)
+
+
+def _is_suggested_last(name: str) -> bool:
+    return getattr(architectures.get(name), "suggested_last", False)
 
 
 def _suggest(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,6 +117,8 @@ def _measure(name: str, kwargs: Mapping[str, Any], states: States) -> Candidate 
     """The architecture with what else follows from the shapes; None where there is no such one."""
     try:
         return complete_architecture(name, kwargs, states)
+    except MissingPackageError:
+        raise
     except SecateurError:
         return None
 
@@ -220,9 +234,7 @@ def find_weights(
     if name is None:
         candidate = choose_architecture(states)
         note = f"nobody gave the architecture; names and shapes are those of {candidate.describe()}"
-        unread = getattr(architectures.get(candidate.architecture), "not_in_weights", ())
-        guesses = [f"{field} is not in the file: the default is taken" for field in unread]
-        return candidate, [note, *guesses, *candidate.fitted.notes]
+        return candidate, [note, *_list_guesses(candidate, {}), *candidate.fitted.notes]
     name, kwargs = expand_architecture(name, kwargs)
     candidate = _complete_nearest(name, kwargs, states)
     notes = [
@@ -230,4 +242,13 @@ def find_weights(
         for parameter, value in candidate.kwargs.items()
         if parameter not in kwargs
     ]
-    return candidate, [*notes, *candidate.fitted.notes]
+    return candidate, [*notes, *_list_guesses(candidate, kwargs), *candidate.fitted.notes]
+
+
+def _list_guesses(candidate: Candidate, given: Mapping[str, Any]) -> list[str]:
+    """Notes on parameters that change the network, are not in its weights and were not given."""
+    architecture = resolve(candidate.architecture, candidate.kwargs)
+    unread: Mapping[str, str] = getattr(architecture, "not_in_weights", {})
+    return [
+        f"{name} is not in the file: {text}" for name, text in unread.items() if name not in given
+    ]

@@ -26,10 +26,13 @@ from pruning.masks import find_prunable
 from pruning.measurement.costs import dense_costs
 from pruning.networks.backbone import FROM_SCRATCH, find_prefix, take_backbone
 from pruning.networks.loading import build_outline, check_fits, read_parameters, resolve
+from pruning.networks.published import add_published_sizes
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations
+from pruning.pipeline.huggingface_export import explain_no_folder
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
@@ -75,6 +78,7 @@ def estimate_job(
         source = resolve(backbone["architecture"], backbone["kwargs"])
         take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
     recipe = spec.recipe()
+    _check_folder(spec, recipe, model["architecture"])
     images = count_split_images(recipe, dataset["counts"])
     budget = MemoryBudget(most_data_bytes)
     notes: list[str] = []
@@ -132,7 +136,7 @@ def _describe_untrained(spec: JobSpec, backbone: Mapping[str, Any] | None) -> di
     """A network that the job trains, which sees images as the backbone did that it starts from."""
     described = {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     if backbone is None:
-        return described
+        return add_published_sizes(described)
     return described | {name: backbone.get(name) for name in ("normalize", "source")}
 
 
@@ -142,6 +146,16 @@ def _check_outputs(spec: JobSpec) -> None:
     if missing:
         pointer = "/export" if "onnx" in spec.export else "/latency/runtimes"
         raise ParameterError(explain_missing(missing), pointer=pointer)
+
+
+def _check_folder(spec: JobSpec, recipe: Recipe, architecture: str) -> None:
+    """Raise `ParameterError` where a Hugging Face folder is asked for that cannot be written."""
+    if "huggingface" not in spec.export:
+        return
+    compacts = any(PruningMethod.of(recipe, method).compacts for method in recipe.criteria)
+    reason = explain_no_folder(architecture, compacts=compacts)
+    if reason is not None:
+        raise ParameterError(f"export: {reason}", pointer="/export")
 
 
 def starts_from_scratch(spec: JobSpec, architecture: Architecture) -> bool:

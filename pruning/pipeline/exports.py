@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_record import RoundRecord, find_control
 from pruning.channels.compaction import write_arch
-from pruning.errors import CheckpointError
+from pruning.errors import CheckpointError, MissingPackageError
 from pruning.measurement.costs import count_flops, measure_file_sizes
 from pruning.measurement.latency import measure_latency
 from pruning.measurement.onnx_network import OnnxNetwork, check_onnx, describe_disagreement
 from pruning.measurement.peak_memory import measure_onnx_memory, measure_torch_memory
+from pruning.pipeline.huggingface_export import explain_no_folder, write_huggingface
 from pruning.pipeline.pipeline import Pipeline
+from pruning.reporting.model_card import CardFacts, write_model_card
 from pruning.schemas.outputs import FileFormat, Latency, Outputs, name_file
 from pruning.storage.checkpoints import WRITERS, write_pth
 from pruning.storage.onnx_files import write_onnx
@@ -173,10 +175,52 @@ class Exports:
                     "no semi_structured file: no layer has at most 2 of every 4 weights and a "
                     "multiple of 32 outputs and of 64 inputs"
                 )
+        if "huggingface" in self.outputs.export:
+            self._write_huggingface(exported, record)
         if self.outputs.needs_onnx:
             self._write_onnx(exported)
         if "onnx" in self.outputs.export:
             self._check_onnx(exported, record)
+
+    def _write_huggingface(self, exported: _Exported, record: RoundRecord) -> None:
+        """Write the folder of Hugging Face; where there is none of such a network, warn."""
+        origin = self.origin
+        reason = explain_no_folder(origin.architecture, compacts=exported.compacted)
+        path = self.folder / name_file(exported.name, "huggingface")
+        try:
+            if reason is not None:
+                raise CheckpointError(reason)
+            write_huggingface(
+                path,
+                exported.model,
+                origin.kwargs,
+                classes=self.pipeline.data.classes,
+                preprocessing=exported.info["preprocessing"],
+                card=write_model_card(self._collect_facts(record)),
+            )
+        except (CheckpointError, MissingPackageError) as error:
+            exported.warnings.append(f"no huggingface file: {error}")
+            return
+        self._announce(exported, "huggingface", path)
+
+    def _collect_facts(self, record: RoundRecord) -> CardFacts:
+        """The facts of the model card of a checkpoint."""
+        pipeline = self.pipeline
+        control = find_control(pipeline.controls, record)
+        assert control is not None
+        return CardFacts(
+            id=record.id,
+            job=self.origin.job_id,
+            task="segmentation" if pipeline.data.segmentation else "classification",
+            dataset=self.origin.dataset_name,
+            test_images=len(pipeline.data.test),
+            criterion=record.criterion,
+            sparsity=record.sparsity,
+            retrain_epochs=record.retrain_epochs,
+            pruned=record.measured.document(),
+            given=pipeline.given_measured.document(),
+            control=control.measured.document(),
+        )
 
     def _write_given_onnx(self) -> Path:
         """The ONNX file of the network as given, which others run in turn with, made once.

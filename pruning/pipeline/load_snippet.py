@@ -91,7 +91,11 @@ def write_load_snippet(id: str, origin: Origin, data: Data, *, compacted: bool) 
         load = COMPACT.format(arch=f"{id}.arch.json")
     elif origin.architecture == "torchvision":
         name = origin.kwargs["name"]
-        arguments = list_arguments(name, origin.kwargs.get("image_size"))
+        arguments = list_arguments(
+            name,
+            origin.kwargs.get("image_size"),
+            transform_input=origin.kwargs.get("transform_input", False),
+        )
         load = TORCHVISION.format(
             name=name,
             classes=origin.kwargs["classes"],

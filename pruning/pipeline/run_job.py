@@ -32,6 +32,7 @@ from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
 from pruning.networks.loading import build_outline, load_weights_, read_parameters
+from pruning.networks.published import add_published_sizes
 from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.ledger import Watcher
@@ -142,7 +143,8 @@ def _load_data(
     else:
         arrays = datasets.create(spec.dataset.builtin).load()
     known = job["dataset"] | _describe(arrays)
-    preprocessing = choose_job_preprocessing(spec, job["model"], known)
+    model = job["model"] if spec.model.id is not None else add_published_sizes(job["model"])
+    preprocessing = choose_job_preprocessing(spec, model, known)
     budget = MemoryBudget(job.get("most_data_bytes"))
     images = count_split_images(recipe, arrays.counts)
     placement = Placement(in_memory=True, decodes_evaluated=True)

@@ -216,7 +216,8 @@ class JobSpec(JobFields):
     """
     export: tuple[ExportFormat, ...] = ()
     """File formats of the checkpoints beside `sparse`, `dense` and `masks`: `onnx` (checked in
-    onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4).
+    onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4), `huggingface`
+    (a zip of the folder that transformers loads, for networks that were uploaded as one).
     """
     latency: LatencyRequest = LatencyRequest()
 

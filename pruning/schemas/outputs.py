@@ -9,12 +9,19 @@ from pydantic import Field, field_validator
 from pruning.schemas.base import Document
 from pruning.schemas.estimates import Estimate
 
-ExportFormat = Literal["onnx", "pth", "semi_structured"]
+ExportFormat = Literal["onnx", "pth", "semi_structured", "huggingface"]
 """A format of checkpoint files that a job writes where it is asked for."""
-FileFormat = Literal["sparse", "dense", "masks", "arch", "onnx", "pth", "semi_structured"]
+FileFormat = Literal[
+    "sparse", "dense", "masks", "arch", "onnx", "pth", "semi_structured", "huggingface"
+]
 """A format in which a checkpoint is downloaded."""
 Runtime = Literal["torch", "onnxruntime"]
-FILE_ENDINGS: dict[FileFormat, str] = {"arch": "arch.json", "onnx": "onnx", "pth": "pth"}
+FILE_ENDINGS: dict[FileFormat, str] = {
+    "arch": "arch.json",
+    "onnx": "onnx",
+    "pth": "pth",
+    "huggingface": "huggingface.zip",
+}
 """The endings of file names; those that are not listed end in `<format>.safetensors`."""
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pruning.schemas.base import Document
 from pruning.schemas.torchvision_transforms import OTHER_CONSTANTS, TRANSFORMS
 
-Source = Literal["given", "model", "imagenet", "dataset"]
+Source = Literal["given", "model", "imagenet", "timm", "dataset"]
 Constants = Mapping[str, Sequence[float]]
 """`mean` and `std`, a value for each channel."""
 IMAGENET: Constants = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -130,8 +130,8 @@ class Preprocessing(Resizing):
     source: Source
     """The source of `mean` and `std`. `given`: by the user, with the model, the dataset or the job;
     `model`: read from the uploaded file; `imagenet`: nobody gave it, and the network is one of
-    torchvision's, so it is that of its published weights; `dataset`: nobody gave it, and it is that
-    of the training images.
+    torchvision's, so it is that of its published weights; `timm`: the same of a network of timm;
+    `dataset`: nobody gave it, and it is that of the training images.
     """
     size_source: Source | None = None
     """The source of `resize`, `crop` and `interpolation`; `null` where images stay as they are."""
@@ -157,6 +157,7 @@ def describe_guess(source: Source) -> str | None:
     """
     guesses: dict[Source, str] = {
         "imagenet": "the constants of ImageNet are taken, as for torchvision's published weights",
+        "timm": "the constants of the published weights of this name are taken, as timm has them",
         "dataset": "the mean and standard deviation of the training images are taken",
     }
     if source not in guesses:
@@ -192,11 +193,14 @@ def choose_normalisation(
 
 
 def find_own_resizing(model: Mapping[str, Any]) -> Resizing | None:
-    """The resizing of the published weights of a network of torchvision; None for other networks.
+    """The resizing of the published weights of a network of torchvision or timm; None for others.
 
     >>> find_own_resizing({"architecture": "torchvision", "kwargs": {"name": "inception_v3"}})
     Resizing(resize=342, crop=299, interpolation='bilinear')
     """
+    known = model.get("preprocessing")
+    if known is not None and known["source"] == "timm":
+        return Resizing.model_validate(known["sizes"])
     if model["architecture"] != "torchvision":
         return None
     transform = TRANSFORMS.get(_read_name(model))
@@ -230,7 +234,7 @@ def choose_resizing(
         return given, "given"
     of_model = model.get("preprocessing")
     for described in (of_model, (dataset or {}).get("preprocessing")):
-        if described is None:
+        if described is None or described["source"] == "timm":
             continue
         resizing = Resizing.model_validate(described["sizes"])
         if resizing.output is not None:
@@ -241,10 +245,11 @@ def choose_resizing(
     own = find_own_resizing(model)
     if own is None or own.output is None or own.output == size:
         return None, None
+    source: Source = "imagenet" if model["architecture"] == "torchvision" else "timm"
     sides = [side for side in size if side is not None]
     if sides and min(sides) < own.output[0]:
         return None, None
-    return own, "imagenet"
+    return own, source
 
 
 def keep_resizing(resizing: Resizing | None, source: Source) -> dict[str, Any] | None:

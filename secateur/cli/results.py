@@ -24,7 +24,12 @@ app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth"})
 """The formats that `arch.json` stands beside where channels were removed."""
-ENDINGS: dict[FileFormat, str] = {"arch": "json", "onnx": "onnx", "pth": "pth"}
+ENDINGS: dict[FileFormat, str] = {
+    "arch": "json",
+    "onnx": "onnx",
+    "pth": "pth",
+    "huggingface": "zip",
+}
 
 
 @app.command()

@@ -27,7 +27,6 @@ from secateur.resources import Datasets, Models
 models = typer.Typer(help="Upload networks and look after them.", no_args_is_help=True)
 datasets = typer.Typer(help="Upload datasets and look after them.", no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)]
 FileOrFolder = Annotated[Path, typer.Argument(exists=True, readable=True, metavar="FOLDER|FILE")]
 Classes = Annotated[
     str | None,
@@ -51,7 +50,7 @@ Preprocessing = Annotated[
 
 @models.command("upload")
 def upload_model(
-    file: File,
+    file: FileOrFolder,
     architecture: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +70,9 @@ def upload_model(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a state dict (safetensors)."""
+    """Upload a network: a state dict (safetensors, .pth), or a folder or zip as transformers saves
+    it.
+    """
     with Client() as client:
         model = client.models.upload(
             file,
@@ -159,7 +160,7 @@ def check_dataset(file: FileOrFolder, *, classes: Classes = None, as_json: Json 
 
 @models.command("check")
 def check_file(
-    file: File,
+    file: FileOrFolder,
     architecture: Annotated[
         str | None, typer.Option(help="The architecture that it is meant for.")
     ] = None,
@@ -169,7 +170,8 @@ def check_file(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a file of weights locally: what is in it, and which architecture takes it.
+    """Check a file of weights or a Hugging Face folder locally: what is in it, and which
+    architecture takes it.
 
     Needs the server's packages (`pip install secateur[server]`). Exit code 1 when the service could
     not use the file.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from secateur.flow import Digest, Flow, Pack, Request, Stream, call, route
 from secateur.operations.paging import pages
@@ -28,11 +28,12 @@ def upload_model(
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Flow[Model]:
-    """Upload a state dict of a registered architecture, streamed from disk.
+    """Upload a state dict of a registered architecture, streamed from disk, or a folder as
+    transformers saves it.
 
-    A checkpoint of this service says itself what its architecture is. `preprocessing` has `resize`,
-    `crop`, `interpolation`, `mean` and `std`, or is a `pretrained_cfg` of timm or a
-    `preprocessor_config.json` of transformers.
+    A checkpoint of this service and such a folder say themselves what their architecture is.
+    `preprocessing` has `resize`, `crop`, `interpolation`, `mean` and `std`, or is a
+    `pretrained_cfg` of timm or a `preprocessor_config.json` of transformers.
     """
     form = {} if architecture is None else {"architecture": architecture}
     if kwargs is not None:
@@ -40,7 +41,7 @@ def upload_model(
     if classes is not None:
         form["classes"] = json.dumps(list(classes))
     _add_preprocessing(form, normalize, preprocessing)
-    return (yield from _upload("models", Model, file=Path(file), form=form, name=name))
+    return (yield from _upload_path("models", Model, path=Path(file), form=form, name=name))
 
 
 def upload_dataset(
@@ -57,17 +58,9 @@ def upload_dataset(
     A folder is packed into a temporary zip first. `classes` names numbered classes, in the order of
     the labels.
     """
-    path = Path(file)
     form = {} if classes is None else {"classes": json.dumps(list(classes))}
     _add_preprocessing(form, normalize, preprocessing)
-    packed: Path | None = None
-    if path.is_dir():
-        packed = yield Pack(path)
-    try:
-        return (yield from _upload("datasets", Dataset, file=packed or path, form=form, name=name))
-    finally:
-        if packed is not None:
-            shutil.rmtree(packed.parent, ignore_errors=True)
+    return (yield from _upload_path("datasets", Dataset, path=Path(file), form=form, name=name))
 
 
 def fetch_dataset(
@@ -140,6 +133,25 @@ def _add_preprocessing(
         form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
     if preprocessing is not None:
         form["preprocessing"] = json.dumps(dict(preprocessing))
+
+
+def _upload_path(
+    kind: Literal["models", "datasets"],
+    answer: type[A],
+    *,
+    path: Path,
+    form: dict[str, str],
+    name: str | None,
+) -> Flow[A]:
+    """Upload a file, or a folder as a zip that is removed afterwards."""
+    packed: Path | None = None
+    if path.is_dir():
+        packed = yield Pack(path, "model" if kind == "models" else "dataset")
+    try:
+        return (yield from _upload(kind, answer, file=packed or path, form=form, name=name))
+    finally:
+        if packed is not None:
+            shutil.rmtree(packed.parent, ignore_errors=True)
 
 
 def _upload(

@@ -26,24 +26,23 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """
     from pruning.masks import count_parameters, find_prunable
     from pruning.networks.loading import build_outline, check_state, read_parameters, resolve
+    from pruning.networks.published import read_published_preprocessing
     from pruning.networks.recognition import find_weights
-    from pruning.networks.state_dicts import is_stored, read_weights, write_weights
-    from pruning.schemas.preprocessing import keep_resizing
-    from pruning.storage.file_info import read_file_info
+    from pruning.networks.state_dicts import is_stored, write_weights
+    from pruning.networks.uploads import read_upload
 
-    path = Path(payload["path"])
-    states = read_weights(path)
-    info = read_file_info(path)
-    name = payload["architecture"] or info.architecture
-    own_kwargs = (info.arguments or {}) if name == info.architecture else {}
-    candidate, notes = find_weights(name, own_kwargs | payload["kwargs"], states)
+    path, output = Path(payload["path"]), Path(payload["output"])
+    upload = read_upload(path, output.parent, payload.get("max_bytes"))
+    name = payload["architecture"] or upload.architecture
+    kwargs = upload.merge_kwargs(name, payload["kwargs"])
+    candidate, notes = find_weights(name, kwargs, upload.states)
     architecture = resolve(candidate.architecture, candidate.kwargs)
     model = build_outline(architecture)
     state = candidate.fitted.state
     check_state(model.state_dict(), state)
-    rewritten = not is_stored(path, state, states)
+    rewritten = not is_stored(path, state, upload.states)
     if rewritten:
-        write_weights(Path(payload["output"]), state)
+        write_weights(output, state)
     prunable = find_prunable(model)
     zeros = {name: int((state[name] == 0).sum()) for name in prunable}
     return {
@@ -51,11 +50,11 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "prunable": sum(weight.numel() for weight in prunable.values()),
         "zeros": {name: count for name, count in zeros.items() if count},
         "architecture": candidate.architecture,
-        "notes": notes,
+        "notes": [*upload.notes, *notes],
         "rewritten": rewritten,
-        "normalize": None if info.normalize is None else info.normalize.model_dump(mode="json"),
-        "preprocessing": keep_resizing(info.preprocessing, "model"),
-        "classes": info.classes,
+        **read_published_preprocessing(architecture),
+        **upload.known,
+        "classes": upload.classes,
         "kwargs": read_parameters(architecture),
         "outputs": architecture.outputs,
         "channels": architecture.input_shape[0],

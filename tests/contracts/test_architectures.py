@@ -10,10 +10,13 @@ import torch
 from pruning.architectures import architectures
 from pruning.masks import find_prunable
 from pruning.networks.loading import load_state_
+from tests.support.known_networks import VIT_CONFIG
 
 SMALL: dict[str, dict[str, Any]] = {
+    "huggingface": {"config": VIT_CONFIG},
     "imagenet_resnet": {"depth": 18, "width": 0.25, "classes": 10},
     "preact_resnet": {"width": 0.25},
+    "timm": {"name": "test_efficientnet"},
     "torchvision": {"name": "mobilenet_v3_small"},
     "torchvision_segmentation": {"name": "lraspp_mobilenet_v3_large"},
 }

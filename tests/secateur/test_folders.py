@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from secateur import AsyncClient, Client, UnreadableFolder
-from secateur.folders import pack_folder
+from secateur.folders import pack_folder, pack_network
 from tests.support.commands import FLAGS, Run
 from tests.support.imitation import Answer, Call, Imitation, part
 from tests.support.uploaded_files import encoded, folder, picture
@@ -131,3 +131,13 @@ def test_a_check_has_the_limits_of_the_service(
     assert (code, "at most 100 are accepted" in err) == (1, True)
     monkeypatch.setenv("SECATEUR_MAX_UPLOAD_BYTES", "10")
     assert "at most 10 are accepted" in run("datasets", "check", str(pets))[2]
+
+
+def test_of_a_network_the_files_that_are_read_are_packed(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "modeling_mine.py", "optimizer.pt"):
+        (tmp_path / name).write_bytes(b"{}")
+    with zipfile.ZipFile(pack_network(tmp_path)) as archive:
+        assert archive.namelist() == ["config.json", "model.safetensors"]
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UnreadableFolder, match=r"no config\.json"):
+        pack_network(tmp_path)

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from pruning.errors import ModelError
+from pruning.errors import ModelError, ParameterError
+from pruning.networks import uploads
 from pruning.networks.file_check import check_weights_file
 from pruning.networks.loading import build_outline, resolve
 from pruning.networks.recognition import (
@@ -109,6 +110,29 @@ def test_a_file_is_checked_before_it_is_sent(tmp_path: Path) -> None:
     assert report["suggestions"][0]["architecture"] == "cifar_resnet"
     torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
     assert "whole Python object" in str(check_weights_file(tmp_path / "module.pth").problem)
+
+
+def test_inputs_that_are_transformed_leave_no_trace_in_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published files of GoogLeNet expect it and are known; of others it is said."""
+    net = resolve("googlenet", {"transform_input": True, "classes": 3}).build()
+    assert net.transform_input
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    report = check_weights_file(tmp_path / "net.pth", "googlenet")
+    assert report.usable
+    assert any(
+        "transform_input is not in the file: false is taken" in note for note in report.notes
+    )
+    given = check_weights_file(tmp_path / "net.pth", "googlenet", {"transform_input": True})
+    assert not any("transform_input" in note for note in given.notes)
+    monkeypatch.setattr(uploads, "_hash_file", lambda path: "1378be20" + 56 * "0")
+    known = check_weights_file(tmp_path / "net.pth")
+    assert known.suggestions[0].kwargs["transform_input"] is True
+    assert "the one that torchvision published" in known.notes[0]
+    with pytest.raises(ParameterError, match="transforms no inputs") as caught:
+        resolve("resnet18", {"transform_input": True})
+    assert caught.value.pointer == "transform_input"
 
 
 def test_a_network_of_ones_own_says_what_is_missing(tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def test_a_job_that_cannot_be_served_is_refused(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ParameterError, match=r"secateur\[onnx\]") as caught:
             estimate_job.estimate_job(JOB | fields, None, None, ())
         assert caught.value.pointer == pointer
+    with pytest.raises(ParameterError, match="uploaded as one") as caught:
+        estimate_job.estimate_job(JOB | {"export": ["huggingface"]}, None, None, ())
+    assert caught.value.pointer == "/export"
 
 
 @pytest.mark.parametrize(
