@@ -23,7 +23,7 @@ from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
 from pruning.networks.activation import find_activation
-from pruning.networks.layers import Layer, as_matrices, count_groups
+from pruning.networks.layers import Layer, as_matrices, count_groups, name_layer
 from pruning.types import Scores
 
 Activation = Literal[
@@ -95,7 +95,7 @@ class Mussay:
             activation = find_activation(evidence.model, image, LARGEST)
         scores = {}
         for name, weight in evidence.weights.items():
-            owner = name.rpartition(".")[0]
+            owner = name_layer(name)
             shape = _shape_by_input(weight)
             if owner not in graph.inputs:  # it has no part in the outputs
                 scores[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
@@ -124,7 +124,7 @@ class Mussay:
     def bound(self, layer: PrunedLayer) -> Paper:
         """Compute `pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
-        owner = layer.name.rpartition(".")[0]
+        owner = name_layer(layer.name)
         inputs = incoming.graph.inputs.get(owner)
         if inputs is None:
             norms = torch.ones(layer.kept.shape[1], dtype=torch.float64)
@@ -158,7 +158,7 @@ class Incoming:
 
     def find_writers(self, name: str) -> list[str]:
         """Find the weights whose layers write what a layer reads, also through shortcuts."""
-        inputs = self.graph.inputs.get(name.rpartition(".")[0])
+        inputs = self.graph.inputs.get(name_layer(name))
         if inputs is None:
             return []
         read = set(inputs.tolist())

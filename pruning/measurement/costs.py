@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.networks.layers import forward_hooks
-from pruning.networks.loading import resolve
+from pruning.networks.loading import build_network, resolve
 from pruning.networks.modes import evaluate_mode
 from pruning.storage.checkpoints import WRITERS
 from pruning.types import Masks
@@ -29,7 +30,7 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
     The tensors have shapes only, nothing of their size is allocated.
     """
     with torch.device("meta"):
-        model = resolve(architecture, json.loads(parameters)).build().eval()
+        model = build_network(resolve(architecture, json.loads(parameters))).eval()
     kept = 0
 
     def count(module: nn.Module, _: Any, output: Any) -> None:
@@ -44,11 +45,13 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
     """Two times the multiply-adds of one image through every Linear and Conv2d, without those of
-    pruned weights.
+    pruned weights, and through the heads of attention.
 
-    FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the
-    dense count of `torch.utils.flop_counter` when nothing is pruned.
+    FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning), and what
+    `AttentionHeads.count_flops` says. Equals the dense count of `torch.utils.flop_counter` when
+    nothing is pruned.
     """
+    cores = [module for module in model.modules() if isinstance(module, AttentionHeads)]
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     # A tied weight is listed once, under its first name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -67,8 +70,14 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | No
             positions = output[0].numel() // output.shape[-1]
         total += 2 * kept * positions
 
+    def count_heads(core: nn.Module, handed: tuple[Any, ...], _: Any) -> None:
+        nonlocal total
+        assert isinstance(core, AttentionHeads)
+        total += core.count_flops(handed[1])
+
     device = next(model.parameters()).device
-    with forward_hooks(layers, count), torch.no_grad(), evaluate_mode(model):
+    hooks = forward_hooks(layers, count), forward_hooks(cores, count_heads)
+    with hooks[0], hooks[1], torch.no_grad(), evaluate_mode(model):
         model(torch.zeros(1, *shape, device=device))
     return total
 
