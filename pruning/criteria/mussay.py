@@ -21,6 +21,7 @@ from pruning.bounds.mussay import LARGEST, bound_errors, bound_importance
 from pruning.channels.channel_norms import ChannelNorms
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
+from pruning.errors import StructureError
 from pruning.evidence.evidence import Evidence
 from pruning.networks.activation import find_activation
 from pruning.networks.layers import Layer, as_matrices, count_groups, name_layer
@@ -191,6 +192,12 @@ def _read_network(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tenso
     weight = next(iter(evidence.weights.values()))
     image = torch.zeros(1, *evidence.shape, dtype=weight.dtype, device=weight.device)
     graph = ChannelGraph.of(evidence.model, evidence.shape, evidence.weights)
+    for group in graph.removable:
+        if group.head_size is not None:
+            raise StructureError(
+                f"{group.name} writes the heads of an attention, which no bound of a neuron's "
+                "activation describes; exclude the attention's weights"
+            )
     return graph, ChannelNorms.of(evidence.model, graph, image), image
 
 
