@@ -69,7 +69,9 @@ def penalise(oracle: Oracle, change: Scores) -> Scores:
 
 def score_lamp(name: str, weight: Array) -> Array:
     sizes = np.abs(weight).ravel()
-    return np.array([s**2 / sum(t**2 for t in sizes if t >= s) for s in sizes]).reshape(weight.shape)
+    return np.array([s**2 / sum(t**2 for t in sizes if t >= s) for s in sizes]).reshape(
+        weight.shape
+    )
 
 
 def score_by_filter(oracle: Oracle) -> Scores:
@@ -186,19 +188,29 @@ def list_oracles() -> Iterator[tuple[str, dict[str, Any], Callable[[Oracle], Sco
     """Every criterion with its parameters, and its score in plain mathematics."""
     yield "magnitude", {}, lambda o: each(o, lambda _, w: np.abs(w))
     yield "lamp", {}, lambda o: each(o, score_lamp)
-    yield "filter_norm", {}, lambda o: each(
-        o, lambda _, w: np.abs(w).sum(tuple(range(1, w.ndim)), keepdims=True)
+    yield (
+        "filter_norm",
+        {},
+        lambda o: each(o, lambda _, w: np.abs(w).sum(tuple(range(1, w.ndim)), keepdims=True)),
     )
     yield "lm", PENALTY, lambda o: penalise(o, each(o, lambda n, w: o.gradient[n] * w))
     yield "obd", PENALTY, lambda o: penalise(o, each(o, lambda n, w: o.gauss_newton[n] * w**2 / 2))
-    yield "qm", PENALTY, lambda o: penalise(
-        o, each(o, lambda n, w: o.gauss_newton[n] * w**2 / 2 - o.gradient[n] * w)
+    yield (
+        "qm",
+        PENALTY,
+        lambda o: penalise(
+            o, each(o, lambda n, w: o.gauss_newton[n] * w**2 / 2 - o.gradient[n] * w)
+        ),
     )
     yield "snip", {}, score_snip
     yield "grasp", {}, score_grasp
     yield "taylor", {}, score_taylor
     yield "taylor_filter", {}, score_by_filter
-    yield "synflow", {}, lambda o: (lambda flow: each(o, lambda n, w: np.abs(w * flow[n])))(o.flow())
+    yield (
+        "synflow",
+        {},
+        lambda o: (lambda flow: each(o, lambda n, w: np.abs(w * flow[n])))(o.flow()),
+    )
     yield "wanda", {"per_row": False}, score_wanda
     yield "obs", {"damping": 1e-3}, score_obs
     yield "exact_obs", {"damping": 1e-3}, score_exact_obs
@@ -313,7 +325,9 @@ def compute_importance(world: World, scores: dict[str, torch.Tensor]) -> dict[st
 
 
 def test_bounds_of_neurons_are_refused_where_attention_lies_between(world: World) -> None:
-    with pytest.raises(StructureError, match=r"encoder_layer_0\.self_attention\.in_proj.* attention"):
+    with pytest.raises(
+        StructureError, match=r"encoder_layer_0\.self_attention\.in_proj.* attention"
+    ):
         criteria.create("mussay").score(world.evidence)
 
 
