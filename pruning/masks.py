@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.types import Keeps, Masks
@@ -112,6 +113,8 @@ def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
             return reason
     if isinstance(owner, (*PRUNABLE, nn.MultiheadAttention)):
         return "bias" if name.endswith("bias") else "not the weight of its layer"
+    if isinstance(owner, _ConvNd):
+        return f"a {type(owner).__name__}: of convolutions only Conv2d is pruned"
     return f"parameter of {type(owner).__name__}"
 
 

@@ -18,7 +18,7 @@ from pruning.bounds.rows import arrange_by_row, certain_law, find_columns_read
 from pruning.bounds.sums import Sums, first_of_channel, multiply_patches, sum_channels, sum_edges
 from pruning.channels.graph import ChannelGraph
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Layer, as_matrices, count_groups
+from pruning.networks.layers import Layer, as_matrices, count_groups, name_layer
 from pruning.rounds.method import PruningMethod
 from pruning.types import DrawLaw, Masks, Scores
 
@@ -156,7 +156,7 @@ class LayerDescriber:
         """The first input of each input's channel; None where every input is a channel of its
         own.
         """
-        module = name.rpartition(".")[0]
+        module = name_layer(name)
         first = first_of_channel(layer, self._graph.inputs[module]).to(layer.weight.device)
         own_channels = bool((first == _list_places(first)).all())
         return None if own_channels else first

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from pruning.architectures._attention import PackedProjection
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.architectures._channel_map import ChannelMap
 from pruning.channels.graph import ChannelGraph
 from pruning.channels.slicing import Slices, count_channels, resize_, slice_channels
 from pruning.errors import CheckpointError
 from pruning.masks import select_weight_masks
-from pruning.networks.loading import load_state_, read_state, resolve
+from pruning.networks.layers import name_tensor
+from pruning.networks.loading import build_network, load_state_, read_state, resolve
 from pruning.storage.checkpoints import write_aside
 from pruning.types import Masks, Shape
 
@@ -55,27 +59,18 @@ def expand_(model: nn.Module, masks: Masks, small: nn.Module, shape: Shape) -> N
     """
     graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     keep = graph.kept(model, masks)
+    slices: Slices = {}
+    for name in graph.inputs:
+        module = model.get_submodule(name)
+        for tensor, index in slice_channels(module, *graph.kept_of(name, keep)).items():
+            slices[name_tensor(name, module, tensor)] = index
+    learnt = small.state_dict()
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, module in model.named_modules():
-            source = small.get_submodule(name)
-            slices: Slices = {}
-            if name in graph.inputs:
-                inputs, outputs = graph.kept_of(name, keep)
-                slices = slice_channels(module, inputs, outputs)
-            for tensor, value in _list_own_tensors(module).items():
-                if tensor in slices and isinstance(value, nn.Parameter):
-                    value.zero_()
-                value[slices.get(tensor, (...,))] = getattr(source, tensor).to(value.device)
-
-
-def _list_own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors by which a module, without its submodules, enters the state dict."""
-    buffers = {
-        name: value
-        for name, value in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
-    }
-    return dict(module.named_parameters(recurse=False)) | buffers
+        for name, value in model.state_dict().items():
+            if name in slices and name in parameters:
+                value.zero_()
+            value[slices.get(name, (...,))] = learnt[name].to(value.device)
 
 
 class _Described(BaseModel):
@@ -101,6 +96,18 @@ class _Map(_Described):
     sources: Annotated[list[Annotated[int, Field(ge=-1)]], Field(min_length=1)]
 
 
+class _Heads(_Described):
+    """The heads of an attention that has lost some."""
+
+    type: Literal["heads"] = "heads"
+    kept: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    total: PositiveInt
+    size: PositiveInt
+
+
+_Module: TypeAlias = _Layer | _Map | _Heads
+
+
 class _Document(_Described):
     """The file `arch.json`."""
 
@@ -108,15 +115,15 @@ class _Document(_Described):
     version: Literal[1]
     architecture: str
     kwargs: dict[str, Any]
-    modules: dict[str, _Layer | _Map]
+    modules: dict[str, _Module]
 
 
-_MODULES = TypeAdapter(dict[str, _Layer | _Map])
+_MODULES = TypeAdapter(dict[str, _Module])
 
 
 def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The widths of all modules with channels (Linear, Conv2d, BatchNorm, weightless shortcuts), by
-    module name, as JSON.
+    """The widths of all modules with channels (Linear, Conv2d, BatchNorm, weightless shortcuts, and
+    attentions without some of their heads), by module name, as JSON.
 
     >>> describe_widths(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
     {'0': {'type': 'layer', 'inputs': 3, 'outputs': 2, 'groups': 1}}
@@ -124,12 +131,21 @@ def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         name: _describe(module).model_dump()
         for name, module in model.named_modules()
-        if count_channels(module)
+        if count_channels(module) and not _is_whole(module)
     }
 
 
-def _describe(module: nn.Module) -> _Layer | _Map:
+def _is_whole(module: nn.Module) -> bool:
+    """Whether a module is a part of an attention that has all its heads, and needs no entry."""
+    if isinstance(module, PackedProjection):
+        return module.out_features == 3 * module.in_features
+    return isinstance(module, AttentionHeads) and module.is_whole
+
+
+def _describe(module: nn.Module) -> _Module:
     """The widths of a module that has channels."""
+    if isinstance(module, AttentionHeads):
+        return _Heads(kept=list(module.kept), total=module.total, size=module.size)
     if isinstance(module, ChannelMap):
         return _Map(inputs=module.channels_in, sources=module.sources.tolist())
     width = count_channels(module)
@@ -154,7 +170,11 @@ def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(
             f"the description of the network is not valid: {_describe_first(error)}"
         ) from None
-    modules = {name: module for name, module in network.named_modules() if count_channels(module)}
+    modules = {
+        name: module
+        for name, module in network.named_modules()
+        if count_channels(module) and (name in described or not _is_whole(module))
+    }
     if set(described) != set(modules):
         differing = sorted(set(described) ^ set(modules))
         raise CheckpointError(
@@ -166,7 +186,7 @@ def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _cut_(name: str, module: nn.Module, target: _Layer | _Map) -> None:
+def _cut_(name: str, module: nn.Module, target: _Module) -> None:
     """Cut a module to the widths of a description; `CheckpointError` for one that it has no room
     for.
     """
@@ -177,6 +197,11 @@ def _cut_(name: str, module: nn.Module, target: _Layer | _Map) -> None:
         if _fits_map(target, full):
             module.route_(target.inputs, target.sources)
             return
+    elif isinstance(module, AttentionHeads) and isinstance(target, _Heads):
+        if (target.total, target.size) == (module.total, module.size):
+            with suppress(ValueError):
+                module.keep_(target.kept)
+                return
     elif isinstance(target, _Layer) and isinstance(full, _Layer):
         summing = isinstance(module, nn.Linear | nn.Conv2d)
         if _fits_layer(target, full) and (summing or target.inputs == target.outputs):
@@ -232,7 +257,7 @@ def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{arch.name} is not JSON") from None
     described = document.model_dump()["modules"]
-    model = rebuild_(resolve(document.architecture, document.kwargs).build(), described)
+    model = rebuild_(build_network(resolve(document.architecture, document.kwargs)), described)
     load_state_(model, read_state(state) if isinstance(state, Path) else state)
     return model.eval()
 

@@ -8,8 +8,10 @@ layer (Fang et al., DepGraph, CVPR 2023).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch_pruning.pruner.function import BasePruningFunc
 
+from pruning.architectures._attention import PackedAttention
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.architectures._channel_map import ChannelMap
 from pruning.channels.index_mapping import IndexMapping, Positions, map_positions
 from pruning.channels.slicing import count_channels
@@ -66,20 +70,56 @@ class _Framed(nn.Module):
         return output * 1
 
 
-class _MapChannels(BasePruningFunc):  # type: ignore[misc]
-    """The interface of `ChannelMap` to torch-pruning: its inputs and outputs are not coupled."""
+class _OwnChannels(BasePruningFunc):  # type: ignore[misc]
+    """The interface of our own modules to torch-pruning: their inputs and outputs are not coupled
+    by it.
+    """
 
-    def prune_out_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> ChannelMap:
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError
 
-    def prune_in_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> ChannelMap:
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError
 
-    def get_out_channels(self, layer: ChannelMap) -> int:
-        return len(layer.sources)
+    def get_out_channels(self, layer: nn.Module) -> int:
+        channels = count_channels(layer)
+        assert channels is not None
+        return channels[1]
 
-    def get_in_channels(self, layer: ChannelMap) -> int:
-        return layer.channels_in
+    def get_in_channels(self, layer: nn.Module) -> int:
+        channels = count_channels(layer)
+        assert channels is not None
+        return channels[0]
+
+
+class _Outline(torch.autograd.Function):
+    """An operation that stands for the heads of an attention: zeros of the right shape."""
+
+    @staticmethod
+    def forward(ctx: Any, width: int, *projected: Tensor) -> Tensor:
+        return projected[0].new_zeros(*projected[0].shape[:-1], width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError
+
+
+@contextmanager
+def _outline_heads(net: nn.Module) -> Iterator[None]:
+    """Let the heads of every attention be one operation of the graph, until the block ends."""
+    cores = [module for module in net.modules() if isinstance(module, AttentionHeads)]
+
+    def outline(width: int, attend: Any, *projected: Tensor) -> Tensor:
+        result: Tensor = _Outline.apply(width, *projected)  # type: ignore[no-untyped-call]
+        return result
+
+    for core in cores:
+        core.forward = partial(outline, core.channels[1])  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for core in cores:
+            del core.forward
 
 
 def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
@@ -88,14 +128,24 @@ def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
     Raises `StructureError` where tracing fails.
     """
     framed = _Framed(net, image)
-    maps = {
-        type(module): _MapChannels() for module in net.modules() if isinstance(module, ChannelMap)
+    own = {
+        type(module): _OwnChannels()
+        for module in net.modules()
+        if isinstance(module, ChannelMap | AttentionHeads)
     }
+    # Seen are their projections and heads; of a whole attention torch-pruning knows no heads.
+    attentions = [module for module in net.modules() if isinstance(module, PackedAttention)]
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), _outline_heads(net):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph()
-            graph.build_dependency(framed, (image,), customized_pruners=maps, verbose=False)
+            graph.build_dependency(
+                framed,
+                (image,),
+                customized_pruners=own,
+                ignored_layers=attentions,
+                verbose=False,
+            )
         names = {module: name for name, module in net.named_modules()}
         return _Tracer(graph, names, framed.image).trace()
     except StructureError:
@@ -182,6 +232,9 @@ class _Tracer:
             if isinstance(node.module, nn.Conv2d) and node.module.groups > 1:
                 first_in, first_out = first[self._find_rows(index)]
                 pairs.append(_pair_groups(node.module, first_in, first_out))
+            elif isinstance(node.module, AttentionHeads):
+                first_in, first_out = first[self._find_rows(index)]
+                pairs.append(_pair_heads(node.module, first_in, first_out))
         edges = [np.empty((0, 2), np.int64), *(np.stack(pair, 1) for pair in pairs)]
         label = find_components(int(first[-1]), np.concatenate(edges))
         coupling = Coupling()
@@ -290,6 +343,17 @@ def _pair_groups(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Labels
         return channels, first_in + width * group
     # Every channel is paired with the one at its position in the first group.
     return channels, np.concatenate([first_in + reads % width, first_out + writes % height])
+
+
+def _pair_heads(core: AttentionHeads, first_in: int, first_out: int) -> tuple[Labels, Labels]:
+    """The pairs of channels that an attention couples: all of a head, in what it reads and writes.
+
+    Every channel is paired with the first that its head writes.
+    """
+    read, written = (np.arange(count) for count in core.channels)
+    channels = np.concatenate([first_in + read, first_out + written])
+    heads = np.concatenate([read % len(written), written]) // core.size
+    return channels, first_out + heads * core.size
 
 
 def find_components(count: int, edges: Labels) -> Labels:

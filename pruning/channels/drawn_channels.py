@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from pruning.channels.graph import ChannelGraph
 from pruning.masks import select_top
-from pruning.networks.layers import Layer, as_matrices, count_groups
+from pruning.networks.layers import Layer, as_matrices, count_groups, name_layer
 from pruning.types import DrawLaw, Scores, Sparsifier
 
 
@@ -70,7 +70,7 @@ class DrawnChannels:
         """The weights times the factors of the channels they read."""
         reweighted = dict(weights)
         for name, layer in _list_summing_layers(model, self.graph, weights):
-            inputs = self.graph.inputs[name.rpartition(".")[0]]
+            inputs = self.graph.inputs[name_layer(name)]
             weight = weights[name]
             groups = count_groups(layer)
             # (groups, outputs of a group, channels it reads, positions of the kernel)
@@ -93,7 +93,7 @@ class DrawnChannels:
             fixed[group.span] = 0.0
         laws = {}
         for name, _ in _list_summing_layers(model, self.graph, weights):
-            inputs = self.graph.inputs[name.rpartition(".")[0]]
+            inputs = self.graph.inputs[name_layer(name)]
             probabilities, draws = [], []
             for by_number, count in self.rows.values():
                 if bool(by_number[inputs].any()):
@@ -115,9 +115,9 @@ def _list_summing_layers(
     """The layers that sum over channels they read, by the names of their weights."""
     layers = []
     for name, weight in weights.items():
-        owner = name.rpartition(".")[0]
-        layer = model.get_submodule(owner)
-        if owner not in graph.inputs or not isinstance(layer, Layer):
+        owner = name_layer(name)
+        layer = model.get_submodule(owner) if owner in graph.inputs else None
+        if not isinstance(layer, Layer):
             continue
         groups = count_groups(layer)
         # Groups with one input or one output are depthwise: they follow the unit that feeds them.

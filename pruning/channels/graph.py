@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.architectures._channel_map import ChannelMap
 from pruning.channels.coupling import Coupling, Labels, couple_channels, find_components
 from pruning.channels.slicing import shrink_, slice_channels
 from pruning.errors import StructureError
 from pruning.masks import PRUNABLE, apply_masks_
-from pruning.networks.layers import as_matrices
+from pruning.networks.layers import as_matrices, list_own_parameters, name_layer, name_tensor
 from pruning.types import Masks, Selection, Shape
 
 TOLERANCE = 1e-3
@@ -34,6 +35,8 @@ class Group:
     size: int
     reason: str | None = None
     """Why none of them can be removed; None where they can."""
+    head_size: int | None = None
+    """The channels of a layer that are one head of an attention; None where no heads are meant."""
 
     @property
     def span(self) -> slice:
@@ -121,7 +124,7 @@ class ChannelGraph:
                     mask = torch.zeros(value.shape, dtype=torch.bool)
                     mask[index] = True
                     if not mask.all():
-                        masks[_join_name(name, tensor)] = mask.to(value.device)
+                        masks[name_tensor(name, module, tensor)] = mask.to(value.device)
         return masks
 
     def kept(self, model: nn.Module, masks: Masks) -> Tensor:
@@ -136,8 +139,8 @@ class ChannelGraph:
             alive[group.span] = group.reason is not None
         for name, outputs in self.outputs.items():
             module = model.get_submodule(name)
-            for tensor, parameter in module.named_parameters(recurse=False):
-                mask = masks.get(_join_name(name, tensor))
+            for tensor, parameter in list_own_parameters(module).items():
+                mask = masks.get(name_tensor(name, module, tensor))
                 if mask is None:  # nothing of it was pruned
                     mask = torch.ones(parameter.shape, dtype=torch.bool)
                 mask = mask.cpu()
@@ -184,7 +187,7 @@ class ChannelGraph:
         by_channel = [group.reason for group in self.groups for _ in range(group.size)]
         left_dense = {}
         for name in names:
-            owner = name.rpartition(".")[0]
+            owner = name_layer(name)
             if owner not in self.inputs:
                 left_dense[name] = _explain_unseen(model, owner)
                 continue
@@ -259,11 +262,6 @@ def _explain_unseen(model: nn.Module, owner: str) -> str:
     return "it has no part in the outputs"
 
 
-def _join_name(module: str, tensor: str) -> str:
-    """The name of a module's tensor in the network; the network itself has no name."""
-    return f"{module}.{tensor}" if module else tensor
-
-
 def _randomise(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy of the network in eval mode on the CPU, in at least single precision, with random
     parameters and statistics.
@@ -296,6 +294,11 @@ def _number_channels(model: nn.Module, coupling: Coupling, names: Collection[str
         for name, module in modules.items()
         if isinstance(module, PRUNABLE)
     }
+    heads = [
+        (coupling.outputs[name], module.size)
+        for name, module in modules.items()
+        if isinstance(module, AttentionHeads)
+    ]
     fixed = coupling.fixed + list(_list_untouchable(model, coupling, names))
     labels = np.concatenate(
         [*coupling.inputs.values(), *coupling.outputs.values(), *(part for part, _ in fixed)]
@@ -315,7 +318,8 @@ def _number_channels(model: nn.Module, coupling: Coupling, names: Collection[str
             _, first = np.unique(candidates, return_index=True)
             members = candidates[np.sort(first)]
         reason = _explain_fixed(members, fixed, written=bool(name))
-        groups.append(Group(name, len(order), len(members), reason))
+        size = next((size for labels, size in heads if np.isin(labels, members).any()), None)
+        groups.append(Group(name, len(order), len(members), reason, size))
         order += members.tolist()
     number = np.zeros(len(component), np.int64)
     number[order] = np.arange(len(order))
@@ -355,21 +359,27 @@ def _explain_fixed(
 def _list_untouchable(
     model: nn.Module, coupling: Coupling, names: Collection[str]
 ) -> Iterator[tuple[Labels, str]]:
-    """The channels of layers that are excluded, frozen, or share a tensor with another layer."""
+    """The channels of layers that are excluded, frozen, or share a tensor with another layer, or
+    that say why they stay.
+    """
     owners: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), set()).add(name)
     for name in coupling.inputs:
         module = model.get_submodule(name)
-        own = dict(module.named_parameters(recurse=False))
+        own = list_own_parameters(module)
         frozen = {tensor for tensor, parameter in own.items() if not parameter.requires_grad}
         reasons = []
         if any(len(owners[id(parameter)]) > 1 for parameter in own.values()):
             reasons.append(f"{name} shares a parameter with another layer")
         if frozen:
             yield coupling.outputs[name], f"{name} is frozen"
-        if isinstance(module, PRUNABLE) and _join_name(name, "weight") not in names:
+        if isinstance(module, PRUNABLE) and name_tensor(name, module, "weight") not in names:
             reasons.append(f"{name} is frozen" if "weight" in frozen else f"{name} is excluded")
         for reason in reasons:
             yield coupling.inputs[name], reason
             yield coupling.outputs[name], reason
+        if hasattr(module, "inputs_stay"):
+            yield coupling.inputs[name], str(module.inputs_stay)
+        if hasattr(module, "outputs_stay"):
+            yield coupling.outputs[name], str(module.outputs_stay)

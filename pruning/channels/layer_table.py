@@ -9,6 +9,8 @@ from torch import Tensor
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import StructureError
 from pruning.masks import count_parameters, explain_dense, find_prunable
+from pruning.networks.layers import name_layer
+from pruning.networks.loading import build_network
 from pruning.schemas.layers import ChannelGroup, LayerEntry, LayerTable
 from pruning.types import Architecture, Shape
 
@@ -32,7 +34,7 @@ def choose_shape(architecture: Architecture) -> Shape:
 
 def tabulate_layers(architecture: Architecture) -> LayerTable:
     """Every parameter of a network, and its channels where they can be followed."""
-    outline = architecture.build()
+    outline = build_network(architecture)
     weights = find_prunable(outline)
     graph, note = None, None
     if count_parameters(outline) > MOST_PARAMETERS:
@@ -76,7 +78,7 @@ def list_groups(graph: ChannelGraph, weights: Mapping[str, Tensor]) -> tuple[Cha
     >>> first.channels, first.writers, first.readers
     (2, ('0.weight',), ('2.weight',))
     """
-    owners = {name.rpartition(".")[0]: name for name in weights}
+    owners = {name_layer(name): name for name in weights}
     table = []
     for group in graph.groups:
         numbers = range(group.start, group.start + group.size)
@@ -87,6 +89,7 @@ def list_groups(graph: ChannelGraph, weights: Mapping[str, Tensor]) -> tuple[Cha
                 writers=_list_using(graph.outputs, numbers, owners),
                 readers=_list_using(graph.inputs, numbers, owners),
                 reason=group.reason,
+                head_size=group.head_size,
             )
         )
     return tuple(table)

@@ -17,7 +17,7 @@ from torch import nn
 from pruning.channels.coupling import OUTPUTS, Labels
 from pruning.channels.graph import ChannelGraph
 from pruning.masks import PRUNABLE
-from pruning.networks.layers import as_matrices
+from pruning.networks.layers import as_matrices, name_tensor
 from pruning.types import Masks
 
 Flags = npt.NDArray[np.bool_]
@@ -82,10 +82,13 @@ class SeparateChannels:
             stays[group.span] = group.reason is not None
             answers[group.span] = group.reason == OUTPUTS
         self.counts: dict[str, Counts] = {}
+        self.weights: dict[str, str] = {}
         for name in graph.inputs:
             module = model.get_submodule(name)
-            if isinstance(module, PRUNABLE) and _name_weight(name) in masks:
-                by_group = as_matrices(module, masks[_name_weight(name)].cpu())
+            weight = name_tensor(name, module, "weight")
+            if isinstance(module, PRUNABLE) and weight in masks:
+                self.weights[name] = weight
+                by_group = as_matrices(module, masks[weight].cpu())
                 width = module.weight.shape[1]
                 counts = by_group.reshape(*by_group.shape[:2], width, -1).sum(3)
                 self.counts[name] = counts.numpy().astype(np.float64)
@@ -146,7 +149,7 @@ class SeparateChannels:
         """The masks of the layers' weights, nested in those before."""
         masks: Masks = {}
         for name, layer in layers.items():
-            key = _name_weight(name)
+            key = self.weights[name]
             mask = before[key]
             filters = torch.from_numpy(layer.filters)
             inputs = torch.from_numpy(layer.inputs)
@@ -154,11 +157,6 @@ class SeparateChannels:
             shaped = both.reshape(*both.shape, *[1] * (mask.dim() - 2))
             masks[key] = mask & shaped.to(mask.device)
         return masks
-
-
-def _name_weight(layer: str) -> str:
-    """The name of a layer's weight in the network; the network itself has no name."""
-    return f"{layer}.weight" if layer else "weight"
 
 
 def _match(written: Labels, read: Labels, carried: Labels) -> tuple[Labels, Labels]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning.architectures._attention import PackedProjection
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.architectures._channel_map import ChannelMap
 from pruning.networks.layers import count_groups
 
@@ -33,6 +35,8 @@ def count_channels(module: nn.Module) -> tuple[int, int] | None:
         return module.num_features, module.num_features
     if isinstance(module, ChannelMap):
         return module.channels_in, len(module.sources)
+    if isinstance(module, AttentionHeads):
+        return module.channels
     return None
 
 
@@ -80,6 +84,9 @@ def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     if isinstance(module, ChannelMap):
         module.select_channels(inputs, outputs)
         return
+    if isinstance(module, AttentionHeads):
+        module.select_(outputs)
+        return
     slices = slice_channels(module, inputs, outputs)
     for name, index in slices.items():
         _assign_(module, name, getattr(module, name).detach()[index])
@@ -104,6 +111,8 @@ def _assign_(module: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
         value = nn.Parameter(value, old.requires_grad)
+    if isinstance(module, PackedProjection):
+        module, name = module.locate(name)
     setattr(module, name, value)
 
 

@@ -27,7 +27,7 @@ from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.layer_inputs import HELD_OUT, count_held_out
 from pruning.evidence.sensitivities import compute_sensitivities, count_known_positions
-from pruning.networks.layers import count_groups
+from pruning.networks.layers import count_groups, name_layer
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
 
@@ -180,7 +180,7 @@ def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Score
     needed = _find_needed(graph, evidence, edges)
     kept = dict(edges)
     for name, edge in edges.items():
-        outputs = graph.outputs.get(name.rpartition(".")[0])
+        outputs = graph.outputs.get(name_layer(name))
         if outputs is not None:
             by_output = needed[outputs].to(edge.device).reshape(-1, *[1] * (edge.dim() - 1))
             kept[name] = edge * by_output
@@ -195,7 +195,7 @@ def _find_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Tens
     links = [
         _link_channels(graph, evidence, name, edge)
         for name, edge in edges.items()
-        if name.rpartition(".")[0] in graph.inputs
+        if name_layer(name) in graph.inputs
     ]
     source, target = torch.cat([*links, graph.carried], 1)
     # Walk the links backwards from the outputs until no channel is added.
@@ -208,7 +208,7 @@ def _find_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Tens
 
 def _link_channels(graph: ChannelGraph, evidence: Evidence, name: str, edge: Tensor) -> Tensor:
     """List the channels (source, target) that weights with a sensitivity above 0 link, (2, n)."""
-    owner = name.rpartition(".")[0]
+    owner = name_layer(name)
     groups = count_groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
     by_channel = edge.flatten(2).amax(2) if edge.dim() > 2 else edge
     rows, columns = by_channel.cpu().gt(0).nonzero().T

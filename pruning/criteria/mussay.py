@@ -21,9 +21,10 @@ from pruning.bounds.mussay import LARGEST, bound_errors, bound_importance
 from pruning.channels.channel_norms import ChannelNorms
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
+from pruning.errors import StructureError
 from pruning.evidence.evidence import Evidence
 from pruning.networks.activation import find_activation
-from pruning.networks.layers import Layer, as_matrices, count_groups
+from pruning.networks.layers import Layer, as_matrices, count_groups, name_layer
 from pruning.types import Scores
 
 Activation = Literal[
@@ -95,7 +96,7 @@ class Mussay:
             activation = find_activation(evidence.model, image, LARGEST)
         scores = {}
         for name, weight in evidence.weights.items():
-            owner = name.rpartition(".")[0]
+            owner = name_layer(name)
             shape = _shape_by_input(weight)
             if owner not in graph.inputs:  # it has no part in the outputs
                 scores[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
@@ -124,7 +125,7 @@ class Mussay:
     def bound(self, layer: PrunedLayer) -> Paper:
         """Compute `pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
-        owner = layer.name.rpartition(".")[0]
+        owner = name_layer(layer.name)
         inputs = incoming.graph.inputs.get(owner)
         if inputs is None:
             norms = torch.ones(layer.kept.shape[1], dtype=torch.float64)
@@ -158,7 +159,7 @@ class Incoming:
 
     def find_writers(self, name: str) -> list[str]:
         """Find the weights whose layers write what a layer reads, also through shortcuts."""
-        inputs = self.graph.inputs.get(name.rpartition(".")[0])
+        inputs = self.graph.inputs.get(name_layer(name))
         if inputs is None:
             return []
         read = set(inputs.tolist())
@@ -191,6 +192,12 @@ def _read_network(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tenso
     weight = next(iter(evidence.weights.values()))
     image = torch.zeros(1, *evidence.shape, dtype=weight.dtype, device=weight.device)
     graph = ChannelGraph.of(evidence.model, evidence.shape, evidence.weights)
+    for group in graph.removable:
+        if group.head_size is not None:
+            raise StructureError(
+                f"{group.name} writes the heads of an attention, which no bound of a neuron's "
+                "activation describes; exclude the attention's weights"
+            )
     return graph, ChannelNorms.of(evidence.model, graph, image), image
 
 

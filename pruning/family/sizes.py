@@ -88,9 +88,10 @@ def _count_weights(architecture: Architecture, spec: FamilySpec) -> tuple[int, i
     import torch
 
     from pruning.masks import count_parameters, find_prunable
+    from pruning.networks.loading import build_network
 
     with torch.device("meta"):
-        network = architecture.build().eval()
+        network = build_network(architecture).eval()
     prunable = sum(weight.numel() for weight in find_prunable(network, spec.exclude).values())
     return count_parameters(network), prunable
 

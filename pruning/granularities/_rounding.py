@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -15,7 +16,10 @@ from pruning.types import Keeps
 
 @dataclass(frozen=True)
 class Rounding:
-    """Chooses channels so that in every group a multiple of `multiple` remains, or all of it."""
+    """Chooses channels so that in every group a multiple of `multiple` remains, or all of it.
+
+    A head counts as the channels that it is in a layer.
+    """
 
     graph: ChannelGraph
     importance: Mapping[str, Tensor]
@@ -28,8 +32,9 @@ class Rounding:
         """The widths of groups that are allocated `keeps`: at least one multiple each."""
         counts = {}
         for name, alive in self._count_alive().items():
-            multiples = max(1, keeps[name] // self.multiple)
-            counts[name] = alive if keeps[name] >= alive else self._limit(multiples, alive)
+            step = self._steps[name]
+            multiples = max(1, keeps[name] // step)
+            counts[name] = alive if keeps[name] >= alive else min(alive, multiples * step)
         return counts
 
     def choose(self, counts: Mapping[str, int]) -> Tensor:
@@ -45,8 +50,8 @@ class Rounding:
             alive = self._count_alive()
             for group in self.graph.removable:
                 kept = keep[group.span]
-                multiples = math.ceil(int(kept.sum()) / self.multiple)
-                count = self._limit(multiples, alive[group.name])
+                step = self._steps[group.name]
+                count = min(alive[group.name], math.ceil(int(kept.sum()) / step) * step)
                 score = self.importance[group.name]
                 first = score.masked_fill(kept, float(score.max()) + 1.0)
                 grown[group.span] = select_top(first, count)
@@ -65,7 +70,8 @@ class Rounding:
         while is_growing:
             is_growing = False
             for name in sorted(counts, key=lambda name: counts[name] - keeps[name]):
-                more = counts | {name: self._limit(counts[name] // self.multiple + 1, alive[name])}
+                step = self._steps[name]
+                more = counts | {name: min(alive[name], (counts[name] // step + 1) * step)}
                 if more[name] == counts[name]:
                     continue
                 grown = self.choose(more)
@@ -73,8 +79,13 @@ class Rounding:
                     counts, best, is_growing = more, grown, True
         return best
 
-    def _limit(self, multiples: int, alive: int) -> int:
-        return min(alive, multiples * self.multiple)
+    @cached_property
+    def _steps(self) -> dict[str, int]:
+        """The number of units of each group that are the least multiple."""
+        return {
+            group.name: self.multiple // math.gcd(self.multiple, group.head_size or 1)
+            for group in self.graph.removable
+        }
 
     def _count_alive(self) -> dict[str, int]:
         """The channels of each group that remained before."""

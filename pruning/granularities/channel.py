@@ -25,6 +25,7 @@ from pruning.granularities import granularities
 from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
 from pruning.granularities._rounding import Rounding
 from pruning.masks import count_kept, select_top, select_weight_masks
+from pruning.networks.layers import name_layer
 from pruning.types import Budget, DrawLaw, Keeps, Masks, Selected, Selection
 
 DEFAULT_MULTIPLE = 8
@@ -182,7 +183,7 @@ def _sum_scores(graph: ChannelGraph, selection: Selection) -> tuple[Tensor, Tens
     total, members = torch.zeros(2, graph.size, dtype=torch.float64)
     by_input = scores_inputs(selection)
     for name, weight in selection.weights.items():
-        owner = name.rpartition(".")[0]
+        owner = name_layer(name)
         score = selection.scores[name].double().cpu()
         if owner not in graph.outputs or not distinguishes(score, weight, by_input):
             continue
@@ -234,7 +235,7 @@ class _WeightCounter:
         self.graph = graph
         self.model = selection.model
         self.masks = {
-            name: mask for name, mask in masks.items() if name.rpartition(".")[0] in graph.inputs
+            name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs
         }
         others = {name: mask for name, mask in masks.items() if name not in self.masks}
         self.others = sum(count_kept(others).values())
@@ -243,7 +244,7 @@ class _WeightCounter:
         """Count the weights that remain where `keep` marks the channels that do."""
         total = self.others
         for name, mask in self.masks.items():
-            owner = name.rpartition(".")[0]
+            owner = name_layer(name)
             inputs, outputs = self.graph.kept_of(owner, keep)
             index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
             total += int(mask[index].sum())

@@ -20,6 +20,7 @@ from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
 from pruning.masks import count_kept, select_top, select_weight_masks
+from pruning.networks.layers import name_layer
 from pruning.types import Budget, Keeps, Selected, Selection
 
 TOLERANCE = 5e-4
@@ -92,7 +93,7 @@ class Filter:
         untraced = {
             name: "it has no part in the outputs"
             for name in old
-            if name.rpartition(".")[0] not in channels.counts
+            if name_layer(name) not in channels.counts
         }
         search = _Search(selection, channels, sum(int(old[name].sum()) for name in untraced))
         keeps = search.find(budget, total)
@@ -121,7 +122,7 @@ class _Search:
         for name, counts in self.channels.counts.items():
             if not self.by_input and name in self.channels.answering:
                 continue
-            key = f"{name}.weight" if name else "weight"
+            key = self.channels.weights[name]
             score = self.selection.scores[key].double().cpu()
             if not distinguishes(score, self.selection.weights[key], self.by_input):
                 continue

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.errors import StructureError
 from pruning.networks.layers import Layer
 
@@ -137,13 +138,21 @@ CHAINED = {
 SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
 
 
+class _Tracer(fx.Tracer):
+    """A tracer that sees an attention as one operation, like those of torch.nn."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        has_heads = any(isinstance(child, AttentionHeads) for child in m.children())
+        return has_heads or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module) -> fx.GraphModule:
     """The graph of a network in eval mode.
 
     Raises `StructureError` for a network whose course depends on its inputs.
     """
     try:
-        return fx.symbolic_trace(model)
+        return fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # a forward may do anything
         raise StructureError(
             f"the network cannot be traced as a graph: {type(error).__name__}: {error}"

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pruning.architectures._attention_heads import AttentionHeads
 from pruning.networks.layers import forward_hooks
-from pruning.networks.loading import resolve
+from pruning.networks.loading import build_network, resolve
 from pruning.networks.modes import evaluate_mode
 from pruning.storage.checkpoints import WRITERS
 from pruning.types import Masks
@@ -29,7 +31,7 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
     The tensors have shapes only, nothing of their size is allocated.
     """
     with torch.device("meta"):
-        model = resolve(architecture, json.loads(parameters)).build().eval()
+        model = build_network(resolve(architecture, json.loads(parameters))).eval()
     kept = 0
 
     def count(module: nn.Module, _: Any, output: Any) -> None:
@@ -43,32 +45,43 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
-    """Two times the multiply-adds of one image through every Linear and Conv2d, without those of
-    pruned weights.
+    """Two times the multiply-adds of one image through every Linear and convolution, without those
+    of pruned weights, and through the heads of attention.
 
-    FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the
-    dense count of `torch.utils.flop_counter` when nothing is pruned.
+    FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning), of a
+    transposed convolution its input positions, and what
+    `AttentionHeads.count_flops` says. Equals the dense count of `torch.utils.flop_counter` when
+    nothing is pruned.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    cores = [module for module in model.modules() if isinstance(module, AttentionHeads)]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
     # A tied weight is listed once, under its first name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     total = 0
 
-    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         nonlocal total
         weight = module.get_parameter("weight")
         name = names[id(weight)]
         kept = weight.numel()
         if masks is not None and name in masks:
             kept = int(masks[name].sum())
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _ConvTransposeNd):
+            positions = inputs[0][0, 0].numel()
+        elif isinstance(module, _ConvNd):
             positions = output[0, 0].numel()
         else:
             positions = output[0].numel() // output.shape[-1]
         total += 2 * kept * positions
 
+    def count_heads(core: nn.Module, handed: tuple[Any, ...], _: Any) -> None:
+        nonlocal total
+        assert isinstance(core, AttentionHeads)
+        total += core.count_flops(handed[1])
+
     device = next(model.parameters()).device
-    with forward_hooks(layers, count), torch.no_grad(), evaluate_mode(model):
+    hooks = forward_hooks(layers, count), forward_hooks(cores, count_heads)
+    with hooks[0], hooks[1], torch.no_grad(), evaluate_mode(model):
         model(torch.zeros(1, *shape, device=device))
     return total
 

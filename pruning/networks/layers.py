@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
+from pruning.architectures._attention import PackedProjection
 from pruning.errors import EvidenceError
 from pruning.networks.modes import evaluate_mode
 
@@ -34,6 +35,32 @@ class Use:
 
     A later operation in place does not move it.
     """
+
+
+def name_layer(weight: str) -> str:
+    """The name of the layer that a weight belongs to, by the name of the weight.
+
+    >>> name_layer("conv1.weight"), name_layer("attention.in_proj_weight"), name_layer("weight")
+    ('conv1', 'attention.in_proj', '')
+    """
+    if weight.rpartition(".")[2].startswith("in_proj_"):
+        return weight.rpartition("_")[0]
+    return weight.rpartition(".")[0]
+
+
+def name_tensor(layer: str, module: nn.Module, tensor: str) -> str:
+    """The name in the network of a layer's tensor: of the weight `weight_name` with `"weight"`."""
+    if isinstance(module, PackedProjection):
+        return f"{layer}_{tensor}"
+    return f"{layer}.{tensor}" if layer else tensor
+
+
+def list_own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a layer without those of submodules, by their names in the layer."""
+    if isinstance(module, PackedProjection):
+        packed = {"weight": module.weight, "bias": module.bias}
+        return {name: value for name, value in packed.items() if value is not None}
+    return dict(module.named_parameters(recurse=False))
 
 
 @contextmanager

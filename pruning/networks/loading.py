@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
+from pruning.architectures._attention import open_attention_
 from pruning.errors import (
     CheckpointError,
     DataError,
@@ -79,10 +80,15 @@ def resolve(
     return architectures.create(architecture, known | dict(kwargs))
 
 
+def build_network(architecture: Architecture) -> nn.Module:
+    """The network with fresh weights, whose attention calls its projections and its heads."""
+    return open_attention_(architecture.build())
+
+
 def build_outline(architecture: Architecture) -> nn.Module:
     """The network with shapes but without data, so that it may be of any size."""
     with torch.device("meta"):
-        return architecture.build()
+        return build_network(architecture)
 
 
 def read_parameters(architecture: Architecture) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def load_model(
     >>> bool((net.fc1.weight == same.fc1.weight).all())
     True
     """
-    model = resolve(architecture, kwargs).build()
+    model = build_network(resolve(architecture, kwargs))
     if state is not None:
         load_state_(model, read_state(state) if isinstance(state, Path) else state)
     return model.eval()

@@ -25,7 +25,13 @@ from pruning.evaluations import evaluations
 from pruning.masks import find_prunable
 from pruning.measurement.costs import dense_costs
 from pruning.networks.backbone import FROM_SCRATCH, find_prefix, take_backbone
-from pruning.networks.loading import build_outline, check_fits, read_parameters, resolve
+from pruning.networks.loading import (
+    build_network,
+    build_outline,
+    check_fits,
+    read_parameters,
+    resolve,
+)
 from pruning.networks.published import add_published_sizes
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations
@@ -260,7 +266,7 @@ def _list_numberings(
 
 def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:
     """The network with weights where they are few enough to be rehearsed, else the outline."""
-    return architecture.build() if _count_all_parameters(outline) <= LARGEST else outline
+    return build_network(architecture) if _count_all_parameters(outline) <= LARGEST else outline
 
 
 def _count_all_parameters(network: nn.Module) -> int:

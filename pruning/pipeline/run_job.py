@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +32,12 @@ from pruning.measurement.image_errors import (
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.backbone import FROM_SCRATCH, take_backbone
 from pruning.networks.device import pick_device
-from pruning.networks.loading import build_outline, load_weights_, read_parameters
+from pruning.networks.loading import (
+    build_network,
+    build_outline,
+    load_weights_,
+    read_parameters,
+)
 from pruning.networks.published import add_published_sizes
 from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
@@ -213,13 +219,13 @@ def _build_pipeline(
         path = folder / f"{name}.safetensors"
         if not path.exists():
             return None
-        network = architecture.build()
+        network = build_network(architecture)
         load_state_(network, read_state(path))
         return network.state_dict()
 
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
-        multiply_adds = max(1, count_flops(architecture.build(), data.shape) // 2)
+        multiply_adds = max(1, count_flops(build_network(architecture), data.shape) // 2)
     job_size = JobSize(
         recipe=recipe,
         images=data.sizes,
@@ -249,12 +255,12 @@ def _build_pipeline(
 def _start_from_backbone(architecture: Architecture, path: Path) -> Callable[[], nn.Module]:
     """A function that builds the network, with the weights of its backbone where they are given."""
     if not path.exists():
-        return architecture.build
+        return partial(build_network, architecture)
     wanted = build_outline(architecture).state_dict()
     weights = take_backbone(architecture, wanted, read_state(path))
 
     def build() -> nn.Module:
-        network = architecture.build()
+        network = build_network(architecture)
         load_weights_(network, weights)
         return network
 

@@ -39,6 +39,10 @@ class ChannelGroup(Document):
     """The weights that read them."""
     reason: str | None = None
     """Why none of them can be removed; `null` where they can."""
+    head_size: int | None = None
+    """The rows of queries, keys and values each that are one head of an attention, where `channels`
+    counts heads; else `null`.
+    """
 
 
 class LayerTable(Document):
