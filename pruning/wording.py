@@ -34,6 +34,26 @@ def percent(fraction: float, digits: int = 1) -> str:
     return signed(f"{100 * fraction:.{digits}f}") + " %"
 
 
+def percent_at_least(fraction: float, digits: int = 1) -> str:
+    """Return a lower limit in percent, rounded down: what is promised is never more than was shown.
+
+    >>> percent_at_least(0.8637), percent_at_least(0.29)
+    ('86.3 %', '29.0 %')
+    """
+    scale = 10 ** (digits + 2)
+    return percent(math.floor(fraction * scale + 1e-6) / scale, digits)
+
+
+def percent_at_most(fraction: float, digits: int = 1) -> str:
+    """Return an upper limit in percent, rounded up.
+
+    >>> percent_at_most(0.8631), percent_at_most(0.29)
+    ('86.4 %', '29.0 %')
+    """
+    scale = 10 ** (digits + 2)
+    return percent(math.ceil(fraction * scale - 1e-6) / scale, digits)
+
+
 def short_percent(fraction: float) -> str:
     """Return a sparsity or density in percent, with as many digits as it needs and no more.
 
@@ -182,6 +202,19 @@ def factor(value: float, digits: int = 3) -> str:
     """
     text = signed(_round_to_digits(value, digits))
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
+
+
+def factor_with_interval(estimate: Estimate, digits: int = 3) -> str:
+    """Return a factor with its interval.
+
+    >>> factor_with_interval(Estimate(value=0.9, low=0.85, high=1.0))
+    '0.9× [0.85×, 1×]'
+    """
+
+    def form(value: float) -> str:
+        return factor(value, digits)
+
+    return form(estimate.value) + _format_interval(estimate, form)
 
 
 def number(value: float) -> str:

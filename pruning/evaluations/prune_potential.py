@@ -242,7 +242,7 @@ class PrunePotential(ShiftParameters):
             f"{label}: at the margin of prune_potential, "
             f"{wording.percentage_points(self.margin)} above {self.reference}, the nominal prune "
             f"potential is {_format_with_interval(nominal)}, safe at 95 % "
-            f"{wording.percent(errors.safe_potential(ratios, [NOMINAL], self.margin))}"
+            f"{wording.percent_at_least(errors.safe_potential(ratios, [NOMINAL], self.margin))}"
         )
         for group, names in errors.groups.items():
             if group != NOMINAL:
@@ -251,7 +251,7 @@ class PrunePotential(ShiftParameters):
                 text += (
                     f"; over {group} {_format_with_interval(mean)} on average, "
                     f"{_format_with_interval(least)} at least, safe under all of them "
-                    f"{wording.percent(errors.safe_potential(ratios, names, self.margin))}"
+                    f"{wording.percent_at_least(errors.safe_potential(ratios, names, self.margin))}"
                 )
         return [f"{text}.", *self._compare_noise(label, ratios, errors)]
 

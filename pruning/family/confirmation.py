@@ -98,9 +98,9 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
     low, high = limit_error(answer.measured.value, answer.measured.n or 1)
     text = f"{wording.percent(answer.measured.value, 2)} measured, {tolerated} tolerated"
     if answer.outcome == "passed":
-        text += f"; at most {wording.percent(high, 2)} at one-sided 95 %"
+        text += f"; at most {wording.percent_at_most(high, 2)} at one-sided 95 %"
     elif answer.outcome == "undecided":
-        text += f"; up to {wording.percent(high, 2)} is possible at one-sided 95 %"
+        text += f"; up to {wording.percent_at_most(high, 2)} is possible at one-sided 95 %"
         if answer.needed is not None:
             text += f", {wording.count(answer.needed)} test images would decide"
     return FamilyGate(

@@ -87,7 +87,7 @@ def build_potential_section(finished: Sequence[Finished]) -> Section | None:
         f"{row['method']}, {row['distribution']}: prune potential "
         f"{wording.percent_with_interval(Estimate.model_validate(row['potential']), 1)} on average "
         f"over {wording.count_of(len(sections), 'replicate')}, safe "
-        f"{wording.percent(row['safe'])}."
+        f"{wording.percent_at_least(row['safe'])}."
         for row in details[POTENTIALS]
         if row["distribution"] == "nominal"
     ]

@@ -184,8 +184,9 @@ def describe_costs(report: Report) -> str:
         subject = "The others hold zeros, which" if smaller else "Zeros"
         notes.append(
             f"{subject} make the sparse file smaller, not the network faster: dense kernels "
-            "multiply by zero as slowly as by any other number, so there a latency ratio off 1 is "
-            "noise; FLOPs count what a sparse kernel would need."
+            "multiply by zero as slowly as by any other number, so that a latency ratio other than "
+            "1 comes from the machine and not from the zeros, also where its interval excludes 1; "
+            "FLOPs count what a sparse kernel would need."
         )
     return " ".join(notes)
 

@@ -125,3 +125,10 @@ def test_the_fact_of_the_gates_names_those_that_did_not_pass() -> None:
     (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "Gates"]
     assert (fact.value, fact.detail) == ("1 passed, 1 undecided", "max_class_increase (4)")
     assert to_html(report).count(message) == to_markdown(report).count(message) == 1
+
+
+def test_a_ratio_of_times_is_not_called_noise_where_its_interval_excludes_one() -> None:
+    comment = to_markdown(reports.realistic())
+    assert "is noise" not in comment
+    assert "not from the zeros, also where its interval excludes 1" in comment
+    assert "covers the passes that were timed, not other machines" in comment

@@ -212,7 +212,10 @@ def test_the_statement_speaks_of_classes() -> None:
 
     best = checkpoint(8, 8, 3000)
     sure = state(best, compare("loses more than the others", 0.001)).sentence
-    assert "; the class cat loses more than the others: +7.0 pp [+3.0, +11.0]" in sure
+    assert (
+        "; the error in the class cat rises by +7.0 pp [+3.0, +11.0], more than in the others"
+        in sure
+    )
     together = state(best, compare("loses more than the others", 0.04)).sentence
     assert "the class cat" in together, "the error increase is far below its level"
     # Beside a claim that is open, a finding at .04 does not hold together with it.
