@@ -149,7 +149,7 @@ def _describe_exemplars(exemplars: Sequence[Exemplars]) -> list[str]:
         for population in exemplars
     ]
     return [
-        f"Images to which most checkpoints of a target answer otherwise than the control: "
+        "Images whose most frequent answer over the checkpoints of a target is not the control's: "
         f"{', '.join(counts)}. They are found as the pruning-identified exemplars of Hooker et al. "
         "(2019), which are of many networks pruned alike and many dense ones; here the checkpoints "
         "are those of different criteria, and the control is one network: the images are those "

@@ -166,7 +166,7 @@ def _read_potential(
         promised, asked = _format_promise(safe or 0.0, least)
         limit = "no safe limit" if safe is None else f"safe limit {promised}"
         estimate, _ = format_apart("min_prune_potential", measured.value, least)
-        sentence = f"{quantity} {estimate} as measured, {limit}; at least {asked} is asked for"
+        sentence = f"{quantity}: {estimate} as measured, {limit}; at least {asked} is asked for"
     return Reading(
         name="min_prune_potential",
         limit=least,
