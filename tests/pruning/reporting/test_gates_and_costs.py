@@ -87,6 +87,12 @@ def test_costs_that_were_measured_of_one_control_are_not_printed_as_another_s() 
         ControlNetwork(**control, name="control-3", retrainings=3, costs_of="control"),
     )
     report = reports.realistic(controls=controls)
+    for text in (to_html(report), to_markdown(report)):
+        assert "compared with the control that was retrained as often as it" in text
+    alone = reports.realistic(controls=controls[:1])
+    for text in (to_html(alone), to_markdown(alone)):
+        assert "control: the dense network retrained as in one round" in text
+        assert "not the spread between training runs" in text
     (row,) = [line for line in to_markdown(report).splitlines() if "as control" in line]
     assert row.startswith("| control-3 |")
     assert "MFLOP" not in row
