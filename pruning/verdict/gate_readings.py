@@ -13,6 +13,7 @@ from pruning import wording
 from pruning.measurement.paired import CONFIDENCE
 from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.gates import Gates
+from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Checkpoint, Section
 from pruning.schemas.verdicts import CrossedVariance, GateName, Outcome
 from pruning.verdict.classes import describe_detectable, list_class_increases
@@ -150,7 +151,7 @@ def _read_potential(
     row = rows.get(distribution, {})
     measured = Estimate.model_validate(row["potential"]) if row else None
     safe = row.get("safe")
-    quantity = f"prune potential under {distribution}"
+    quantity = name_potential(distribution)
     if measured is None:
         known = ", ".join(rows)
         outcome: Outcome = "undecided"
@@ -177,6 +178,19 @@ def _read_potential(
         subject=distribution,
         low=safe,
         confidence=None if safe is None else CONFIDENCE,
+    )
+
+
+def name_potential(distribution: str | None) -> str:
+    """Return the prune potential of a distribution in words.
+
+    >>> name_potential("fog 3"), name_potential("nominal")
+    ('prune potential under fog 3', 'nominal prune potential')
+    """
+    return (
+        "nominal prune potential"
+        if distribution == NOMINAL
+        else f"prune potential under {distribution}"
     )
 
 
@@ -258,9 +272,8 @@ def _read_costs(gates: Gates, best: Checkpoint | None) -> Iterator[Reading]:
 
 def _read_latency(limit: float, best: Checkpoint | None) -> Reading:
     """Return the latency as a ratio to that of the network as given: it passes where the 95 %
-    intervals at all batch sizes lie at or below the limit, and fails where one lies above.
-
-    Ratios without an interval, of fewer than six pairs of passes, count as they are.
+    intervals at all batch sizes lie at or below the limit, and fails where one lies above. Ratios
+    without an interval, of too few passes, decide nothing.
     """
     quantity = "measured latency against the network as given"
     latencies = () if best is None else best.latency_ms
@@ -289,7 +302,9 @@ def _read_latency(limit: float, best: Checkpoint | None) -> Reading:
     digits = count_latency_digits(worst, limit)
     allowed = wording.factor(limit, digits)
     sentence = f"{quantity}: {wording.factor_with_interval(worst, digits)}, limit {allowed}"
-    if outcome == "undecided":
+    if worst.low is None:
+        sentence += ": too few passes were timed for an interval"
+    elif outcome == "undecided":
         sentence += ": the passes that were timed cannot tell on which side of it the ratio lies"
     return Reading(
         name="max_latency_ratio",
@@ -305,18 +320,18 @@ def count_latency_digits(ratio: Estimate, limit: float) -> int:
     """Return the significant digits at which a ratio of latencies and its ends are told from a
     limit that they differ from.
     """
-    ends = (ratio.value, _find_low(ratio), _find_high(ratio))
+    ends = [end for end in (ratio.value, ratio.low, ratio.high) if end is not None]
     return max(wording.count_digits_apart(end, limit, wording.factor, 3) for end in ends)
 
 
 def _find_low(ratio: Estimate) -> float:
-    """Return the lower end of an interval, the value where there is none."""
-    return ratio.value if ratio.low is None else ratio.low
+    """Return the lower end of an interval, 0 where there is none."""
+    return 0.0 if ratio.low is None else ratio.low
 
 
 def _find_high(ratio: Estimate) -> float:
-    """Return the upper end of an interval, the value where there is none."""
-    return ratio.value if ratio.high is None else ratio.high
+    """Return the upper end of an interval, infinity where there is none."""
+    return math.inf if ratio.high is None else ratio.high
 
 
 def _compare_cost(

@@ -13,7 +13,7 @@ from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Recommendation, Section
 from pruning.schemas.verdicts import Claim, JointStatement, Outcome
 from pruning.verdict.classes import describe_resolution, list_findings
-from pruning.verdict.gate_readings import Reading, format_exactly, list_readings
+from pruning.verdict.gate_readings import Reading, format_exactly, list_readings, name_potential
 from pruning.verdict.gates import format_confidence, list_levels, round_up
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
 from pruning.verdict.shift_guidelines import name_reference
@@ -120,7 +120,7 @@ def _claim(reading: Reading) -> str:
         case "max_delta_excess_error":
             return f"its excess error under shift is less than {limit} above that of the control"
         case "min_prune_potential":
-            return f"the prune potential under {reading.subject} is at least {limit}"
+            return f"the {name_potential(reading.subject)} is at least {limit}"
         case "min_certified_accuracy":
             return f"its certified accuracy is at least {limit}"
         case "max_size_bytes":

@@ -153,8 +153,9 @@ def _explain_dense(
     )
     if row["potential"] > row["safe"]:
         text += (
-            f" By the estimate {wording.percent(row['potential'])} of the parameters could be "
-            f"pruned with {method}: more validation images would tell."
+            f" By the estimate under {row['distribution']}, "
+            f"{wording.percent(row['potential'])} of the parameters could be pruned with {method}: "
+            "more validation images would tell."
         )
     return text
 

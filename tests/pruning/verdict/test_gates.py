@@ -286,10 +286,7 @@ def test_a_gate_on_the_certificate_says_its_confidence() -> None:
 
 
 def test_what_is_counted_passes_or_fails() -> None:
-    latencies = tuple(
-        Latency(device="cpu", threads=1, batch=batch, p50=1, p95=1, against_given=ratio)
-        for batch, ratio in ((1, 0.8), (128, 0.6))
-    )
+    latencies = tuple(timed(ratio, ratio, ratio, batch) for batch, ratio in ((1, 0.8), (128, 0.6)))
     best = checkpoint(latency_ms=latencies)
     for name, value in (
         ("max_size_bytes", 4000),
@@ -334,6 +331,13 @@ def test_a_latency_passes_by_its_interval_and_not_by_its_median(
 def test_a_latency_that_is_fast_in_the_median_alone_does_not_pass_at_another_batch_size() -> None:
     rows = (timed(0.9, 0.88, 0.95), timed(0.8, 0.5, 1.3, batch=64))
     assert check(checkpoint(latency_ms=rows), max_latency_ratio=1.0).outcome == "undecided"
+    for value in (0.7, 1.23):
+        bare = timed(value, 0.0, 0.0, batch=64).model_copy(
+            update={"against_given_low": None, "against_given_high": None}
+        )
+        result = check(checkpoint(latency_ms=(rows[0], bare)), max_latency_ratio=1.0)
+        assert result.outcome == "undecided", "a few passes on a busy machine decide nothing"
+        assert "too few passes were timed for an interval" in result.message
 
 
 def test_without_a_recommendation_no_gate_is_evaluated_and_none_is_held_unasked() -> None:
@@ -369,3 +373,5 @@ def test_a_promise_is_rounded_down_and_never_looks_like_a_limit_it_does_not_reac
     assert "49.98 % as measured, safe limit 49.97 %; at least 50.00 % is" in missed.message
     kept = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.49976})
     assert "is at least 49.976 %, at least 49.976 % is asked for" in kept.message
+    unknown = check(checkpoint(), sections, min_prune_potential={"nominal": 0.5})
+    assert "nominal prune potential was not measured; there are fog 3" in unknown.message
