@@ -109,16 +109,14 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
             f"promises {_promise(last)} even at {wording.short_percent(last.sparsity)} sparsity, "
             f"where {_measure(last)} of the images are right"
         )
-    below = "at every sparsity tried: "
-    if useful:
-        last = useful[-1]
-        below = (
-            f"at {wording.short_percent(last.sparsity)} it promises "
-            f"{_promise(last)}, and {_measure(last)} are right; "
-        )
+    first = wording.short_percent(start.sparsity)
+    right = f"where {_measure(start)} of the images are right"
+    if not useful:
+        return f"vacuous at every sparsity tried, from {first} on, {right}"
+    last = useful[-1]
     return (
-        f"{below}vacuous from {wording.short_percent(start.sparsity)} sparsity on, where "
-        f"{_measure(start)} of the images are right"
+        f"at {wording.short_percent(last.sparsity)} it promises {_promise(last)}, and "
+        f"{_measure(last)} are right; vacuous from {first} sparsity on, {right}"
     )
 
 

@@ -65,7 +65,7 @@ def test_the_message_says_what_is_proven_and_at_which_confidence() -> None:
     likely = check(checkpoint(20, 10), max_error_increase=0.005).message
     assert "beyond it by more than noise explains (one-sided at 75 %)" in likely
     assert "proven beyond it" in check(checkpoint(60, 10), max_error_increase=0.005).message
-    assert "each end one-sided at 95 %; limit 0.50 pp" in likely
+    assert "limits of the test, each end one-sided at 95 %; limit 0.50 pp" in likely
     some = check(checkpoint(9, 5), max_error_increase=0.005).message
     assert "1,000 test images cannot tell on which side of it the loss lies; about " in some
 
