@@ -34,6 +34,26 @@ def percent(fraction: float, digits: int = 1) -> str:
     return signed(f"{100 * fraction:.{digits}f}") + " %"
 
 
+def percent_at_least(fraction: float, digits: int = 1) -> str:
+    """Return a lower limit in percent, rounded down: what is promised is never more than was shown.
+
+    >>> percent_at_least(0.8637), percent_at_least(0.29)
+    ('86.3 %', '29.0 %')
+    """
+    scale = 10 ** (digits + 2)
+    return percent(math.floor(fraction * scale + 1e-6) / scale, digits)
+
+
+def percent_at_most(fraction: float, digits: int = 1) -> str:
+    """Return an upper limit in percent, rounded up.
+
+    >>> percent_at_most(0.8631), percent_at_most(0.29)
+    ('86.4 %', '29.0 %')
+    """
+    scale = 10 ** (digits + 2)
+    return percent(math.ceil(fraction * scale - 1e-6) / scale, digits)
+
+
 def short_percent(fraction: float) -> str:
     """Return a sparsity or density in percent, with as many digits as it needs and no more.
 
@@ -184,6 +204,19 @@ def factor(value: float, digits: int = 3) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
 
 
+def factor_with_interval(estimate: Estimate, digits: int = 3) -> str:
+    """Return a factor with its interval.
+
+    >>> factor_with_interval(Estimate(value=0.9, low=0.85, high=1.0))
+    '0.9× [0.85×, 1×]'
+    """
+
+    def form(value: float) -> str:
+        return factor(value, digits)
+
+    return form(estimate.value) + _format_interval(estimate, form)
+
+
 def number(value: float) -> str:
     """Return a number whose unit is unknown, to four significant digits.
 
@@ -256,6 +289,8 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
     ('+2.0 pp', '0.5')
     >>> quantity(Estimate(value=0.985), unit="share"), quantity(Estimate(value=2.0, unit="factor"))
     ('98.5 %', '2×')
+    >>> quantity(Estimate(value=0.0159, low=0.01566, high=0.01612))
+    '0.01590 [0.01566, 0.01612]'
     """
     match estimate.unit or unit:
         case "fraction":
@@ -267,7 +302,7 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
         case "nats_difference":
             return nats(estimate, plus=True)
         case other:
-            form = FORMS.get(other, number)
+            form = FORMS.get(other) or _choose_number_form(estimate)
             return form(estimate.value) + _format_interval(estimate, form)
 
 
@@ -281,6 +316,24 @@ def relative_misses(mean: float, deviation: float) -> str:
         f"the law deviates from them by a standard deviation of {percent(deviation)} of the error, "
         f"by {signed(f'{100 * mean:+.1f}')} % on average"
     )
+
+
+def sparser_misses(points: int, mean_absolute: float, bias: float) -> str:
+    """Return how far a law missed points that are sparser than those that it is fitted to, relative
+    to their errors.
+
+    >>> sparser_misses(1, 0.274, -0.274)
+    'the law missed 1 sparser point by 27.4 % of the error, too low'
+    >>> sparser_misses(3, 0.05, 0.01)[:64]
+    'the law missed 3 sparser points by 5.0 % of the error on average'
+    >>> sparser_misses(3, 0.05, 0.01)[64:]
+    ', and with signs 1.0 % too high'
+    """
+    side = "too low" if bias < 0 else "too high"
+    missed = f"{count_of(points, 'sparser point')} by {percent(mean_absolute)} of the error"
+    if points == 1:
+        return f"the law missed {missed}, {side}"
+    return f"the law missed {missed} on average, and with signs {percent(abs(bias))} {side}"
 
 
 def axis_unit(unit: Unit) -> str:
@@ -317,6 +370,22 @@ def method_call(value: Method) -> str:
         return value.name
     parameters = ", ".join(f"{key}={value.params[key]}" for key in sorted(value.params))
     return f"{value.name} ({parameters})"
+
+
+def _choose_number_form(estimate: Estimate) -> Callable[[float], str]:
+    """Return the writing of a number whose unit is unknown: with an interval, value and ends with
+    as many decimals as it supports.
+    """
+    values = _list_values(estimate)
+    largest = max(map(abs, values))
+    if len(values) < 3 or largest >= 1e5 or 0 < largest < 1e-4:
+        return number
+    digits = _count_decimals(estimate)
+
+    def form(value: float) -> str:
+        return signed(f"{value:.{digits}f}")
+
+    return form
 
 
 def _format_correlation(value: float) -> str:

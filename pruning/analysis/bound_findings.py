@@ -75,7 +75,8 @@ def describe_findings(label: str, report: BoundReport) -> list[str]:
     if report.assumption is not None:
         sentences.append(
             f"{label}: what the paper assumes of inputs not seen held at "
-            f"{wording.percent(report.assumption)} of the outputs of layers."
+            f"{wording.percent(report.assumption)} of the outputs of layers on the images looked "
+            "at."
         )
     violated = [row for row in list_coverage_rows(label, report) if not row["holds"]]
     return sentences + [_describe_violations(label, row, report) for row in violated]
@@ -105,26 +106,28 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
     if start is None:
         last = useful[-1]
         return (
-            f"promises {_promise(last)} even at "
-            f"{wording.short_percent(last.sparsity)} sparsity, where "
-            f"{wording.percent(last.measured)} of the images are right"
+            f"promises {_promise(last)} even at {wording.short_percent(last.sparsity)} sparsity, "
+            f"where {_measure(last)} of the images are right"
         )
-    below = "at every sparsity tried: "
-    if useful:
-        last = useful[-1]
-        below = (
-            f"at {wording.short_percent(last.sparsity)} it promises "
-            f"{_promise(last)}, and {wording.percent(last.measured)} are right; "
-        )
+    first = wording.short_percent(start.sparsity)
+    right = f"where {_measure(start)} of the images are right"
+    if not useful:
+        return f"vacuous at every sparsity tried, from {first} on, {right}"
+    last = useful[-1]
     return (
-        f"{below}vacuous from {wording.short_percent(start.sparsity)} sparsity on, where "
-        f"{wording.percent(start.measured)} of the images are right"
+        f"at {wording.short_percent(last.sparsity)} it promises {_promise(last)}, and "
+        f"{_measure(last)} are right; vacuous from {first} sparsity on, {right}"
     )
 
 
 def _promise(prediction: Prediction) -> str:
     """The promised accuracy with its interval."""
     return wording.percent_with_interval(prediction.intervals["predicted"])
+
+
+def _measure(prediction: Prediction) -> str:
+    """The measured accuracy with its interval."""
+    return wording.percent_with_interval(prediction.intervals["measured"])
 
 
 def _describe_looseness(report: BoundReport, form: str) -> str:

@@ -283,7 +283,7 @@ def describe_findings(name: str, findings: Sequence[Finding]) -> list[str]:
         tested = len(finding.pairs) - finding.count("not tested")
         counts = (
             f"with {pair.first.label} lower at {finding.count('seen')} and higher at "
-            f"{finding.count('the opposite')} of {wording.count_of(tested, 'target')}"
+            f"{finding.count('the opposite')} of {wording.count_of(tested, 'target')} tested"
         )
         if not tested:
             counts = f"with {pair.first.label} not tested"

@@ -73,7 +73,8 @@ def _describe_worst(name: str, rows: list[ComparedGroup], others: int) -> str:
         text += f" So {verb} {listed}."
     if others:
         text += (
-            f" The error of {others} more rose beyond noise, but not more than that of the rest."
+            f" The error of {others} more rose beyond noise, but not beyond noise more than that "
+            "of the others."
         )
     return text
 

@@ -235,7 +235,6 @@ def describe_decoupling(correlations: Sequence[Correlation]) -> list[str]:
     ]
     if len(alone) > 1 and not targets_agree(alone):
         sentences.append(
-            "The targets do not agree on the order of the criteria: there is no correlation over "
-            "all of them."
+            "The findings at the targets differ: no correlation over all targets together is given."
         )
     return sentences

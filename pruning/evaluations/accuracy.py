@@ -17,8 +17,9 @@ from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
 NOTE = (
-    "Intervals are exact binomial (Clopper-Pearson), 95 %, and cover the sampling of test images, "
-    "not the spread between training runs."
+    "Intervals are at 95 %: exact binomial (Clopper and Pearson) of errors, adjusted Wald for "
+    "pairs (Bonett and Price) of increases over the control. They cover the sampling of test "
+    "images, not the spread between training runs."
 )
 PIXEL_NOTES = (
     "The error of an image is 1 - its mean IoU (intersection over union) over the classes that "

@@ -129,7 +129,7 @@ class Bounds:
         for label, report in reports.items():
             curves |= _draw_curves(label, report)
             findings += describe_findings(label, report)
-        images = wording.count_of(len(labels), "test image")
+        images = f"Looked at: {wording.count_of(len(labels), 'test image')}"
         return Section(
             title="Approximation bounds",
             version=self.version,

@@ -353,8 +353,9 @@ def _describe_best(targets: Sequence[RoundRecord], limits: Sequence[Limits]) -> 
         zip(targets, limits, strict=True), key=lambda pair: (pair[1].labelled, pair[0].sparsity)
     )
     return [
-        f"Most is promised of {best.id}: at least {wording.percent(limit.labelled)} of images "
-        f"right by labelled images, at least {wording.percent(limit.agreement)} by agreement."
+        f"Most is promised of {best.id}: at least {wording.percent_at_least(limit.labelled)} of "
+        f"images right by labelled images, at least {wording.percent_at_least(limit.agreement)} "
+        "by agreement."
     ]
 
 

@@ -149,7 +149,8 @@ def _describe_exemplars(exemplars: Sequence[Exemplars]) -> list[str]:
         for population in exemplars
     ]
     return [
-        f"Images to which most checkpoints of a target answer otherwise than the control: "
+        "Images on which the most frequent answer of a target's checkpoints, or each of them where "
+        "several are as frequent, is another than the control's: "
         f"{', '.join(counts)}. They are found as the pruning-identified exemplars of Hooker et al. "
         "(2019), which are of many networks pruned alike and many dense ones; here the checkpoints "
         "are those of different criteria, and the control is one network: the images are those "

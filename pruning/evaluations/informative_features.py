@@ -8,7 +8,7 @@ networks beyond test accuracy, MLSys 2021; BackSelect by Carter et al., AISTATS 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -44,6 +44,8 @@ WORK = 200_000_000_000
 """Multiply-adds of all orderings, where the recipe does not say how large blocks are."""
 SHOWN = 4
 """The number of images in the picture of masks."""
+SEPARATE = "separate"
+"""The name of the second dense network."""
 HIDDEN = (90, 110, 150)
 """The colour of hidden pixels in the pictures."""
 NOTES = (
@@ -112,7 +114,7 @@ class InformativeFeatures:
         confidences = _measure_confidences(networks, kept, inputs, labels)
         shares = kept.double().mean((1, 2, 3)).tolist()
         names = [network.name for network in networks]
-        missing = [NO_SEPARATE] if self.separate and "separate" not in names else []
+        missing = [NO_SEPARATE] if self.separate and SEPARATE not in names else []
         return Section(
             title="Informative features",
             version=self.version,
@@ -136,7 +138,7 @@ class InformativeFeatures:
                 "masks": _draw_masks(split, kept, names, _describe_share(shares)),
             },
             notes=(
-                _compare_confidences(confidences, names),
+                compare_confidences(confidences, names, images=len(labels)),
                 *missing,
                 f"{wording.count_of(len(labels), 'test image')}, blocks of {block} x {block} "
                 f"pixels, {_describe_share(shares)} of the pixels kept (asked for: "
@@ -174,7 +176,7 @@ class InformativeFeatures:
         ]
         second = record.separate() if self.separate else None
         if second is not None:
-            chosen.append(NamedNetwork("separate", lambda: second))
+            chosen.append(NamedNetwork(SEPARATE, lambda: second))
         return dense + chosen
 
     def _find_pixels(
@@ -237,21 +239,29 @@ def _draw_masks(split: Split, kept: Tensor, names: list[str], share: str) -> Pic
     return draw_grid(tiles, caption, columns=len(names) + 1)
 
 
-def _compare_confidences(confidences: list[list[float]], names: list[str]) -> str:
-    """The confidence of networks on their own pixels and on those of the dense network, and the
-    reverse, in words.
+def compare_confidences(
+    confidences: Sequence[Sequence[float]], names: Sequence[str], *, images: int
+) -> str:
+    """Return in words the mean confidence of the checkpoints on their own pixels and on those of
+    the dense network, and the reverse; `names` begin with the dense networks.
     """
-    others = [i for i, name in enumerate(names) if name not in ("given", "control")]
-    if not others:
-        return "There is no other network to compare with."
-    own = sum(confidences[i][i] for i in others) / len(others)
-    on_dense = sum(confidences[0][i] for i in others) / len(others)
-    dense_on_theirs = sum(confidences[i][0] for i in others) / len(others)
+    checkpoints = [
+        index for index, name in enumerate(names) if name not in ("given", "control", SEPARATE)
+    ]
+    if not checkpoints:
+        return "There is no checkpoint to compare with."
+
+    def average(values: Iterable[float]) -> str:
+        return wording.percent(sum(values) / len(checkpoints), 0)
+
+    own = average(confidences[index][index] for index in checkpoints)
+    on_dense = average(confidences[0][index] for index in checkpoints)
+    dense_on_theirs = average(confidences[index][0] for index in checkpoints)
     return (
-        f"On their own informative pixels the other networks are {wording.percent(own)} sure of "
-        f"the true class on average, on those of {names[0]} {wording.percent(on_dense)}; "
-        f"{names[0]} is {wording.percent(dense_on_theirs)} sure on theirs and "
-        f"{wording.percent(confidences[0][0])} on its own."
+        f"As measured on {wording.count_of(images, 'test image')}, without an interval: on its own "
+        f"informative pixels a checkpoint is {own} sure of the true class on average, on those of "
+        f"{names[0]} {on_dense}; {names[0]} is {dense_on_theirs} sure on theirs and "
+        f"{wording.percent(confidences[0][0], 0)} on its own."
     )
 
 

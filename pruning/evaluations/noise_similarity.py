@@ -8,7 +8,7 @@ normalised space, not clipped, the same for all networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -120,7 +120,12 @@ class NoiseSimilarity:
             units=UNITS,
             notes=(
                 *notes,
-                *_describe_extremes(curves, others, "pixels" if segmentation else "images"),
+                *describe_extremes(
+                    curves,
+                    [network.name for network in others],
+                    "pixels" if segmentation else "images",
+                    against=self.against,
+                ),
                 f"{wording.count_of(len(split), 'test image')}, "
                 f"{wording.count_of(self.draws, 'draw')} of the noise. "
                 f"{describe_noise_unit(record.data, self.noise_unit)}",
@@ -254,11 +259,14 @@ def _count_answers(split: Split, *, segmentation: bool) -> Tensor:
     return (split.labels != IGNORED).sum((1, 2)).double().cpu()
 
 
-def _describe_extremes(
-    curves: dict[str, Curve], others: list[NamedNetwork], noun: str
+def describe_extremes(
+    curves: Mapping[str, Curve], others: Sequence[str], noun: str, *, against: str
 ) -> list[str]:
-    """The most and the least similar checkpoint at the largest level of noise, in words."""
-    matching = {network.name: curves[f"matching/{network.name}"] for network in others}
+    """Return in words the checkpoint that is most and the one that is least similar to the dense
+    network at the largest level of noise.
+    """
+    reference = "the network as given" if against == "given" else "the dense control"
+    matching = {name: curves[f"matching/{name}"] for name in others}
     checkpoints = {
         name: curve.y[-1]
         for name, curve in matching.items()
@@ -269,7 +277,7 @@ def _describe_extremes(
     most = max(checkpoints, key=lambda name: checkpoints[name].value)
     least = min(checkpoints, key=lambda name: checkpoints[name].value)
     text = (
-        f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on "
+        f"At a noise level of {matching[most].x[-1]:g}, {most} answers like {reference} on "
         f"{wording.percent_with_interval(checkpoints[most])} of the {noun}"
     )
     if least != most:

@@ -24,6 +24,7 @@ from pruning.analysis.shifts import Shift
 from pruning.evaluations import evaluations
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
+from pruning.verdict.gates import round_up
 from pruning.verdict.shift_guidelines import VALIDATION
 
 MARGINS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -32,6 +33,13 @@ NOISE_TYPES = ("gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise")
 POTENTIAL = "prune potential"
 BY_DISTRIBUTION = "prune potential by distribution"
 UNDER_NOISE = "prune potential under noise"
+GROUPS = {
+    "corruption": "corruptions",
+    "corruption trained on": "corruptions trained on",
+    "noise": "levels of noise",
+    "shifted set": "shifted sets",
+}
+"""The groups of distributions in the plural."""
 NOTES = (
     "The prune potential is the largest prune ratio (fraction of all parameters) whose error is "
     "at most that of {reference} on the same distribution plus the margin; 0 where none is. "
@@ -238,20 +246,21 @@ class PrunePotential(ShiftParameters):
     def _describe(self, label: str, ratios: Mapping[str, float], errors: ShiftErrors) -> list[str]:
         """The potentials of one criterion in words."""
         nominal = errors.potential(ratios, [NOMINAL], self.margin)
+        safe = wording.percent_at_least(errors.safe_potential(ratios, [NOMINAL], self.margin))
         text = (
             f"{label}: at the margin of prune_potential, "
             f"{wording.percentage_points(self.margin)} above {self.reference}, the nominal prune "
-            f"potential is {_format_with_interval(nominal)}, safe at 95 % "
-            f"{wording.percent(errors.safe_potential(ratios, [NOMINAL], self.margin))}"
+            f"potential is {_format_with_interval(nominal)}, and {safe} are safe at 95 %"
         )
         for group, names in errors.groups.items():
             if group != NOMINAL:
                 mean = errors.potential(ratios, names, self.margin)
                 least = errors.potential(ratios, names, self.margin, summary="minimum")
+                safe = wording.percent_at_least(errors.safe_potential(ratios, names, self.margin))
                 text += (
-                    f"; over {group} {_format_with_interval(mean)} on average, "
-                    f"{_format_with_interval(least)} at least, safe under all of them "
-                    f"{wording.percent(errors.safe_potential(ratios, names, self.margin))}"
+                    f"; over {GROUPS[group]} {_format_with_interval(mean)} on average, "
+                    f"{_format_with_interval(least)} under the worst, and {safe} are safe under "
+                    "all of them"
                 )
         return [f"{text}.", *self._compare_noise(label, ratios, errors)]
 
@@ -275,8 +284,8 @@ class PrunePotential(ShiftParameters):
             f"{wording.count_of(len(resolutions), 'distribution')}. Under {worst} the limit of an "
             f"increase lies {wording.percentage_points(coarse[worst])} above its estimate at "
             f"{wording.count_of(images, 'image')} (median over checkpoints); it takes about "
-            f"{wording.count_of(needed, 'image')} to bring it within the margin. Until then the "
-            "safe limit is low because little is known, not because much is lost."
+            f"{wording.count_of(round_up(needed), 'image')} to bring it within the margin. Until "
+            "then a low safe limit may say only that little is known, and not that much is lost."
         ]
 
     def _compare_noise(

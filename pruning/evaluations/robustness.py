@@ -50,8 +50,8 @@ NOTES = (
     "networks, and exact for the error on one distribution.",
     "The paper's line has no intercept: it measures the level of the delta excess error, and its "
     "band is over resampled checkpoints and images. Growth is the slope of a line with intercept; "
-    "its interval holds for images and for checkpoints that each come from the one before. It is "
-    "of this run: another run of the method is another cascade.",
+    "its interval is for other images, and allows for checkpoints that come from one another. It "
+    "is of this run: another run of the method has other checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 OF_PIXELS = (

@@ -352,13 +352,10 @@ def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int
     text = f"{label}: {wording.count_of(points, 'point')}; {misses}."
     back_test = law.back_test
     if back_test is not None:
-        side = "too low" if back_test.bias < 0 else "too high"
-        text += (
-            " Back-test: fitted to the denser part, the law missed "
-            f"{wording.count_of(len(back_test.points), 'sparser point')} by "
-            f"{wording.percent(back_test.mean_absolute)} of the error on average, and with signs "
-            f"{wording.percent(abs(back_test.bias))} {side}."
+        missed = wording.sparser_misses(
+            len(back_test.points), back_test.mean_absolute, back_test.bias
         )
+        text += f" Back-test: fitted to the denser part, {missed}."
     if selection.best == "pruning":
         return [text]
     kind = "broken power law" if selection.best == "broken" else "power law"

@@ -57,10 +57,14 @@ def judge_answers(answers: Sequence[FamilyAnswer]) -> tuple[FamilyAnswer, ...]:
         ]
     )
     adjusted = {answer.max_error: p for answer, p in zip(measured, p_values, strict=True)}
-    return tuple(_judge_answer(answer, adjusted.get(answer.max_error, 1.0)) for answer in answers)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(measured))
+    return tuple(
+        _judge_answer(answer, adjusted.get(answer.max_error, 1.0), confidence) for answer in answers
+    )
 
 
-def _judge_answer(answer: FamilyAnswer, p_value: float) -> FamilyAnswer:
+def _judge_answer(answer: FamilyAnswer, p_value: float, confidence: float) -> FamilyAnswer:
+    """Judge an answer by its adjusted p-value; `confidence` is what proves it with all others."""
     if answer.measured is None:
         return answer
     error = answer.measured.value
@@ -68,7 +72,7 @@ def _judge_answer(answer: FamilyAnswer, p_value: float) -> FamilyAnswer:
         return answer.model_copy(update={"outcome": "failed"})
     if p_value <= 1 - CONFIDENCE:
         return answer.model_copy(update={"outcome": "passed"})
-    needed = count_needed_images(error, answer.max_error)
+    needed = count_needed_images(error, answer.max_error, confidence)
     return answer.model_copy(update={"outcome": "undecided", "needed": needed})
 
 
@@ -98,9 +102,9 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
     low, high = limit_error(answer.measured.value, answer.measured.n or 1)
     text = f"{wording.percent(answer.measured.value, 2)} measured, {tolerated} tolerated"
     if answer.outcome == "passed":
-        text += f"; at most {wording.percent(high, 2)} at one-sided 95 %"
+        text += f"; at most {wording.percent_at_most(high, 2)} at one-sided 95 %"
     elif answer.outcome == "undecided":
-        text += f"; up to {wording.percent(high, 2)} is possible at one-sided 95 %"
+        text += f"; {_describe_open(high, answer.max_error)}"
         if answer.needed is not None:
             text += f", {wording.count(answer.needed)} test images would decide"
     return FamilyGate(
@@ -117,11 +121,25 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
     )
 
 
-def count_needed_images(error: float, limit: float) -> int | None:
+def _describe_open(high: float, tolerated: float) -> str:
+    """What is known of an error that is not proven: its upper limit, which is at most the tolerated
+    error where several are tested together and it would have been proven alone.
+    """
+    limit = wording.percent_at_most(high, 2)
+    if high > tolerated:
+        return f"up to {limit} is possible at one-sided 95 %"
+    return (
+        f"at most {limit} at one-sided 95 % by itself, which does not prove all tolerated errors "
+        "together"
+    )
+
+
+def count_needed_images(error: float, limit: float, confidence: float = CONFIDENCE) -> int | None:
     """The number of test images in all that would prove such an error to be at most the limit,
     with a probability of 80 %; None where none would.
 
-    n = ((z_0.95 sqrt(limit (1 - limit)) + z_0.8 sqrt(error (1 - error))) / (limit - error))^2.
+    n = ((z_confidence sqrt(limit (1 - limit)) + z_0.8 sqrt(error (1 - error)))
+    / (limit - error))^2.
 
     >>> count_needed_images(0.09, 0.1)
     5393
@@ -129,7 +147,7 @@ def count_needed_images(error: float, limit: float) -> int | None:
     if error >= limit:
         return None
     normal = NormalDist()
-    z_confidence, z_power = normal.inv_cdf(CONFIDENCE), normal.inv_cdf(POWER)
+    z_confidence, z_power = normal.inv_cdf(confidence), normal.inv_cdf(POWER)
     spread = z_confidence * (limit * (1 - limit)) ** 0.5 + z_power * (error * (1 - error)) ** 0.5
     needed = (spread / (limit - error)) ** 2
     return None if needed > MOST_IMAGES else int(-(-needed // 1))

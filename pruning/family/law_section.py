@@ -94,13 +94,10 @@ def _list_notes(state: State, law: JointLaw) -> list[str]:
     notes += [plateau] if plateau else []
     back_test = law.back_test
     if back_test is not None:
-        side = "too low" if back_test.bias < 0 else "too high"
-        sparser = wording.count_of(len(back_test.points), "sparser point")
-        notes.append(
-            f"Back-test: fitted to the denser part of every network, the law missed {sparser} by "
-            f"{wording.percent(back_test.mean_absolute)} of the error on average, and with signs "
-            f"{wording.percent(abs(back_test.bias))} {side}."
+        missed = wording.sparser_misses(
+            len(back_test.points), back_test.mean_absolute, back_test.bias
         )
+        notes.append(f"Back-test: fitted to the denser part of every network, {missed}.")
     if state.band is not None and state.spec.adaptive is not None:
         run = len([run for run in state.runs if run.member.role == "member"])
         members = wording.count_of(len(state.members), "member")

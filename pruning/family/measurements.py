@@ -184,7 +184,7 @@ def _list_warnings(
     if unusable:
         warnings.append(
             f"members left out: {unusable}, whose unpruned error is 0, or at least "
-            f"{UNTRAINED:.0%} of chance"
+            f"{100 * UNTRAINED:.0f} % of chance"
         )
     if on == "test":
         assert last.curve is not None

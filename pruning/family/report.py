@@ -164,7 +164,7 @@ def _say_proof(answer: FamilyAnswer) -> str:
     if answer.outcome == "passed":
         return ", and the test images prove it at 95 %"
     if answer.needed is None:
-        return ", which the test images do not prove, and no number of them would"
+        return ", which the test images do not prove, nor would any number of them in reach"
     needed = wording.count(answer.needed)
     return f", which the test images do not prove: {needed} of them would decide"
 

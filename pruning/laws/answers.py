@@ -117,9 +117,9 @@ def find_smallest(
         closest = min(candidates, key=lambda candidate: candidate.unpruned_error)
         if closest.unpruned_error > error:
             raise UnreachableError(
-                f"an error of {error:.2%} is below every candidate's unpruned error: the closest "
-                f"is {closest.unpruned_error:.2%}, at depth {closest.depth:g} and width "
-                f"{closest.width:g}"
+                f"an error of {100 * error:.2f} % is below every candidate's unpruned error: the "
+                f"closest is {100 * closest.unpruned_error:.2f} %, at depth {closest.depth:g} and "
+                f"width {closest.width:g}"
             )
         raise InsufficientPointsError(
             f"no candidate has an answer; the first was refused: {refused[0][1]}"

@@ -132,7 +132,7 @@ def assemble_fields(
     if plateau_assumed:
         warnings.append(
             "the points are too few to determine the plateau: it is taken to be chance, "
-            f"{options.chance:g}"
+            f"{100 * options.chance:.1f} %"
         )
     if refits is not None and networks > 1 and not refits.of.startswith("networks"):
         warnings.append(
@@ -241,7 +241,7 @@ def _list_doubts(problem: Problem, fit: Fit) -> list[str]:
     if fit.residual_sd > LOOSE:
         doubts.append(
             "the law does not describe these points: they scatter by "
-            f"{fit.residual_sd:.0%} about it"
+            f"{100 * fit.residual_sd:.0f} % about it"
         )
     return doubts
 

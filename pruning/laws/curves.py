@@ -325,7 +325,8 @@ def _list_warnings(
     if below:
         warnings.append(
             f"{below} of {len(error)} errors are below the unpruned error, by up to "
-            f"{1 - relative.min():.1%}: the law only falls with density and cannot follow the dip"
+            f"{100 * (1 - relative.min()):.1f} %: the law only falls with "
+            "density and cannot follow the dip"
         )
     falls = [
         (float(1 - error[i + 1] / error[i]), density[i], density[i + 1])
@@ -335,19 +336,19 @@ def _list_warnings(
     fall, denser, sparser = max(falls, default=(0.0, 0.0, 0.0))
     if fall > FALL:
         warnings.append(
-            f"the error is not monotone: it falls by {fall:.1%} from density {denser:.3g} "
+            f"the error is not monotone: it falls by {100 * fall:.1f} % from density {denser:.3g} "
             f"to {sparser:.3g}"
         )
     above_chance = int((error > chance).sum())
     if above_chance:
         warnings.append(
-            f"{above_chance} of {len(error)} errors are above chance, {chance:g}, by up to "
-            f"{error.max() / chance - 1:.1%}"
+            f"{above_chance} of {len(error)} errors are above chance, {100 * chance:.1f} %, by up "
+            f"to {100 * (error.max() / chance - 1):.1f} %"
         )
     at_chance = int((error >= AT_CHANCE * chance).sum())
     if at_chance:
         warnings.append(
-            f"{at_chance} of {len(error)} errors are at chance, {chance:g}: where layers have "
-            "collapsed, the errors do not show the slope"
+            f"{at_chance} of {len(error)} errors are at chance, {100 * chance:.1f} %, or near it: "
+            "where layers have collapsed, the errors do not show the slope"
         )
     return tuple(warnings)

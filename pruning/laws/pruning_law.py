@@ -47,7 +47,10 @@ class PruningLaw(MeasuredLaw):
         is_told = any("taken to be chance" in warning for warning in self.warnings)
         if is_told or self.plateau < self.limit * (1 - 1e-6):
             return ""
-        return f"The plateau is that of chance, {self.limit:.1%}: the points show no lower one."
+        return (
+            f"The plateau is that of chance, {100 * self.limit:.1f} %: the points show no lower "
+            "one."
+        )
 
     @property
     def sigma(self) -> float:
@@ -295,7 +298,8 @@ class PruningLaw(MeasuredLaw):
         side = "low" if self.back_test.bias < 0 else "high"
         return (
             "extrapolated: fitted on its denser points, the law missed the sparser ones by "
-            f"{self.back_test.mean_absolute:.0%} and was {abs(self.back_test.bias):.0%} too {side}"
+            f"{100 * self.back_test.mean_absolute:.0f} % and was "
+            f"{100 * abs(self.back_test.bias):.0f} % too {side}"
         )
 
 

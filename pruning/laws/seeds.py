@@ -31,7 +31,8 @@ class SeedEffect(Document):
         source = "the paper's, as the trials here are too few to show it"
         if self.degrees_of_freedom is not None:
             source = f"pooled from the trials, {self.degrees_of_freedom} degrees of freedom"
-        return f"a seed moves a whole curve by a standard deviation of {self.sd:.1%} ({source})"
+        deviation = f"{100 * self.sd:.1f} %"
+        return f"a seed moves a whole curve by a standard deviation of {deviation} ({source})"
 
     def compute_half_width(self, sd: Floats, confidence: float) -> Floats:
         """Half the width of a band of ln error, (n,), for standard deviations sd in units of ln

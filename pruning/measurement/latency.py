@@ -17,8 +17,10 @@ from pruning.schemas.outputs import Latency, Runtime
 
 PASSES = 13
 """The forward passes by which a latency is measured."""
-FEWEST_PASSES = 5
-"""The forward passes where they take longer than `PATIENCE_S` together."""
+FEWEST_PASSES = 9
+"""The forward passes where they take longer than `PATIENCE_S` together: six that count, the fewest
+whose median has an interval.
+"""
 PATIENCE_S = 10.0
 WARM_UP = 3
 """The first passes, which do not count: caches and kernels are being prepared."""

@@ -200,8 +200,9 @@ def _judge(increase: float, p_value: float, p_value_above_others: float) -> Find
 def _list_findings(damages: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence for every class that loses more than the others, or that there is none."""
     sentences = [
-        f"{row['checkpoint']}: the class {row['class']} loses more than the others, "
-        f"{wording.points_with_interval(Estimate.model_validate(row['increase']))}."
+        f"{row['checkpoint']}: the error in the class {row['class']} rises by "
+        f"{wording.points_with_interval(Estimate.model_validate(row['increase']))}, more than in "
+        "the others."
         for row in damages
         if row["finding"] == "loses more than the others"
     ]
@@ -309,6 +310,7 @@ def _describe_exemplars(counts: Mapping[str, int], replicates: int) -> str:
     """The number of exemplars of every checkpoint, in words."""
     listed = ", ".join(f"{id} {count}" for id, count in counts.items())
     return (
-        f"Images on which the answers of {wording.count_of(replicates, 'pruned network')} agree "
-        f"against those of the dense ones: {listed}."
+        "Images on which the most frequent answer of "
+        f"{wording.count_of(replicates, 'pruned network')} is none of the most frequent of the "
+        f"dense ones: {listed}."
     )

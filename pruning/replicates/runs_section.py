@@ -161,7 +161,8 @@ def _describe_spread(finished: Sequence[Finished], checkpoints: Sequence[Checkpo
         lines.append(
             f"{checkpoint.id}: mean error {mean} over "
             f"{wording.count_of(len(errors), 'replicate')}, from {wording.percent(min(errors), 2)} "
-            f"to {wording.percent(max(errors), 2)}; a further run is expected between "
-            f"{wording.percent(band.low or 0.0, 2)} and {wording.percent(band.high or 1.0, 2)}."
+            f"to {wording.percent(max(errors), 2)}; the band of a further run at "
+            f"{wording.percent(RUN_CONFIDENCE, 0)} is from "
+            f"{wording.percent(band.low or 0.0, 2)} to {wording.percent(band.high or 1.0, 2)}."
         )
     return lines

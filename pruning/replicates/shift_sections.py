@@ -86,8 +86,8 @@ def build_potential_section(finished: Sequence[Finished]) -> Section | None:
     notes = [
         f"{row['method']}, {row['distribution']}: prune potential "
         f"{wording.percent_with_interval(Estimate.model_validate(row['potential']), 1)} on average "
-        f"over {wording.count_of(len(sections), 'replicate')}, safe "
-        f"{wording.percent(row['safe'])}."
+        f"over {wording.count_of(len(sections), 'replicate')}, and "
+        f"{wording.percent_at_least(row['safe'])} are safe at 95 % in each."
         for row in details[POTENTIALS]
         if row["distribution"] == "nominal"
     ]

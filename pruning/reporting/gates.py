@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pruning import wording
 from pruning.schemas.report import Estimate, GateResult, Report
-from pruning.verdict.gate_readings import format_apart, format_exactly
+from pruning.verdict.gate_readings import count_latency_digits, format_apart, format_exactly
 
 
 def count_gates(report: Report) -> str:
@@ -37,4 +37,6 @@ def describe_measured(gate: GateResult) -> str:
         value = Estimate(value=gate.value, low=gate.low, high=gate.high)
     if gate.unit == "points":
         return wording.points_with_interval(value, wording.choose_digits_apart(value, gate.limit))
+    if gate.unit == "factor":
+        return wording.factor_with_interval(value, count_latency_digits(value, gate.limit))
     return format_apart(gate.name, value.value, gate.limit)[0]

@@ -50,6 +50,7 @@ def _write_document(report: Report, full: bool) -> str:
     if warnings:
         parts += ["### Warnings", format_bullets(warnings)]
     parts += ["### Checkpoints", _tabulate_errors(report)]
+    parts.append(escape(summary.describe_references(report)))
     if summary.has_batchnorm(report):
         parts.append(f"BatchNorm re-estimated: {summary.BATCHNORM_NOTE}")
     parts += [

@@ -10,9 +10,10 @@ from pruning.schemas.report import Checkpoint, Latency
 LATENCY_NOTE = (
     "Latency is measured, on dense kernels: these rows are medians (p50). “× given” is the median "
     "of the ratios of a pass of the network to its neighbour of the given one, which ran in turn, "
-    "with its 95 % interval; the two p50s may be from different moments of a busy machine, so go "
-    "by the ratio. Memory is the most that one batch takes, weights included: in onnxruntime that "
-    "of a process of its own, in torch that of live tensors."
+    "with its 95 % interval, which covers the passes that were timed, not other machines; the two "
+    "p50s may be from different moments of a busy machine, so go by the ratio. Memory is the most "
+    "that one batch takes, weights included: in onnxruntime that of a process of its own, in torch "
+    "that of live tensors."
 )
 ONNX_HEAD = (
     "Checkpoint",

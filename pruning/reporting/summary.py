@@ -137,6 +137,24 @@ def list_controls(report: Report) -> dict[str, Network]:
     return {control.name: control for control in report.controls} or {"control": report.control}
 
 
+def describe_references(report: Report) -> str:
+    """Return what the dense networks of the table of errors are, and what its intervals cover."""
+    control = "control: the dense network retrained as in one round, with the same data."
+    if len(list_controls(report)) > 1:
+        control = (
+            "control: the dense network retrained with the same data, and behind a number that "
+            "many times; each checkpoint is compared with the control that was retrained as often "
+            "as it."
+        )
+    cover = "for other test images, not the spread between training runs"
+    if report.replicates:
+        cover = "for other seeds and other test images"
+    return (
+        f"given: the network as uploaded, or as the job trained it. {control} Intervals are at "
+        f"95 % {cover}; increases are paired on the same images."
+    )
+
+
 def find_cost_source(row: Row) -> str | None:
     """Return the control whose file sizes and latency a row repeats, where its own were not
     measured.
@@ -184,8 +202,9 @@ def describe_costs(report: Report) -> str:
         subject = "The others hold zeros, which" if smaller else "Zeros"
         notes.append(
             f"{subject} make the sparse file smaller, not the network faster: dense kernels "
-            "multiply by zero as slowly as by any other number, so there a latency ratio off 1 is "
-            "noise; FLOPs count what a sparse kernel would need."
+            "multiply by zero as slowly as by any other number, so that a latency ratio other than "
+            "1 comes from the machine and not from the zeros, also where its interval excludes 1; "
+            "FLOPs count what a sparse kernel would need."
         )
     return " ".join(notes)
 

@@ -66,7 +66,8 @@ class GivenZeros:
         """
         if recipe.train is not None or 1.0 - self.density < NOTABLE:
             return None
-        start = f"the network comes with {1 - self.density:.2%} of its prunable weights at zero: "
+        zeros = f"{100 * (1 - self.density):.2f} %"
+        start = f"the network comes with {zeros} of its prunable weights at zero: "
         if keeps_zeros(recipe):
             return (
                 f"{start}they count as pruned and stay zero through retraining (model.keep_zeros "
@@ -99,8 +100,9 @@ def list_reached_targets(recipe: Recipe, zeros: int, total: int) -> list[str]:
     `total` prunable weights, so that nothing is removed for it.
     """
     return [
-        f"the network comes with {zeros / total:.2%} of its prunable weights at zero, which count "
-        f"as pruned: for the target {sparsity:.2%}, which is no sparser, nothing is removed, and "
+        f"the network comes with {100 * zeros / total:.2f} % of its prunable weights at zero, "
+        f"which count as pruned: for the target {100 * sparsity:.2f} %, which is no sparser, "
+        "nothing is removed, and "
         "its checkpoint has the zeros of the network; set model.keep_zeros to false to train and "
         "prune the zeros like other weights"
         for sparsity in recipe.targets.sparsity

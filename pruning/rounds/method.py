@@ -77,8 +77,8 @@ class PruningMethod:
         if self._oversteps_trust(start, target):
             penalty = ", or a larger lambda," if hasattr(self.criterion, "lambda_") else ""
             cautions.append(
-                f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = "
-                f"{len(self.stages(start, target))}): a local model of the loss is not to be "
+                f"a single stage removes more than {100 * TRUST:.0f} % of the weights that remain "
+                f"(pi = {len(self.stages(start, target))}): a local model of the loss is not to be "
                 "trusted that far; exponential stages with pi of log2(density before / density "
                 f"after) or more{penalty} help"
             )

@@ -26,7 +26,9 @@ class Gates(Document):
     What is measured on images passes only where a one-sided test proves it at `confidence`, for all
     gates together (Holm). It fails where the loss lies beyond the limit by more than noise explains
     (one-sided at 75 %), and is undecided between the two. Sizes and FLOPs are counted, and pass or
-    fail. Without a recommended checkpoint none is evaluated, and all are undecided.
+    fail; a latency passes where the 95 % interval of its ratio ends at or below the limit, and
+    fails where it begins above. Without a recommended checkpoint none is evaluated, and all are
+    undecided.
     """
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
@@ -55,7 +57,7 @@ class Gates(Document):
     """Most FLOPs of one forward pass, pruned weights not counted."""
     max_latency_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest measured latency as a ratio to that of the network as given, on dense kernels: the
-    largest over the batch sizes that were measured.
+    largest over the batch sizes that were measured, by its 95 % interval.
     """
 
     def list_set(self) -> list[str]:

@@ -29,17 +29,18 @@ def check_baseline(
     labels, classes = data.test.labels, data.classes
     answer, constant_error = find_constant_answer(labels, len(classes))
     error = float(measured.wrong.double().mean())
-    constant = f"{classes[answer]!r} ({constant_error:.1%})"
+    wrong = wording.percent(error)
+    constant = f"{classes[answer]!r} ({wording.percent(constant_error)})"
     if data.segmentation:
         if error >= constant_error:
             warn(
-                f"the dense network's error on the test images, {error:.1%}, is no lower than that "
+                f"the dense network's error on the test images, {wrong}, is no lower than that "
                 f"of calling every pixel {constant}: {_advise(trained)}"
             )
         return
     if is_guessing(measured.wrong, labels, len(classes)):
         message = (
-            f"the dense network is wrong on {error:.1%} of the test images, no better than chance: "
+            f"the dense network is wrong on {wrong} of the test images, no better than chance: "
             f"always answering {constant} is as good"
         )
         if error >= NEAR * (1 - 1 / len(classes)):
@@ -50,7 +51,7 @@ def check_baseline(
         )
     elif constant_error and error >= constant_error:
         warn(
-            f"the dense network's error on the test images, {error:.1%}, is no lower than that of "
+            f"the dense network's error on the test images, {wrong}, is no lower than that of "
             f"always answering {constant}, though it knows the classes apart from that: with "
             "classes of such unequal sizes the error says little, look at the errors by class"
         )

@@ -37,8 +37,9 @@ def list_findings(best: Checkpoint, section: Section | None) -> list[tuple[str, 
     rows = [row for row in _list_rows(best, section) if row["finding"] == STANDS_OUT]
     findings = [
         (
-            f"the class {row['class']} loses more than the others: "
-            + wording.points_with_interval(Estimate.model_validate(row["increase"])),
+            f"the error in the class {row['class']} rises by "
+            f"{wording.points_with_interval(Estimate.model_validate(row['increase']))}, more than "
+            "in the others",
             max(row["adjusted_p_value"], row["adjusted_p_value_above_others"]),
         )
         for row in rows

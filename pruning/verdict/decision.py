@@ -89,7 +89,8 @@ class _Margin:
         over_control = wording.points_with_interval(self.value, digits)
         ends = ""
         if self.value.low is not None:
-            ends = f" (each end one-sided at {format_confidence(self.confidence)})"
+            level = format_confidence(self.confidence)
+            ends = f" (limits of the test, each end one-sided at {level})"
         explained = explain_outcome(
             self.outcome,
             low=self.value.low,

@@ -13,6 +13,7 @@ from pruning import wording
 from pruning.measurement.paired import CONFIDENCE
 from pruning.schemas.estimates import Estimate, Unit
 from pruning.schemas.gates import Gates
+from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Checkpoint, Section
 from pruning.schemas.verdicts import CrossedVariance, GateName, Outcome
 from pruning.verdict.classes import describe_detectable, list_class_increases
@@ -150,7 +151,7 @@ def _read_potential(
     row = rows.get(distribution, {})
     measured = Estimate.model_validate(row["potential"]) if row else None
     safe = row.get("safe")
-    quantity = f"prune potential under {distribution}"
+    quantity = name_potential(distribution)
     if measured is None:
         known = ", ".join(rows)
         outcome: Outcome = "undecided"
@@ -159,17 +160,14 @@ def _read_potential(
             sentence = f"{quantity} was left out: {distribution} changes none of the images"
     elif safe is not None and safe >= least:
         outcome = "passed"
-        sentence = (
-            f"{quantity} is at least {wording.percent(safe)}, at least {wording.percent(least)} is "
-            "asked for"
-        )
+        promised, asked = _format_promise(safe, least)
+        sentence = f"{quantity} is at least {promised}, at least {asked} is asked for"
     else:
         outcome = "failed" if measured.value < least else "undecided"
-        promised = "no safe limit" if safe is None else f"safe limit {wording.percent(safe)}"
-        sentence = (
-            f"{quantity} {wording.percent(measured.value)} as measured, {promised}; at least "
-            f"{wording.percent(least)} is asked for"
-        )
+        promised, asked = _format_promise(safe or 0.0, least)
+        limit = "no safe limit" if safe is None else f"safe limit {promised}"
+        estimate, _ = format_apart("min_prune_potential", measured.value, least)
+        sentence = f"{quantity}: {estimate} as measured, {limit}; at least {asked} is asked for"
     return Reading(
         name="min_prune_potential",
         limit=least,
@@ -180,6 +178,19 @@ def _read_potential(
         subject=distribution,
         low=safe,
         confidence=None if safe is None else CONFIDENCE,
+    )
+
+
+def name_potential(distribution: str | None) -> str:
+    """Return the prune potential of a distribution in words.
+
+    >>> name_potential("fog 3"), name_potential("nominal")
+    ('prune potential under fog 3', 'nominal prune potential')
+    """
+    return (
+        "nominal prune potential"
+        if distribution == NOMINAL
+        else f"prune potential under {distribution}"
     )
 
 
@@ -218,7 +229,7 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
     if outcome == "undecided":
         level = (1 - (confidence or CONFIDENCE)) / len(rows)
         needed = count_deciding_images(shortfall, 1 - limit, level)
-    least, asked = format_apart("min_certified_accuracy", promised, limit)
+    least, asked = _format_promise(promised, limit)
     held_at = ""
     if confidence is not None:
         held_at = f" at {wording.short_percent(confidence)} for all checkpoints together"
@@ -238,8 +249,17 @@ def _read_certificate(limit: float, best: Checkpoint | None, section: Section | 
     )
 
 
+def _format_promise(promised: float, asked: float) -> tuple[str, str]:
+    """Return what is promised, rounded down, and what is asked for with all its decimals, both with
+    digits enough to tell them apart.
+    """
+    exact = len(f"{100 * asked:.6f}".rstrip("0").partition(".")[2])
+    digits = max(exact, wording.count_digits_apart(promised, asked, wording.percent, 1))
+    return wording.percent_at_least(promised, digits), wording.percent(asked, digits)
+
+
 def _read_costs(gates: Gates, best: Checkpoint | None) -> Iterator[Reading]:
-    """Yield the gates on what is counted or timed, which have no test."""
+    """Yield the gates on what is counted, which has no test, and on what is timed."""
     if gates.max_size_bytes is not None:
         size = None if best is None else best.size_bytes.get("sparse")
         yield _compare_cost("max_size_bytes", gates.max_size_bytes, size, "bytes", "sparse file")
@@ -247,15 +267,71 @@ def _read_costs(gates: Gates, best: Checkpoint | None) -> Iterator[Reading]:
         flops = None if best is None else best.flops
         yield _compare_cost("max_flops", gates.max_flops, flops, "number", "one forward pass")
     if gates.max_latency_ratio is not None:
-        latencies = () if best is None else best.latency_ms
-        ratios = [item.against_given for item in latencies if item.against_given is not None]
-        yield _compare_cost(
-            "max_latency_ratio",
-            gates.max_latency_ratio,
-            max(ratios, default=None),
-            "factor",
-            "measured latency against the network as given",
+        yield _read_latency(gates.max_latency_ratio, best)
+
+
+def _read_latency(limit: float, best: Checkpoint | None) -> Reading:
+    """Return the latency as a ratio to that of the network as given: it passes where the 95 %
+    intervals at all batch sizes lie at or below the limit, and fails where one lies above. Ratios
+    without an interval, of too few passes, decide nothing.
+    """
+    quantity = "measured latency against the network as given"
+    latencies = () if best is None else best.latency_ms
+    ratios = [
+        Estimate(
+            value=item.against_given,
+            low=item.against_given_low,
+            high=item.against_given_high,
+            unit="factor",
         )
+        for item in latencies
+        if item.against_given is not None
+    ]
+    if not ratios:
+        return _compare_cost("max_latency_ratio", limit, None, "factor", quantity)
+
+    def rank(ratio: Estimate) -> tuple[bool, float]:
+        return _find_low(ratio) > limit, _find_high(ratio)
+
+    worst = max(ratios, key=rank)
+    outcome: Outcome = "undecided"
+    if _find_low(worst) > limit:
+        outcome = "failed"
+    elif _find_high(worst) <= limit:
+        outcome = "passed"
+    digits = count_latency_digits(worst, limit)
+    allowed = wording.factor(limit, digits)
+    sentence = f"{quantity}: {wording.factor_with_interval(worst, digits)}, limit {allowed}"
+    if worst.low is None:
+        sentence += ": too few passes were timed for an interval"
+    elif outcome == "undecided":
+        sentence += ": the passes that were timed cannot tell on which side of it the ratio lies"
+    return Reading(
+        name="max_latency_ratio",
+        limit=limit,
+        unit="factor",
+        measured=worst,
+        outcome=outcome,
+        sentence=sentence,
+    )
+
+
+def count_latency_digits(ratio: Estimate, limit: float) -> int:
+    """Return the significant digits at which a ratio of latencies and its ends are told from a
+    limit that they differ from.
+    """
+    ends = [end for end in (ratio.value, ratio.low, ratio.high) if end is not None]
+    return max(wording.count_digits_apart(end, limit, wording.factor, 3) for end in ends)
+
+
+def _find_low(ratio: Estimate) -> float:
+    """Return the lower end of an interval, 0 where there is none."""
+    return 0.0 if ratio.low is None else ratio.low
+
+
+def _find_high(ratio: Estimate) -> float:
+    """Return the upper end of an interval, infinity where there is none."""
+    return math.inf if ratio.high is None else ratio.high
 
 
 def _compare_cost(

@@ -89,7 +89,8 @@ def _check_tested(reading: Reading, best: Checkpoint, level: float, adjusted: fl
     digits = wording.choose_digits_apart(value, reading.limit)
     message = (
         f"{best.id}: {reading.quantity} {wording.points_with_interval(value, digits)} against the "
-        f"dense control, each end one-sided at {format_confidence(1 - level)}; limit "
+        f"dense control, limits of the test, each end one-sided at {format_confidence(1 - level)}; "
+        "limit "
         f"{wording.percentage_points(reading.limit, digits)}: {explained}"
     )
     if outcome != "passed":

@@ -13,7 +13,7 @@ from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Recommendation, Section
 from pruning.schemas.verdicts import Claim, JointStatement, Outcome
 from pruning.verdict.classes import describe_resolution, list_findings
-from pruning.verdict.gate_readings import Reading, format_exactly, list_readings
+from pruning.verdict.gate_readings import Reading, format_exactly, list_readings, name_potential
 from pruning.verdict.gates import format_confidence, list_levels, round_up
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
 from pruning.verdict.shift_guidelines import name_reference
@@ -120,7 +120,7 @@ def _claim(reading: Reading) -> str:
         case "max_delta_excess_error":
             return f"its excess error under shift is less than {limit} above that of the control"
         case "min_prune_potential":
-            return f"the prune potential under {reading.subject} is at least {limit}"
+            return f"the {name_potential(reading.subject)} is at least {limit}"
         case "min_certified_accuracy":
             return f"its certified accuracy is at least {limit}"
         case "max_size_bytes":
@@ -146,10 +146,11 @@ def _claim_safe_shifts(best: Checkpoint, gates: Gates, section: Section | None) 
             continue
         names["passed" if best.prune_ratio <= safe + 1e-9 else "undecided"].append(name)
     total = sum(map(len, names.values()))
+    kind = "other shift" if gates.min_prune_potential.keys() - {"nominal"} else "shift"
     for outcome, shifts in names.items():
         if shifts:
             yield Claim(
-                text=f"under {_list_shifts(shifts, total)} {_describe_margin(section)}",
+                text=f"under {_list_shifts(shifts, total, kind)} {_describe_margin(section)}",
                 outcome=outcome,
             )
 
@@ -168,11 +169,13 @@ def _describe_margin(section: Section | None) -> str:
     )
 
 
-def _list_shifts(names: Sequence[str], total: int) -> str:
-    """Return the names of shifts, or their number of `total` where they are many."""
+def _list_shifts(names: Sequence[str], total: int, kind: str) -> str:
+    """Return the names of shifts, or their number of `total` where they are many; they are `other`
+    ones where a gate has a claim on some of its own.
+    """
     if len(names) <= NAMED_SHIFTS:
         return ", ".join(names)
-    return f"{len(names)} of {wording.count_of(total, 'shift')}"
+    return f"{len(names)} of {wording.count_of(total, kind)}"
 
 
 def _write_sentence(

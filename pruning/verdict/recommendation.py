@@ -169,8 +169,8 @@ def _explain_choice(
     if references.retraining_harms:
         sentences.append(f"Beware: {references.warning()}.")
     sentences.append(
-        "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data that differ from "
-        "the test images."
+        "Intervals are at 95 % where no other level is named. The choice is by nominal errors: it "
+        "says nothing of data that differ from them."
     )
     return " ".join(sentences)
 
@@ -216,8 +216,9 @@ def _describe_difference(difference: Estimate, reference: str, margin: float) ->
     """
     digits = wording.choose_digits_apart(Estimate(value=difference.value), margin)
     value, bracket, interval = wording.points_with_interval(difference, digits).partition(" [")
-    text = "equal to"
-    if difference.value:
-        side = "above" if difference.value > 0 else "below"
-        text = f"{value.lstrip('+' + wording.MINUS)} {side}"
+    if not difference.value:
+        unit = " pp" if bracket else ""
+        return f"equal to that of {reference}{bracket}{interval}{unit}"
+    side = "above" if difference.value > 0 else "below"
+    text = f"{value.lstrip('+' + wording.MINUS)} {side}"
     return f"{text} that of {reference}{bracket}{interval}"

@@ -153,8 +153,9 @@ def _explain_dense(
     )
     if row["potential"] > row["safe"]:
         text += (
-            f" By the estimate {wording.percent(row['potential'])} of the parameters could be "
-            f"pruned with {method}: more validation images would tell."
+            f" By the estimate under {row['distribution']}, "
+            f"{wording.percent(row['potential'])} of the parameters could be pruned with {method}: "
+            "more validation images would tell."
         )
     return text
 
@@ -185,7 +186,7 @@ def _recommend_dense(
 def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, margin: str) -> str:
     nominal = wording.percent(advice.nominal_potential or 0.0)
     shifted = wording.percent(advice.shifted_potential or 0.0)
-    safe = wording.percent(advice.safe_potential or 0.0)
+    safe = wording.percent_at_least(advice.safe_potential or 0.0)
     increase = wording.points_with_interval(best.error_increase.control, 2)
     return (
         f"{best.id} is what the guideline allows: shifts are partly modelled, and it is to "

@@ -167,7 +167,7 @@ def test_an_error_gets_the_networks_with_the_fewest_parameters_first(
 
 def test_what_a_family_cannot_tell_is_said_by_name(world: World, reported: str) -> None:
     body = fault(predict(world, reported, max_error=0.001), 422, "unreachable", "/max_error")
-    assert "an error of 0.10%" in body["errors"][0]["message"]
+    assert "an error of 0.10 %" in body["errors"][0]["message"]
     fault(
         predict(world, reported, max_error=0.12, criterion="magnitude"),
         422,

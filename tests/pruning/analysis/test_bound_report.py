@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -217,6 +218,12 @@ def test_a_form_is_vacuous_from_where_it_stays_so(
     assert (vacuous_start and vacuous_start.requested) == (
         None if start is None else (0.1, 0.5, 0.9)[start]
     )
+    sentence = next(text for text in describe_findings("m", changed) if "m, minimum: " in text)
+    never_useful = max(predicted) <= 0.25
+    assert ("vacuous at every sparsity tried, from 10 % on" in sentence) is never_useful
+    right = changed.form("minimum")[0].intervals["measured"]
+    assert right.low is not None
+    assert re.search(r"% \[[\d.]+, [\d.]+\] (of the images )?are right", sentence)
 
 
 @pytest.mark.parametrize(

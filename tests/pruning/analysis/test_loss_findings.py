@@ -115,7 +115,7 @@ def test_magnitude_and_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in find_note(
         section, "dropping the gradient"
     )
-    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in find_note(
+    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target tested; with obd-pi1" in find_note(
         section, "magnitude's"
     )
     note = find_note(section, "hold together at 95 %")

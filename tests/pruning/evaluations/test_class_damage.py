@@ -197,7 +197,8 @@ def test_exemplars_are_what_several_checkpoints_of_a_target_have_in_common() -> 
     assert {row["index_in_test"] for row in table} <= set(both)
     assert [row["checkpoints_with_it"] for row in table[:3]] == [3, 3, 3]
     assert {row["index_in_test"] for row in table[:3]} == {15, 16, 17}
-    assert find_note(section, f"{len(both)} at 80 % (3 checkpoints)")
+    note = find_note(section, f"{len(both)} at 80 % (3 checkpoints)")
+    assert "most checkpoints" not in note, "the modal answer may be of fewer than half"
     alone = DamageByClass().evaluate(make_class_record(LABELS, control, rounds[:1]))
     assert "exemplars" not in alone.details
 

@@ -238,7 +238,7 @@ def test_an_order_at_one_target_alone_is_not_hidden_by_the_others() -> None:
     outcome = find_note(section, "does not order the errors")
     assert "Seen here: at 95 % no, the loss preserved better went with lower error" in outcome
     assert outcome.index("at 95 % no,") < outcome.index("at 80 % no evidence either way")
-    assert find_note(section, "The targets do not agree")
+    assert find_note(section, "The findings at the targets differ: no correlation over all")
     targets = [row["target_sparsity"] for row in section.details["rank_correlation"]]
     assert targets[:3] == [0.95, 0.8, 0.5]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from pruning.pipeline.results import Results
 from pruning.schemas.gates import Gates
 from pruning.schemas.recipe import Method
 from pruning.verdict.gate_readings import list_readings
+from pruning.verdict.gates import round_up
 from tests.support.finished_records import make_record
 from tests.support.reports import checkpoint
 from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
@@ -114,10 +116,23 @@ def test_a_margin_that_the_images_cannot_resolve_is_warned_of(cascade: Results) 
         section = PrunePotential(**FEW_SHIFTS, margin=margin).evaluate(record)
         return [note for note in section.notes if note.startswith("Warning")]
 
+    first = PrunePotential(**FEW_SHIFTS).evaluate(record).notes[0]
+    for words in (
+        " % are safe at 95 %; over ",
+        " % are safe under all of them",
+        " under the worst",
+    ):
+        assert words in first
+    assert "at least" not in first, "an estimate of the worst shift promises nothing"
     (warning,) = warnings(0.005)
     assert "cannot resolve the margin of prune_potential, 0.50 pp, under" in warning
     assert "6 of 6 distributions" in warning
     assert "at 30 images (median over checkpoints)" in warning
+    assert "may say only that little is known" in warning, "of some checkpoints much is lost"
+    needed = re.search(r"it takes about ([\d,]+) images", warning)
+    assert needed is not None
+    number = int(needed[1].replace(",", ""))
+    assert number == round_up(number), "an estimate supports two digits"
     assert warnings(0.9) == warnings(0.0) == []
 
 

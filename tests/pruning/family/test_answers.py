@@ -47,7 +47,7 @@ def test_the_answer_is_the_best_of_a_brute_force_over_the_truth() -> None:
 def test_an_unreachable_error_is_refused_with_the_closest() -> None:
     (answer,) = world.live(world.spec(max_error=[0.001])).answers
     assert answer.refused.startswith("unreachable: ")
-    assert "an error of 0.10% is below every candidate's unpruned error" in answer.refused
+    assert "an error of 0.10 % is below every candidate's unpruned error" in answer.refused
     assert "the closest is" in answer.refused
     (own,) = world.live(world.spec(max_error=[])).answers
     assert own.measured is not None

@@ -128,6 +128,11 @@ def test_several_answers_are_judged_together() -> None:
     alone = judge_answers([measure(0.1, 1_000, tolerated)])
     both = judge_answers([measure(0.1, 1_000, tolerated), measure(0.119, 1_000)])
     assert (alone[0].outcome, both[0].outcome) == ("passed", "undecided")
+    # What is undecided for the sake of the other answer says so, and takes more images.
+    assert (both[0].needed or 0) > 1_000
+    gate, _ = build_gates(both)
+    assert "is possible" not in gate.message
+    assert "by itself, which does not prove all tolerated errors together" in gate.message
 
 
 def test_a_refused_answer_is_a_failed_gate_and_an_untrained_one_is_none() -> None:

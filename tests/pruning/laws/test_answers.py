@@ -66,7 +66,7 @@ def test_a_larger_network_pruned_harder_beats_the_smallest_that_suffices() -> No
 
 def test_no_answer() -> None:
     measured = simulate_family(0)
-    sentence = r"an error of 1\.00% is below .* closest is 8\.55%, at depth 26 and width 2"
+    sentence = r"an error of 1\.00 % is below .* closest is 8\.55 %, at depth 26 and width 2"
     with pytest.raises(UnreachableError, match=sentence):
         find_smallest(measured.fit(), 0.01, candidates())
     with pytest.raises(InsufficientPointsError, match="no candidate has an answer"):

@@ -40,8 +40,8 @@ def test_a_guessed_normalisation_is_warned_of() -> None:
 def test_targets_that_the_zeros_reach_are_warned_of() -> None:
     sparse = {"normalize": CONSTANTS, "zeros": {"fc1.weight": 592}}  # half of 16 * (64 + 10)
     (warning,) = estimate(sparse)["warnings"]
-    assert "50.00% of its prunable weights at zero" in warning
-    assert "the target 30.00%, which is no sparser" in warning
+    assert "50.00 % of its prunable weights at zero" in warning
+    assert "the target 30.00 %, which is no sparser" in warning
     kept = {"id": "mdl_00000000", "keep_zeros": False}
     assert estimate(sparse, model=kept)["warnings"] == []
     assert estimate(sparse, exclude=["fc1.weight"])["warnings"] == []

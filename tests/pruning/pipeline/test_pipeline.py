@@ -206,7 +206,7 @@ def test_a_network_at_chance_is_a_baseline_mismatch_each_time(tmp_path: Path) ->
         )
         with pytest.raises(
             BaselineMismatchError,
-            match=r"wrong on 66\.7% of the test images, no better than chance",
+            match=r"wrong on 66\.7 % of the test images, no better than chance",
         ):
             pipeline.run()
         assert pipeline.done == []

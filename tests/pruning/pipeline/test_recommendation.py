@@ -103,6 +103,10 @@ def test_the_choice_says_what_decided_it() -> None:
         "50.0 % of the prunable weights are pruned."
     )
     assert "Ship" not in made.reason, "the test images have not been asked"
+    assert "Intervals are at 95 % where no other level is named" in made.reason
+    assert "nothing here speaks" not in made.reason, "gates beside it may be on shifted images"
+    equal = recommend([checkpoint(0.5, 0.0, 0.3)], Gates(), references()).reason
+    assert "its error is equal to that of the dense control [−1.00, +1.00] pp, within" in equal
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_the_section_of_replicates_has_every_run_and_the_band_of_a_further_one(
         assert band.low <= min(errors)
         assert max(errors) <= band.high
         assert row["spread_over_seeds"] == pytest.approx(np.std(errors, ddof=1))
+    notes = report.sections["replicates"].notes
+    assert all("band of a further run at 90 %" in note for note in notes[: len(report.checkpoints)])
 
 
 def test_classes_and_exemplars_are_those_of_the_population(
@@ -127,6 +129,8 @@ def test_classes_and_exemplars_are_those_of_the_population(
     unanimous = (answers == answers[0]).all(0) & (dense == dense[0]).all(0)
     against = int((unanimous & (answers[0] != dense[0])).sum())
     assert section.scalars["exemplars/magnitude-0.95"].value >= against
+    # Of two networks, one alone may be the most frequent: none says that the answers agree.
+    assert not any("agree" in note for note in section.notes)
     for row in section.details["exemplars"]:
         assert row["modal_answer"] != row["modal_answer_of_controls"]
         assert 1 <= row["replicates_with_it"] <= 2

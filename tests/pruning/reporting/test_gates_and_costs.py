@@ -87,6 +87,12 @@ def test_costs_that_were_measured_of_one_control_are_not_printed_as_another_s() 
         ControlNetwork(**control, name="control-3", retrainings=3, costs_of="control"),
     )
     report = reports.realistic(controls=controls)
+    for text in (to_html(report), to_markdown(report)):
+        assert "compared with the control that was retrained as often as it" in text
+    alone = reports.realistic(controls=controls[:1])
+    for text in (to_html(alone), to_markdown(alone)):
+        assert "control: the dense network retrained as in one round" in text
+        assert "not the spread between training runs" in text
     (row,) = [line for line in to_markdown(report).splitlines() if "as control" in line]
     assert row.startswith("| control-3 |")
     assert "MFLOP" not in row
@@ -125,3 +131,10 @@ def test_the_fact_of_the_gates_names_those_that_did_not_pass() -> None:
     (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "Gates"]
     assert (fact.value, fact.detail) == ("1 passed, 1 undecided", "max_class_increase (4)")
     assert to_html(report).count(message) == to_markdown(report).count(message) == 1
+
+
+def test_a_ratio_of_times_is_not_called_noise_where_its_interval_excludes_one() -> None:
+    comment = to_markdown(reports.realistic())
+    assert "is noise" not in comment
+    assert "not from the zeros, also where its interval excludes 1" in comment
+    assert "covers the passes that were timed, not other machines" in comment

@@ -86,7 +86,7 @@ def test_a_network_that_always_answers_the_majority_is_warned_of(tmp_path: Path)
     state = knowing()
     state["3.weight"].zero_()
     document = report(run(state, tmp_path), tmp_path)
-    assert "10.0% of the test images, no better than chance: always answering 'a' (10.0%)" in (
+    assert "10.0 % of the test images, no better than chance: always answering 'a' (10.0 %)" in (
         " ".join(document.warnings)
     )
     assert document.recommendation.checkpoint is None
@@ -96,7 +96,9 @@ def test_a_network_that_always_answers_the_minority_is_refused(tmp_path: Path) -
     state = knowing()
     state["3.weight"].zero_()
     state["3.bias"].mul_(-1)
-    with pytest.raises(BaselineMismatchError, match=r"wrong on 90\.0% .* answering 'a' \(10\.0%\)"):
+    with pytest.raises(
+        BaselineMismatchError, match=r"wrong on 90\.0 % .* answering 'a' \(10\.0 %\)"
+    ):
         run(state, tmp_path)
 
 
@@ -120,7 +122,7 @@ def test_a_network_that_knows_the_rare_class_at_the_price_of_errors_is_warned_of
     measured = Measured(wrong, torch.zeros(200), wrong)
     check_baseline(measured, data, trained=False, warn=warnings.append)
     (warning,) = warnings
-    assert "12.5%, is no lower than that of always answering 'a' (10.0%)" in warning
+    assert "12.5 %, is no lower than that of always answering 'a' (10.0 %)" in warning
     wrong[20:] = False
     check_baseline(measured, data, trained=False, warn=warnings.append)
     assert len(warnings) == 2

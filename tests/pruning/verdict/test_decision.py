@@ -176,6 +176,8 @@ def test_the_statement_counts_shifts_where_they_are_many() -> None:
     made = state(checkpoint(8, 8, 3000), sections)
     assert "Besides, each by itself: under snow 3 it stays within" in made.sentence
     assert "Not shown: under 5 of 6 shifts it stays within" in made.sentence
+    gated = state(checkpoint(8, 8, 3000), sections, min_prune_potential={"snow 3": 0.6})
+    assert "under 5 of 5 other shifts it stays within" in gated.sentence
 
 
 def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() -> None:
@@ -212,7 +214,10 @@ def test_the_statement_speaks_of_classes() -> None:
 
     best = checkpoint(8, 8, 3000)
     sure = state(best, compare("loses more than the others", 0.001)).sentence
-    assert "; the class cat loses more than the others: +7.0 pp [+3.0, +11.0]" in sure
+    assert (
+        "; the error in the class cat rises by +7.0 pp [+3.0, +11.0], more than in the others"
+        in sure
+    )
     together = state(best, compare("loses more than the others", 0.04)).sentence
     assert "the class cat" in together, "the error increase is far below its level"
     # Beside a claim that is open, a finding at .04 does not hold together with it.

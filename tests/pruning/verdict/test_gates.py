@@ -65,7 +65,7 @@ def test_the_message_says_what_is_proven_and_at_which_confidence() -> None:
     likely = check(checkpoint(20, 10), max_error_increase=0.005).message
     assert "beyond it by more than noise explains (one-sided at 75 %)" in likely
     assert "proven beyond it" in check(checkpoint(60, 10), max_error_increase=0.005).message
-    assert "each end one-sided at 95 %; limit 0.50 pp" in likely
+    assert "limits of the test, each end one-sided at 95 %; limit 0.50 pp" in likely
     some = check(checkpoint(9, 5), max_error_increase=0.005).message
     assert "1,000 test images cannot tell on which side of it the loss lies; about " in some
 
@@ -99,6 +99,8 @@ def test_a_comparison_is_visible_in_the_digits_that_are_printed() -> None:
     }
     promised = check(checkpoint(), certificate, min_certified_accuracy=0.9)
     assert "certified at least 89.96 % at 95 %" in promised.message
+    less = check(checkpoint(), certificate, min_certified_accuracy=0.85)
+    assert "certified at least 89.9 % at 95 %" in less.message, "a limit is rounded down"
     assert "at least 90.00 % is asked for" in promised.message
 
 
@@ -243,6 +245,10 @@ def test_a_gate_on_the_prune_potential_passes_by_the_safe_limit(
     result = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.5})
     assert (result.outcome, result.subject) == (outcome, "fog 3")
     assert (result.value, result.low) == (potential, safe)
+    assert result.message.endswith("at least 50.0 % is asked for")
+    exact = check(checkpoint(), sections, min_prune_potential={"fog 3": safe or 0.4998})
+    promise = f"is at least {100 * (safe or 0):.1f} %, at least {100 * (safe or 0):.1f} % is"
+    assert (promise in exact.message) is (safe is not None)
     unknown = check(checkpoint(), sections, min_prune_potential={"snow 3": 0.5})
     assert unknown.outcome == "undecided"
     assert "was not measured; there are fog 3" in unknown.message
@@ -280,10 +286,7 @@ def test_a_gate_on_the_certificate_says_its_confidence() -> None:
 
 
 def test_what_is_counted_passes_or_fails() -> None:
-    latencies = tuple(
-        Latency(device="cpu", threads=1, batch=batch, p50=1, p95=1, against_given=ratio)
-        for batch, ratio in ((1, 0.8), (128, 0.6))
-    )
+    latencies = tuple(timed(ratio, ratio, ratio, batch) for batch, ratio in ((1, 0.8), (128, 0.6)))
     best = checkpoint(latency_ms=latencies)
     for name, value in (
         ("max_size_bytes", 4000),
@@ -297,6 +300,44 @@ def test_what_is_counted_passes_or_fails() -> None:
     assert "4.00 kB, limit 4.00 kB" in check(best, max_size_bytes=4000).message
     unknown = check(checkpoint(), max_latency_ratio=0.8)
     assert (unknown.outcome, unknown.value) == ("undecided", None)
+
+
+def timed(value: float, low: float, high: float, batch: int = 1) -> Latency:
+    """A latency whose ratio to the network as given has an interval."""
+    ends = {"against_given_low": low, "against_given_high": high}
+    return Latency(device="cpu", threads=1, batch=batch, p50=1, p95=1, against_given=value, **ends)
+
+
+@pytest.mark.parametrize(
+    ("slowest", "outcome"),
+    [
+        ((0.9, 0.85, 1.0), "passed"),
+        ((0.9, 0.85, 1.05), "undecided"),
+        ((1.05, 0.98, 1.2), "undecided"),
+        ((1.1, 1.01, 1.2), "failed"),
+    ],
+)
+def test_a_latency_passes_by_its_interval_and_not_by_its_median(
+    slowest: tuple[float, float, float], outcome: str
+) -> None:
+    best = checkpoint(latency_ms=(timed(*slowest), timed(0.5, 0.45, 0.55, batch=64)))
+    result = check(best, max_latency_ratio=1.0)
+    assert (result.outcome, result.value) == (outcome, slowest[0])
+    value, low, high = (f"{end:g}×" for end in slowest)
+    assert f"{value} [{low}, {high}]" in describe_measured(result)
+    assert ("cannot tell" in result.message) is (outcome == "undecided")
+
+
+def test_a_latency_that_is_fast_in_the_median_alone_does_not_pass_at_another_batch_size() -> None:
+    rows = (timed(0.9, 0.88, 0.95), timed(0.8, 0.5, 1.3, batch=64))
+    assert check(checkpoint(latency_ms=rows), max_latency_ratio=1.0).outcome == "undecided"
+    for value in (0.7, 1.23):
+        bare = timed(value, 0.0, 0.0, batch=64).model_copy(
+            update={"against_given_low": None, "against_given_high": None}
+        )
+        result = check(checkpoint(latency_ms=(rows[0], bare)), max_latency_ratio=1.0)
+        assert result.outcome == "undecided", "a few passes on a busy machine decide nothing"
+        assert "too few passes were timed for an interval" in result.message
 
 
 def test_without_a_recommendation_no_gate_is_evaluated_and_none_is_held_unasked() -> None:
@@ -321,3 +362,16 @@ def test_gates_of_earlier_reports_have_an_outcome_too() -> None:
     assert GateResult.model_validate(old | {"passed": False}).outcome == "failed"
     with pytest.raises(ValidationError, match="contradicts"):
         GateResult.model_validate(old | {"passed": True, "outcome": "undecided"})
+
+
+def test_a_promise_is_rounded_down_and_never_looks_like_a_limit_it_does_not_reach() -> None:
+    row = {"method": "magnitude", "distribution": "fog 3", "safe": 0.49976}
+    row["potential"] = Estimate(value=0.49976).model_dump()
+    table = {"potential_by_distribution": [row]}
+    sections = {"prune_potential": Section(title="t", version=1, details=table)}
+    missed = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.5})
+    assert "49.98 % as measured, safe limit 49.97 %; at least 50.00 % is" in missed.message
+    kept = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.49976})
+    assert "is at least 49.976 %, at least 49.976 % is asked for" in kept.message
+    unknown = check(checkpoint(), sections, min_prune_potential={"nominal": 0.5})
+    assert "nominal prune potential was not measured; there are fog 3" in unknown.message

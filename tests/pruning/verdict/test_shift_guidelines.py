@@ -259,6 +259,7 @@ def test_what_ships_under_shift_is_within_the_safe_limit_and_not_the_estimate() 
     section = list_potentials({"nominal": 0.8, "fog 3": 0.0, "snow 3": 0.8})
     made = apply_guideline(NOMINAL, checkpoints, shifts, section)
     assert made.checkpoint is None
+    assert "By the estimate under fog 3, 80.0 % of the parameters" in made.reason
     assert "more validation images would tell" in made.reason
     section.details[VALIDATION] = [
         {name: value for name, value in row.items() if name != "safe"}
