@@ -144,7 +144,7 @@ class Pack:
 
     folder: Path
     kind: Literal["dataset", "model"] = "dataset"
-    """Of a model, the files are packed that the service reads."""
+    """Which files are packed: all of a dataset, those that the service reads of a model."""
 
 
 @dataclass(frozen=True)

@@ -98,4 +98,4 @@ def _add_file(archive: zipfile.ZipFile, name: str, file: Path) -> None:
 
 
 PACKERS: dict[str, Callable[[Path], Path]] = {"dataset": pack_folder, "model": pack_network}
-"""What packs a folder, by what is in it."""
+"""The functions that pack a folder, by its content."""

@@ -219,7 +219,7 @@ def _read_state(folder: Path, architecture: HuggingFace) -> tuple[dict[str, Tens
 
 
 def _read_processor(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The content of preprocessor_config.json as the store keeps it, or a note that there is none."""
+    """The content of preprocessor_config.json as the store keeps it, or a note on its absence."""
     if not (folder / PREPROCESSOR).exists():
         return {}, [f"the folder has no {PREPROCESSOR}: give the preprocessing with the upload"]
     return _keep_preprocessing(PREPROCESSOR, _read_json(folder / PREPROCESSOR)), []
