@@ -204,9 +204,9 @@ class _CalledProjections(nn.Module):
         height, width = padded
         rows, columns = self.window_size
         cut = windows.reshape(
-            len(windows), height // rows, width // columns, rows, columns, windows.shape[-1]
+            windows.shape[0], height // rows, width // columns, rows, columns, windows.shape[-1]
         )
-        return cut.transpose(2, 3).reshape(len(windows), height, width, windows.shape[-1])
+        return cut.transpose(2, 3).reshape(windows.shape[0], height, width, windows.shape[-1])
 
     def _compare(self, q: Tensor, k: Tensor) -> Tensor:
         """The logits of the attention of queries to keys, before position biases."""

@@ -12,13 +12,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.architectures._attention import open_attention_
 from pruning.architectures._attention_heads import AttentionHeads
-from pruning.channels.compaction import build_compact, describe_widths, expand_, rebuild_
+from pruning.channels.compaction import (
+    build_compact,
+    describe_widths,
+    expand_,
+    load_compact,
+    rebuild_,
+    write_arch,
+)
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import CheckpointError
 from pruning.masks import apply_masks_, build_full_masks, find_prunable
 from pruning.measurement.costs import count_flops
+from pruning.measurement.onnx_network import OnnxNetwork
 from pruning.networks.layers import forward_hooks, record_uses
 from pruning.networks.loading import build_outline, load_state_
+from pruning.storage.checkpoints import write_dense
+from pruning.storage.onnx_files import write_onnx
 from pruning.types import Masks
 from tests.support.attention_nets import (
     SHAPE,
@@ -119,6 +129,38 @@ def test_a_head_leaves_its_rows_and_columns(name: str, rows: list[str], columns:
         assert torch.equal(masks[bias], packed)
     assert torch.equal(masks[columns], kept.expand(12, 12))
     assert columns.removesuffix("weight") + "bias" not in masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "swin", "fused"])
+def test_a_network_without_heads_is_exported_and_rebuilt(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    model = build_transformer(name).float()
+    _, masks = remove_units(model)
+    apply_masks_(model, masks)
+    small = build_compact(model, masks, SHAPE).eval()
+    with torch.no_grad():
+        expected = model(draw_images().float())
+    write_onnx(tmp_path / "small.onnx", small, SHAPE)
+    network = OnnxNetwork(tmp_path / "small.onnx", 1)
+    for count in (4, 1):
+        outputs = network(draw_images().float()[:count])
+        torch.testing.assert_close(outputs, expected[:count], rtol=1e-4, atol=1e-5)
+
+    class Own:
+        """An architecture of a user's own, that opens nothing."""
+
+        def build(self) -> nn.Module:
+            return TRANSFORMERS[name]().float()
+
+    monkeypatch.setattr("pruning.channels.compaction.resolve", lambda *_: Own())
+    write_arch(tmp_path / "arch.json", small, "own", {})
+    write_dense(tmp_path / "dense.safetensors", small.state_dict())
+    rebuilt = load_compact(tmp_path / "arch.json", tmp_path / "dense.safetensors")
+    with torch.no_grad():
+        assert torch.equal(rebuilt(draw_images().float()), small(draw_images().float()))
 
 
 def test_half_of_three_heads_is_one_or_two() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from pruning.channels import layer_table
 from pruning.channels.layer_table import tabulate_layers
 from pruning.networks.loading import resolve
+from tests.support.attention_nets import FusedAttention, Transformer
 
 
 def test_coupled_layers_are_named() -> None:
@@ -41,3 +43,25 @@ def test_channels_that_cannot_be_followed_are_said(monkeypatch: pytest.MonkeyPat
     assert "Error" not in table.note
     monkeypatch.setattr(layer_table, "MOST_PARAMETERS", 10)
     assert "at most 10 parameters" in str(tabulate_layers(resolve("mlp", {})).note)
+
+
+class Own:
+    """An architecture with an attention like timm's."""
+
+    input_shape = (3, 8, 8)
+    outputs = 3
+
+    def build(self) -> nn.Module:
+        return Transformer(FusedAttention)
+
+
+def test_heads_are_told_as_groups() -> None:
+    table = tabulate_layers(Own())
+    groups = {group.name: group for group in table.groups}
+    heads = groups["blocks.0.attn.qkv"]
+    assert (heads.channels, heads.head_size, heads.reason) == (3, 4, None)
+    assert heads.writers == ("blocks.0.attn.qkv.weight",)
+    assert heads.readers == ("blocks.0.attn.proj.weight",)
+    assert (groups["blocks.0.fc1"].channels, groups["blocks.0.fc1"].head_size) == (10, None)
+    reasons = {layer.name: layer.channels_reason for layer in table.layers}
+    assert reasons["blocks.0.attn.qkv.weight"] is None
