@@ -152,7 +152,9 @@ class Fetcher:
             except BaseException:
                 opened.close()
                 raise
-        connection = http.client.HTTPConnection(place.hostname, port, timeout=TIMEOUT_S)
+        # The kind decides whether the header Host names the port, which signed URLs depend on.
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(place.hostname, port, timeout=TIMEOUT_S)
         connection.sock = opened
         return connection
 

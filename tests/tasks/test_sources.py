@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +147,18 @@ def test_every_redirect_is_resolved_and_checked_again(
     assert hosts == ["127.0.0.1", "localhost"]
     web.answers["/"] = Answer(status=302, headers={"Location": "file:///etc/passwd"})
     assert refusal(INSIDE, f"{web.url}/", tmp_path)[0] == "source_refused"
+
+
+def test_a_signed_url_is_asked_for_as_it_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(Fetcher, "_open", lambda *args: ours)
+    context = SimpleNamespace(wrap_socket=lambda opened, server_hostname: opened)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: context)
+    connection = OUTSIDE._connect("https://bucket.example.org/a%20b?signature=x%2Fy")
+    connection.request("GET", "/")
+    with theirs:
+        assert b"Host: bucket.example.org\r\n" in theirs.recv(1000), "a signature has the host"
+    connection.close()
 
 
 def test_addresses_of_the_internet_are_public() -> None:
