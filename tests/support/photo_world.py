@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pruning.data.arrays import Arrays
 from pruning.data.uploads import read_dataset
+from pruning.pipeline import run_job as job_runner
+from pruning.schemas.report import Report
+from tests.support.replicate_runs import Silent
 
 CLASSES = ("bird", "cat", "dog", "fish")
 TINTS = ((70, -40, -40), (-40, 70, -40), (-40, -40, 70), (50, 50, -60))
@@ -62,3 +66,36 @@ def write_zip(files: Mapping[str, bytes], path: Path) -> Path:
 def read_files(files: Mapping[str, bytes], folder: Path, most: int = 2**30) -> Arrays:
     """The dataset of a zip of the files."""
     return read_dataset(write_zip(files, folder / "photos.zip"), "photos.zip", most)
+
+
+def run_job(
+    folder: Path, arrays: Arrays, spec: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Report:
+    """Run a job to its report as JSON: other formats take longer than the job."""
+    (folder / "stages").mkdir()
+    arrays.save(folder / "data.safetensors")
+
+    def write_json(report: Report, where: Path, written: Any) -> None:
+        (where / "report.json").write_text(report.model_dump_json())
+
+    monkeypatch.setattr(job_runner, "write_report", write_json)
+    job_runner.run_job(
+        folder,
+        {
+            "id": "job_00000000",
+            "spec": spec,
+            "checkpoint_steps": 10_000,
+            "cache": {"folder": str(folder), "bytes": 0},
+            "threads": 1,
+            "model": {
+                "architecture": spec["model"]["architecture"],
+                "kwargs": spec["model"]["kwargs"],
+                "normalize": None,
+                "classes": None,
+                "sha256": None,
+            },
+            "dataset": {"name": "photos", "sha256": "", "normalize": None},
+        },
+        Silent(),
+    )
+    return Report.model_validate_json((folder / "files" / "report.json").read_text())

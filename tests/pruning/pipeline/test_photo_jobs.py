@@ -16,19 +16,16 @@ from pruning.data.tensors import prepare
 from pruning.errors import DataError, ParameterError
 from pruning.library import load_model
 from pruning.measurement.measure import measure_network
-from pruning.pipeline import run_job as job_runner
 from pruning.pipeline.estimate_job import estimate_job
 from pruning.pipeline.exports import Origin
 from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.schemas.preprocessing import IMAGENET, GivenPreprocessing
 from pruning.schemas.recipe import Limit
-from pruning.schemas.report import Report
 from pruning.schemas.training import Corrupt, Optimizer, Training
 from pruning.storage.checkpoints import write_dense
 from pruning.storage.file_info import read_file_info
 from pruning.training.loop import Controls, train_
-from tests.support.photo_world import CLASSES, make_files, read_files
-from tests.support.replicate_runs import Silent
+from tests.support.photo_world import CLASSES, make_files, read_files, run_job
 
 CROP = {"resize": 40, "crop": 36}
 SPEC: dict[str, Any] = {
@@ -70,39 +67,6 @@ def describe(arrays: Arrays) -> dict[str, Any]:
         "task": arrays.task,
         "normalize": None,
     }
-
-
-def run(
-    folder: Path, arrays: Arrays, spec: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Report:
-    """Run a job to its report as JSON: other formats take longer than the job."""
-    (folder / "stages").mkdir()
-    arrays.save(folder / "data.safetensors")
-
-    def write_json(report: Report, where: Path, written: Any) -> None:
-        (where / "report.json").write_text(report.model_dump_json())
-
-    monkeypatch.setattr(job_runner, "write_report", write_json)
-    job_runner.run_job(
-        folder,
-        {
-            "id": "job_00000000",
-            "spec": spec,
-            "checkpoint_steps": 10_000,
-            "cache": {"folder": str(folder), "bytes": 0},
-            "threads": 1,
-            "model": {
-                "architecture": spec["model"]["architecture"],
-                "kwargs": spec["model"]["kwargs"],
-                "normalize": None,
-                "classes": None,
-                "sha256": None,
-            },
-            "dataset": {"name": "photos", "sha256": "", "normalize": None},
-        },
-        Silent(),
-    )
-    return Report.model_validate_json((folder / "files" / "report.json").read_text())
 
 
 def write_test_photos(files: Mapping[str, bytes], folder: Path) -> tuple[list[str], Tensor]:
@@ -151,7 +115,7 @@ def test_the_snippet_reproduces_the_error_from_the_files_of_photos(
 def test_a_job_on_photos_gives_a_checkpoint_that_a_plain_script_measures_alike(
     files: dict[str, bytes], photos: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = run(tmp_path, photos, SPEC, monkeypatch)
+    report = run_job(tmp_path, photos, SPEC, monkeypatch)
     known = report.model.preprocessing
     assert known is not None
     assert (known.resize, known.crop, known.interpolation) == (40, 36, "bilinear")
