@@ -115,11 +115,11 @@ class Fetcher:
                 path = (place.path or "/") + (f"?{place.query}" if place.query else "")
                 headers = {"User-Agent": "secateur", "Accept-Encoding": "identity"}
                 connection.request("GET", path, headers=headers)
-                response = connection.getresponse()
-                if response.status not in REDIRECTS:
-                    yield from self._read_body(response)
-                    return
-                url = urljoin(url, response.headers.get("Location", ""))
+                with connection.getresponse() as response:
+                    if response.status not in REDIRECTS:
+                        yield from self._read_body(response)
+                        return
+                    url = urljoin(url, response.headers.get("Location", ""))
         raise SourceError("source_refused", f"{url}: more than {MOST_REDIRECTS} redirects")
 
     def _read_body(self, response: http.client.HTTPResponse) -> Generator[bytes, None, None]:

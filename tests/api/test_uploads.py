@@ -87,6 +87,8 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
     assert body == {
         "id": body["id"],
         "state": "ready",
+        "source": None,
+        "error": None,
         "name": "set.zip",
         "sha256": hashlib.sha256(b"zip").hexdigest(),
         "size_bytes": 3,

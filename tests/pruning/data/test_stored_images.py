@@ -100,8 +100,15 @@ def test_stored_images_are_those_in_memory(kind: str, photos: Arrays, tmp_path: 
             assert torch.equal(labels, wanted_labels)
 
 
-@pytest.mark.parametrize("augment", ["auto", "none", "crop", "random_resized_crop"])
-@pytest.mark.parametrize("corrupt", [None, Corrupt(names=("brightness", "gaussian_noise"))])
+@pytest.mark.parametrize(
+    ("augment", "corrupt"),
+    [
+        ("auto", Corrupt(names=("brightness", "contrast"))),
+        ("auto", None),
+        ("none", None),
+        ("random_resized_crop", Corrupt(names=("brightness", "contrast"))),
+    ],
+)
 def test_training_sees_the_same_images_from_the_disk(
     augment: Any, corrupt: Corrupt | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

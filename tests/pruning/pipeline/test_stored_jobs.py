@@ -90,6 +90,7 @@ def read_results(report: Report) -> Any:
     }
 
 
+@pytest.mark.slow
 def test_a_job_that_reads_from_the_disk_gives_the_bytes_of_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
