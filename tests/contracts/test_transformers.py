@@ -57,8 +57,8 @@ REFUSED_PAIRS = {
 }
 """The allocations that know no such granularity of any network, with the reason."""
 CHEAP: dict[str, dict[str, Any]] = {
-    "informative_features": {"images": 1, "share": 0.5, "block": 4, "most": 2},
-    "noise_similarity": {"images": 5, "levels": [0.1], "draws": 1},
+    "informative_features": {"images": 1, "share": 0.5, "block": 4, "most": 3},
+    "noise_similarity": {"images": 5, "levels": [0.0, 0.1], "draws": 2},
     "prune_potential": {"images": 5, "corruptions": ["brightness"]},
     "robustness": {"images": 5, "corruptions": ["brightness"]},
 }

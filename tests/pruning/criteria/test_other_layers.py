@@ -95,7 +95,8 @@ def test_a_tied_weight_is_scored_by_both_of_its_uses(name: str) -> None:
     images = torch.randn(5, 1, 2, 2, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 1, 0])
     params: dict[str, Any] = {"lambda": 0.0, "pi": 1} if name in ("lm", "obd", "qm") else {}
-    params |= {"wanda": {"per_row": False}, "obs": {"damping": 1e-3}}.get(name, {})
+    options: dict[str, dict[str, Any]] = {"wanda": {"per_row": False}, "obs": {"damping": 1e-3}}
+    params |= options.get(name, {})
     evidence = Evidence(model, batches=[(images, labels)])
     scores = criteria.create(name, params).score(evidence)
     assert set(scores) == {"first.weight", "head.weight"}

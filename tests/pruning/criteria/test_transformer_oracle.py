@@ -85,7 +85,13 @@ def score_by_filter(oracle: Oracle) -> Scores:
 
 def score_taylor(oracle: Oracle) -> Scores:
     gradients = list(oracle.batch_gradients(SIZES))
-    return each(oracle, lambda name, w: sum((g[name] * w) ** 2 for g in gradients) / len(SIZES))
+
+    def score(name: str, weight: Array) -> Array:
+        squares = np.stack([(gradient[name] * weight) ** 2 for gradient in gradients])
+        mean: Array = squares.mean(0)
+        return mean
+
+    return each(oracle, score)
 
 
 def score_grasp(oracle: Oracle) -> Scores:
