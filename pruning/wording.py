@@ -306,51 +306,6 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
             return form(estimate.value) + _format_interval(estimate, form)
 
 
-def relative_misses(mean: float, deviation: float) -> str:
-    """Return how a law lies about the points that it is fitted to, relative to their errors.
-
-    >>> relative_misses(0.0009, 0.0743)
-    'the law deviates from them by a standard deviation of 7.4 % of the error, by +0.1 % on average'
-    """
-    return (
-        f"the law deviates from them by a standard deviation of {percent(deviation)} of the error, "
-        f"by {signed(f'{100 * mean:+.1f}')} % on average"
-    )
-
-
-def sparser_misses(points: int, mean_absolute: float, bias: float) -> str:
-    """Return how far a law missed points that are sparser than those that it is fitted to, relative
-    to their errors.
-
-    >>> sparser_misses(1, 0.274, -0.274)
-    'the law missed 1 sparser point by 27.4 % of the error, too low'
-    >>> sparser_misses(3, 0.05, 0.01)[:64]
-    'the law missed 3 sparser points by 5.0 % of the error on average'
-    >>> sparser_misses(3, 0.05, 0.01)[64:]
-    ', and with signs 1.0 % too high'
-    """
-    side = "too low" if bias < 0 else "too high"
-    missed = f"{count_of(points, 'sparser point')} by {percent(mean_absolute)} of the error"
-    if points == 1:
-        return f"the law missed {missed}, {side}"
-    return f"the law missed {missed} on average, and with signs {percent(abs(bias))} {side}"
-
-
-def axis_unit(unit: Unit) -> str:
-    """Return what is written beside an axis whose values are in this unit; empty for a plain number
-    and where every value is written with its unit.
-
-    >>> (
-    ...     axis_unit("fraction"),
-    ...     axis_unit("points"),
-    ...     axis_unit("nats_difference"),
-    ...     axis_unit("number"),
-    ... )
-    ('%', 'pp', 'nats', '')
-    """
-    return AXIS_UNITS.get(unit, "")
-
-
 def name_with_unit(name: str, unit: Unit | None) -> str:
     """Return the name of a quantity whose values are written without their unit, with that unit.
 
@@ -427,14 +382,3 @@ FORMS: Mapping[Unit | None, Callable[[float], str]] = {
     "bytes": file_size,
 }
 """The writing of a value by its unit, where every value is written by itself."""
-AXIS_UNITS: Mapping[Unit, str] = {
-    "fraction": "%",
-    "share": "%",
-    "points": "pp",
-    "nats": "nats",
-    "nats_difference": "nats",
-    "milliseconds": "ms",
-    "seconds": "s",
-    "bytes": "bytes",
-}
-"""The units of axes; ticks of fractions, shares and points are in hundredths."""

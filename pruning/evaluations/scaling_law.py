@@ -25,6 +25,7 @@ from pruning.laws.pair import LawPair, pair_laws
 from pruning.laws.queries import REFUSALS, answer_error, forecast_error
 from pruning.laws.seeds import SeedEffect
 from pruning.laws.selection import Selection, compare_density_laws
+from pruning.measurement.law_misses import relative_misses, sparser_misses
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 RAW = "raw_laws"
@@ -348,13 +349,11 @@ def _tabulate_law(label: str, law: DensityLaw) -> dict[str, Any]:
 
 def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int) -> list[str]:
     """The fit, the back-test and the contest with other laws, in words."""
-    misses = wording.relative_misses(law.fit.residual_mean, law.fit.residual_sd)
+    misses = relative_misses(law.fit.residual_mean, law.fit.residual_sd)
     text = f"{label}: {wording.count_of(points, 'point')}; {misses}."
     back_test = law.back_test
     if back_test is not None:
-        missed = wording.sparser_misses(
-            len(back_test.points), back_test.mean_absolute, back_test.bias
-        )
+        missed = sparser_misses(len(back_test.points), back_test.mean_absolute, back_test.bias)
         text += f" Back-test: fitted to the denser part, {missed}."
     if selection.best == "pruning":
         return [text]

@@ -122,7 +122,7 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
 
 
 def _describe_open(high: float, tolerated: float) -> str:
-    """What is known of an error that is not proven: its upper limit, which is at most the tolerated
+    """The upper limit of an error that is not proven, which is at most the tolerated
     error where several are tested together and it would have been proven alone.
     """
     limit = wording.percent_at_most(high, 2)

@@ -13,6 +13,7 @@ from pruning.family.measurements import FamilyMeasurements, NetworkKey
 from pruning.family.section_parts import STEPS
 from pruning.family.turn import State
 from pruning.laws.joint import JointLaw
+from pruning.measurement.law_misses import relative_misses, sparser_misses
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 UNITS: dict[str, Unit] = {
@@ -84,7 +85,7 @@ def _list_notes(state: State, law: JointLaw) -> list[str]:
     networks = wording.count_of(len(law.networks), "network")
     points = wording.count_of(len(law.points), "point")
     looked_at = "test images" if state.points is None else IMAGES[state.points.on]
-    misses = wording.relative_misses(law.fit.residual_mean, law.fit.residual_sd)
+    misses = relative_misses(law.fit.residual_mean, law.fit.residual_sd)
     level = wording.short_percent(state.spec.confidence)
     notes = [
         f"{networks}, {points}, measured on {looked_at}; {misses}.",
@@ -94,9 +95,7 @@ def _list_notes(state: State, law: JointLaw) -> list[str]:
     notes += [plateau] if plateau else []
     back_test = law.back_test
     if back_test is not None:
-        missed = wording.sparser_misses(
-            len(back_test.points), back_test.mean_absolute, back_test.bias
-        )
+        missed = sparser_misses(len(back_test.points), back_test.mean_absolute, back_test.bias)
         notes.append(f"Back-test: fitted to the denser part of every network, {missed}.")
     if state.band is not None and state.spec.adaptive is not None:
         run = len([run for run in state.runs if run.member.role == "member"])

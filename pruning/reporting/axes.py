@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,17 @@ SETTINGS: Any = {
 }
 HUNDREDTHS = FuncFormatter(lambda value, _: wording.signed(f"{100 * value:.4g}"))
 """The formatter of fractions in percent or percentage points."""
+AXIS_UNITS: Mapping[Unit, str] = {
+    "fraction": "%",
+    "share": "%",
+    "points": "pp",
+    "nats": "nats",
+    "nats_difference": "nats",
+    "milliseconds": "ms",
+    "seconds": "s",
+    "bytes": "bytes",
+}
+"""The units of axes; ticks of fractions, shares and points are in hundredths."""
 IN_HUNDREDTHS = frozenset({"fraction", "share", "points"})
 """The units whose values are shown in hundredths."""
 
@@ -163,7 +174,7 @@ def rescale_values(axes: Axes, unit: Unit, series: Sequence[Sequence[float]]) ->
     the label adds for it.
     """
     values = [value for curve in series for value in curve]
-    symbol = wording.axis_unit(unit)
+    symbol = axis_unit(unit)
     name = f" ({symbol})" if symbol else ""
     if unit in IN_HUNDREDTHS:
         axes.yaxis.set_major_formatter(HUNDREDTHS)
@@ -250,3 +261,18 @@ def lower_bound(estimate: Estimate) -> float:
 def upper_bound(estimate: Estimate) -> float:
     """Return the upper end of the interval, or the value where there is none."""
     return estimate.value if estimate.high is None else estimate.high
+
+
+def axis_unit(unit: Unit) -> str:
+    """Return what is written beside an axis whose values are in this unit; empty for a plain number
+    and where every value is written with its unit.
+
+    >>> (
+    ...     axis_unit("fraction"),
+    ...     axis_unit("points"),
+    ...     axis_unit("nats_difference"),
+    ...     axis_unit("number"),
+    ... )
+    ('%', 'pp', 'nats', '')
+    """
+    return AXIS_UNITS.get(unit, "")

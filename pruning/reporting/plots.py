@@ -15,11 +15,11 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pruning import wording
 from pruning.reporting.axes import (
     HUNDREDTHS,
     IN_HUNDREDTHS,
     Plot,
+    axis_unit,
     create_figure,
     draw_dots,
     draw_spans,
@@ -202,7 +202,7 @@ def _set_x_axis(axes: Axes, x_axis: _XAxis, curves: Sequence[Curve]) -> str:
             return set_log_axis(axes.xaxis, x_axis.unit)
         case "fraction":
             axes.xaxis.set_major_formatter(HUNDREDTHS)
-            return f" ({wording.axis_unit(x_axis.unit)})"
+            return f" ({axis_unit(x_axis.unit)})"
         case "count":
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     return ""

@@ -45,7 +45,8 @@ class Gates(Document):
     """
     min_prune_potential: Annotated[dict[Distribution, Share], Field(max_length=32)] = {}
     """Least prune potential of the recommended criterion by distribution, as the evaluation
-    `prune_potential` names it (`nominal`, `fog 3`): passes where the safe limit reaches it.
+    `prune_potential` names it (`nominal`, `fog 3`): passes where the safe limit reaches it, fails
+    where the upper end of the interval does not.
     """
     min_certified_accuracy: Share | None = None
     """Least accuracy that the evaluation `certificate` promises from labelled images, at its own

@@ -145,7 +145,7 @@ def _read_potential(
     distribution: str, least: float, best: Checkpoint | None, section: Section | None
 ) -> Reading:
     """Return the prune potential under a distribution: it passes where the safe limit reaches the
-    least that is asked for, and fails where the potential as measured does not.
+    least that is asked for, and fails where the upper end of its interval does not.
     """
     rows = _find_potentials(best, section)
     row = rows.get(distribution, {})
@@ -163,7 +163,8 @@ def _read_potential(
         promised, asked = _format_promise(safe, least)
         sentence = f"{quantity} is at least {promised}, at least {asked} is asked for"
     else:
-        outcome = "failed" if measured.value < least else "undecided"
+        most = measured.value if measured.high is None else measured.high
+        outcome = "failed" if most < least else "undecided"
         promised, asked = _format_promise(safe or 0.0, least)
         limit = "no safe limit" if safe is None else f"safe limit {promised}"
         estimate, _ = format_apart("min_prune_potential", measured.value, least)

@@ -371,6 +371,18 @@ def test_a_promise_is_rounded_down_and_never_looks_like_a_limit_it_does_not_reac
     sections = {"prune_potential": Section(title="t", version=1, details=table)}
     missed = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.5})
     assert "49.98 % as measured, safe limit 49.97 %; at least 50.00 % is" in missed.message
+    row["potential"] = Estimate(value=0.0, low=0.0, high=0.6).model_dump()
+    row["safe"] = 0.0
+    table = {"potential_by_distribution": [row]}
+    wide = {"prune_potential": Section(title="t", version=1, details=table)}
+    outcomes = [
+        check(checkpoint(), wide, min_prune_potential={"fog 3": least}).outcome
+        for least in (0.5, 0.7)
+    ]
+    assert outcomes == ["undecided", "failed"], "a few images do not tell that it is missed"
+    sections["prune_potential"].details["potential_by_distribution"] = [
+        {**row, "safe": 0.49976, "potential": Estimate(value=0.49976).model_dump()}
+    ]
     kept = check(checkpoint(), sections, min_prune_potential={"fog 3": 0.49976})
     assert "is at least 49.976 %, at least 49.976 % is asked for" in kept.message
     unknown = check(checkpoint(), sections, min_prune_potential={"nominal": 0.5})
