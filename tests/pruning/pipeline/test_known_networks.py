@@ -60,7 +60,7 @@ CASES: dict[str, Case] = {
         },
     ),
     "vgg16_bn": ("vgg", {"depth": 16, "width": 0.125}),
-    "regnet": ("torchvision", {"name": "regnet_x_400mf"}),
+    "regnet": ("timm", {"name": "regnetx_002"}),
     "deeplabv3": ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large"}),
     "segformer": ("huggingface", {"config": SEGFORMER_CONFIG}),
 }
