@@ -91,6 +91,10 @@ class HuggingFace:
     The config names the network in `architectures`: `...ForImageClassification` or
     `...ForSemanticSegmentation`. Code of the folder is never run, and nothing is downloaded. Raises
     `MissingPackageError`, `ParameterError`, `UnsafeFormatError`.
+
+    >>> config = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    >>> HuggingFace(config, classes=5).input_shape
+    (3, 224, 224)
     """
 
     config: dict[str, Any]

@@ -41,6 +41,9 @@ class Timm:
     Networks for images of one size take those of `image_size`, by default that of their published
     weights. Nothing is ever downloaded. Raises `MissingPackageError`, `UnknownNameError`,
     `ParameterError`.
+
+    >>> Timm("test_efficientnet", classes=5).outputs
+    5
     """
 
     name: str
@@ -50,7 +53,9 @@ class Timm:
         int | None,
         Field(ge=1, le=8192, description="the side of images, of networks for one size"),
     ] = None
-    options: dict[str, Option] = field(default_factory=dict)
+    options: Annotated[dict[str, Option], Field(json_schema_extra={"default": {}})] = field(
+        default_factory=dict
+    )
 
     suggested_last: ClassVar[bool] = True
     """Whether it is only suggested for weights that fit no other architecture."""

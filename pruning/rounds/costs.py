@@ -253,8 +253,8 @@ def list_warnings(recipe: Recipe) -> list[str]:
     >>> recipe = Recipe(
     ...     criterion={"name": "obd", "params": {"pi": 1}}, targets=Targets(sparsity=(0.9,))
     ... )
-    >>> [warning[:53] for warning in list_warnings(recipe)]
-    ['obd: a single stage removes more than 50% of the weig']
+    >>> [warning[:54] for warning in list_warnings(recipe)]
+    ['obd: a single stage removes more than 50 % of the weig']
     """
     warnings = []
     for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):

@@ -331,13 +331,24 @@ class Recipe(Document):
             for name, value in document["gates"].items()
             if name == "max_error_increase" or value != unset[name]
         }
-        for training in ("train", "retrain"):
-            if (document.get(training) or {}).get("corrupt", True) is None:
-                del document[training]["corrupt"]
-            if (document.get(training) or {}).get("keep") == "last":
-                del document[training]["keep"]
+        for name in ("train", "retrain"):
+            if document.get(name) is not None:
+                document[name] = _leave_out_unset(document[name])
         if self.train is not None and not self.train.l1:
             del document["train"]["penalty"]
         return hashlib.sha256(
             json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
+
+
+LATER_FIELDS: dict[str, Any] = {"corrupt": None, "keep": "last", "scaled_crop": None}
+"""The fields of a training that are younger than the digest, with the value that changes nothing."""
+
+
+def _leave_out_unset(training: dict[str, Any]) -> dict[str, Any]:
+    """A training as a document, without the younger fields that change nothing."""
+    return {
+        name: value
+        for name, value in training.items()
+        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
+    }

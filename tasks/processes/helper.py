@@ -31,7 +31,8 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.networks.state_dicts import is_stored, write_weights
     from pruning.networks.uploads import read_upload
 
-    path, output = Path(payload["path"]), Path(payload["output"])
+    path = Path(payload["path"])
+    output = Path(payload.get("output") or path.with_name("rewritten"))
     upload = read_upload(path, output.parent, payload.get("max_bytes"))
     name = payload["architecture"] or upload.architecture
     kwargs = upload.merge_kwargs(name, payload["kwargs"])
@@ -52,6 +53,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "architecture": candidate.architecture,
         "notes": [*upload.notes, *notes],
         "rewritten": rewritten,
+        "normalize": None,
         **read_published_preprocessing(architecture),
         **upload.known,
         "classes": upload.classes,

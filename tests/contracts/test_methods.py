@@ -20,7 +20,7 @@ from pruning.data.builtin import datasets
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.registry import Registry
-from tests.support.registries import EVERY, REGISTRIES
+from tests.support.registries import EVERY, REGISTRIES, REQUIRED
 
 
 def test_every_registered_method_is_in_the_readme() -> None:
@@ -61,11 +61,17 @@ def test_catalogue_entry_describes_the_parameters(registry: Registry[Any], name:
     assert 10 <= len(entry["summary"]) <= 200
     schema = entry["params"]
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate({}, schema)
-    defaults = {key: value["default"] for key, value in schema.get("properties", {}).items()}
-    jsonschema.validate(defaults, schema)
-    assert registry.create(name, defaults) == registry.create(name)
+    least = REQUIRED.get(name, {})
+    assert set(schema.get("required", ())) == set(least)
+    jsonschema.validate(least, schema)
+    defaults = {
+        key: value["default"]
+        for key, value in schema.get("properties", {}).items()
+        if key not in least
+    }
+    jsonschema.validate(defaults | least, schema)
+    assert registry.create(name, defaults | least) == registry.create(name, least)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"no_such_parameter": 1}, schema)
+        jsonschema.validate(least | {"no_such_parameter": 1}, schema)
     with pytest.raises(ParameterError, match="no_such_parameter"):
-        registry.create(name, {"no_such_parameter": 1})
+        registry.create(name, least | {"no_such_parameter": 1})

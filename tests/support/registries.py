@@ -28,6 +28,13 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedules": schedules,
     "sparsifiers": sparsifiers,
 }
+REQUIRED: dict[str, dict[str, Any]] = {
+    "huggingface": {
+        "config": {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    },
+    "timm": {"name": "test_efficientnet"},
+}
+"""What methods have to be given: an architecture that is a library's own network, which it is."""
 EVERY = [
     pytest.param(registry, name, id=f"{kind}-{name}")
     for kind, registry in REGISTRIES.items()
