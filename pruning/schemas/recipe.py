@@ -342,7 +342,7 @@ class Recipe(Document):
 
 
 LATER_FIELDS: dict[str, Any] = {"corrupt": None, "keep": "last", "scaled_crop": None}
-"""The fields of a training that are younger than the digest, with the value that changes nothing."""
+"""The younger fields of a training, with the values that change nothing."""
 
 
 def _leave_out_unset(training: dict[str, Any]) -> dict[str, Any]:
