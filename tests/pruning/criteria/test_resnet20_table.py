@@ -46,11 +46,10 @@ ONE_SHOT = {  # sparsity: the change of the loss by MP, LM, QM, OBD
     0.7: ("1.29", "19.2", "33.4", "18.0"),
     0.9: ("9.71", "28.1", "42.7", "136"),
 }
-SEVEN_STAGES = {("lm", 0.7): "7.00", ("obd", 0.9): "7.25"}
-ILL_CONDITIONED = ("lm",)
-"""From the third stage on, rounding decides which of nearly equal weights go, and later stages
-amplify that: at sparsity 0.7 LM gives 7.00 in float32 and 7.48 in float64; QM 5.24 or 10.19 by the
-order of the images, and is not compared. OBD is stable.
+SEVEN_STAGES = {("obd", 0.9): "7.25"}
+"""Those that are stable: from the third stage on, rounding decides for LM and QM which of nearly
+equal weights go, and later stages amplify that. At sparsity 0.7 LM gives 7.00 in float32 and 7.48
+in float64, and QM 5.24 or 10.19 by the order of the images: they are not compared.
 """
 PENALISED = {"lm": "6.00", "qm": "13.5", "obd": "1.17"}  # lambda = 1e-2, sparsity 0.7, one shot
 ACCURACY = {
@@ -173,7 +172,4 @@ def test_seven_exponential_stages(bench: Bench, name: str, sparsity: float) -> N
     text = SEVEN_STAGES[name, sparsity]
     change = bench.change(model)
     assert len(stages) == 7
-    if name in ILL_CONDITIONED:
-        assert float(text) / 2 < change < float(text) * 2
-    else:
-        assert agrees_with_printed(text, change), (text, change)
+    assert agrees_with_printed(text, change), (text, change)

@@ -5,7 +5,7 @@ their files are loaded again; where structured pruning is refused, the refusal n
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,23 +88,23 @@ def test_a_network_goes_all_the_way(
     own = architecture == "huggingface"
     uploaded = upload(tmp_path, architecture, kwargs | {"classes": 3})
     assert uploaded.network["architecture"] == architecture
-    spec = SPEC | {
-        "evaluations": [] if case in SEGMENTERS else [{"name": "accuracy"}],
-        "export": ["onnx", "huggingface"] if own else ["onnx"],
-    }
-    weights = run_uploaded(tmp_path / "weights", uploaded, spec)
+    spec = SPEC | {"evaluations": [] if case in SEGMENTERS else [{"name": "accuracy"}]}
+    # A network that loses channels is exported; the graph of one that loses weights is the dense
+    # one's, and the export takes longer than everything else here.
+    exported = ["onnx", "huggingface"] if own else ["onnx"] if case in REFUSED else []
+    weights = run_uploaded(tmp_path / "weights", uploaded, spec | {"export": exported})
     assert weights.report.baseline.error.value < 0.4
-    check_files(weights, own=own, segmentation=case in SEGMENTERS)
+    check_files(weights, exported, segmentation=case in SEGMENTERS)
     spec |= {"granularity": {"name": "channel", "params": {"round_to": 1}}, "export": ["onnx"]}
     if case in REFUSED:
         with pytest.raises(BudgetError, match=REFUSAL):
             run_uploaded(tmp_path / "channels", uploaded, spec)
     else:
         channels = run_uploaded(tmp_path / "channels", uploaded, spec)
-        check_files(channels, own=False, segmentation=case in SEGMENTERS)
+        check_files(channels, ["onnx"], segmentation=case in SEGMENTERS)
 
 
-def check_files(passed: Passed, *, own: bool, segmentation: bool) -> None:
+def check_files(passed: Passed, exported: Sequence[str], *, segmentation: bool) -> None:
     """Every file gives the error of the report in its own runtime."""
     network, arrays = passed.uploaded.network, passed.uploaded.arrays
     (checkpoint,) = passed.report.checkpoints
@@ -117,9 +117,10 @@ def check_files(passed: Passed, *, own: bool, segmentation: bool) -> None:
     else:
         again = load_model(network["architecture"], state, **network["kwargs"])
     assert measure_error(again.eval(), arrays) == pytest.approx(reported)
-    assert checkpoint.onnx is not None, checkpoint.warnings
-    assert checkpoint.onnx.error.value == pytest.approx(reported, abs=0.01)
-    if own:
+    if "onnx" in exported:
+        assert checkpoint.onnx is not None, checkpoint.warnings
+        assert checkpoint.onnx.error.value == pytest.approx(reported, abs=0.01)
+    if "huggingface" in exported:
         folder = passed.folder / "unpacked"
         shutil.unpack_archive(passed.folder / f"{checkpoint.id}.huggingface.zip", folder)
         loaded = load_with_transformers(folder, segmentation)
