@@ -36,6 +36,8 @@ OUTPUT_DROPOUTS = ("proj_drop", "resid_dropout", "out_drop")
 """Names of a dropout behind that projection."""
 DROPOUTS = ("attn_drop", "attn_dropout", "dropout", "dropout_prob", "attention_dropout")
 """Names of the dropout of the attention's weights, or of its probability."""
+TOLERANCE = 1e-5
+"""How far the try may be off: transformers computes the softmax in single precision."""
 UNRECOGNISED = "its attention is not recognised and its heads stay: it computes in another way"
 """Why the heads of an attention stay that has the projections, and not the numbers."""
 
@@ -195,7 +197,9 @@ def _try(
             expected, ours = (value[0] if is_tuple else value for value in (answer, theirs(x)))
         except Exception:  # another module may fail in any way
             return None
-    is_same = expected.shape == ours.shape and torch.allclose(expected, ours, rtol=1e-9, atol=1e-9)
+    is_same = expected.shape == ours.shape and torch.allclose(
+        expected, ours, rtol=TOLERANCE, atol=TOLERANCE
+    )
     return tried if is_same else None
 
 

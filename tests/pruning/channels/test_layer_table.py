@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import nn
 
@@ -9,6 +11,7 @@ from pruning.channels import layer_table
 from pruning.channels.layer_table import tabulate_layers
 from pruning.networks.loading import resolve
 from tests.support.attention_nets import FusedAttention, Transformer
+from tests.support.known_networks import VIT_CONFIG
 
 
 def test_coupled_layers_are_named() -> None:
@@ -65,3 +68,27 @@ def test_heads_are_told_as_groups() -> None:
     assert (groups["blocks.0.fc1"].channels, groups["blocks.0.fc1"].head_size) == (10, None)
     reasons = {layer.name: layer.channels_reason for layer in table.layers}
     assert reasons["blocks.0.attn.qkv.weight"] is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kwargs", "heads"),
+    [
+        ("huggingface", {"config": VIT_CONFIG}, 2),
+        (
+            "timm",
+            {
+                "name": "vit_tiny_patch16_224",
+                "image_size": 32,
+                "options": {"depth": 1, "embed_dim": 24, "num_heads": 3},
+            },
+            3,
+        ),
+    ],
+)
+def test_heads_of_the_libraries_own_networks_are_groups(
+    architecture: str, kwargs: dict[str, Any], heads: int
+) -> None:
+    table = tabulate_layers(resolve(architecture, kwargs))
+    (group,) = [group for group in table.groups if group.head_size is not None]
+    assert group.reason is None
+    assert group.head_size == 24 // heads
