@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ OUTPUT_DROPOUTS = ("proj_drop", "resid_dropout", "out_drop")
 DROPOUTS = ("attn_drop", "attn_dropout", "dropout", "dropout_prob", "attention_dropout")
 """Names of the dropout of the attention's weights, or of its probability."""
 TOLERANCE = 1e-5
-"""How far the try may be off: transformers computes the softmax in single precision."""
+"""The largest difference of the try: transformers computes the softmax in single precision."""
 UNRECOGNISED = "its attention is not recognised and its heads stay: it computes in another way"
 """Why the heads of an attention stay that has the projections, and not the numbers."""
 
@@ -67,27 +68,29 @@ class PlainAttention(nn.Module):
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
         """(N, L, E) to (N, L, E), or to what is before the output's projection."""
-        if any(
-            value is not None and value is not False for value in (*arguments, *options.values())
-        ):
+        mask = _find_mask(arguments, options)
+        if mask is UNKNOWN or (mask is not None and self.attention_heads.is_whole):
             if self.attention_heads.is_whole:
                 return super().forward(x, *arguments, **options)
             raise ValueError("an attention without some of its heads takes no masks or options")
         projected = [self.get_submodule(name)(x) for name in self.structure.projections]
-        attended = self.attention_heads(self._attend, *projected)
+        attended = self.attention_heads(partial(self._attend, mask=mask), *projected)
         for name in self.structure.after:
             attended = self.get_submodule(name)(attended)
         if self.structure.others is None:
             return attended
         return (attended, *[None] * self.structure.others)
 
-    def _attend(self, *projected: Tensor) -> Tensor:
-        """The output of the heads, (N, L, H d)."""
+    def _attend(self, *projected: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The output of the heads, (N, L, H d); a mask is added to what is normalised."""
         parts = projected[0].chunk(3, -1) if len(projected) == 1 else projected
         size = self.attention_heads.size
         q, k, v = (part.reshape(*part.shape[:2], -1, size).transpose(1, 2) for part in parts)
         q, k = self._normalise("q_norm", q), self._normalise("k_norm", k)
-        weights = (q * size**-0.5 @ k.transpose(-2, -1)).softmax(-1)
+        products = q * size**-0.5 @ k.transpose(-2, -1)
+        if mask is not None:
+            products = products + mask
+        weights = products.softmax(-1)
         weights = F.dropout(weights, self.structure.dropout, self.training)
         return (weights @ v).transpose(1, 2).flatten(2)
 
@@ -96,6 +99,22 @@ class PlainAttention(nn.Module):
         layer = getattr(self, name, None)
         normalised: Tensor = values if layer is None else layer(values)
         return normalised
+
+
+def _find_mask(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The mask (N, 1, L, L) that all heads add, which transformers passes while it is traced; None
+    where nothing is given, `UNKNOWN` where anything else is.
+    """
+    given = [value for value in arguments if value is not None and value is not False]
+    named = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
+    if not given and not named:
+        return None
+    (mask, *others) = [*given, *named.values()]
+    is_mask = isinstance(mask, Tensor) and mask.is_floating_point() and mask.dim() == 4
+    named_so = set(named) <= {"attention_mask"}
+    return mask if is_mask and not others and named_so and mask.shape[1] == 1 else UNKNOWN
 
 
 def open_plain_(module: nn.Module) -> None:
@@ -217,5 +236,7 @@ def _randomise(module: nn.Module) -> nn.Module:
     return net
 
 
+UNKNOWN = object()
+"""The sign for arguments that only the module itself understands."""
 OPENED: dict[type[nn.Module], type[nn.Module]] = {}
 """The classes of plain attention that call their heads, by the classes they were."""

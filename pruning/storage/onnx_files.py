@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ INSTALL = "pip install 'secateur[onnx]'"
 MAX_BYTES = 2**31 - 1
 """The largest file: protobuf, in which ONNX is written, has no longer messages."""
 INPUT, OUTPUT = "images", "logits"
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""The sequences that set colours in a terminal."""
 
 
 def list_missing_packages() -> tuple[str, ...]:
@@ -127,6 +130,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _shorten(error: Exception) -> str:
-    """The first line of an error with its kind."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error with its kind, without the colours of a terminal.
+
+    >>> _shorten(ValueError("step \x1b[96m1\x1b[0m failed"))
+    'ValueError: step 1 failed'
+    """
+    lines = COLOURS.sub("", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -26,7 +26,7 @@ from pruning.masks import apply_masks_, build_full_masks, find_prunable
 from pruning.measurement.costs import count_flops
 from pruning.measurement.onnx_network import OnnxNetwork
 from pruning.networks.layers import forward_hooks, record_uses
-from pruning.networks.loading import build_outline, load_state_
+from pruning.networks.loading import build_network, build_outline, load_state_, resolve
 from pruning.storage.checkpoints import write_dense
 from pruning.storage.onnx_files import write_onnx
 from pruning.types import Masks
@@ -42,13 +42,16 @@ from tests.support.attention_nets import (
     draw_images,
 )
 from tests.support.channel_nets import select
+from tests.support.known_networks import VIT_CONFIG
 
 every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 
 
-def remove_units(model: nn.Module, *, heads_only: bool = False) -> tuple[ChannelGraph, Masks]:
+def remove_units(
+    model: nn.Module, *, heads_only: bool = False, shape: tuple[int, int, int] = SHAPE
+) -> tuple[ChannelGraph, Masks]:
     """Masks without the first unit of every group that can lose any, and the graph."""
-    graph = ChannelGraph.of(model, SHAPE, find_prunable(model))
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
     keep = torch.ones(graph.size, dtype=torch.bool)
     for group in graph.removable:
         if group.head_size is not None or not heads_only:
@@ -240,3 +243,19 @@ def test_encoder_layers_call_their_attention_in_inference_too() -> None:
     with torch.no_grad(), forward_hooks(cores, lambda *call: calls.append(call)):
         model(draw_images())
     assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_of_transformers_without_heads_is_exported(tmp_path: Path) -> None:
+    """Traced, its attention is given a mask, which all heads share."""
+    model = build_network(resolve("huggingface", {"config": VIT_CONFIG, "classes": 3})).eval()
+    _, masks = remove_units(model, shape=(3, 32, 32))
+    apply_masks_(model, masks)
+    small = build_compact(model, masks, (3, 32, 32)).eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    write_onnx(tmp_path / "small.onnx", small, (3, 32, 32))
+    with torch.no_grad():
+        expected = model(images)
+    for count in (3, 1):
+        outputs = OnnxNetwork(tmp_path / "small.onnx", 1)(images[:count])
+        torch.testing.assert_close(outputs, expected[:count], rtol=1e-4, atol=1e-5)
