@@ -39,7 +39,7 @@ def main() -> int:
             batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
             ours = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
             between = time.perf_counter()
-            theirs = _loop_over_images(model, images, positions)
+            theirs = _loop(model, images, positions)
             pairs.append((between - begin, time.perf_counter() - between))
             error = max(error, *(float((ours[name] - theirs[name]).abs().max()) for name in ours))
         quotient = statistics.median(loop / ours_s for ours_s, loop in pairs)
@@ -53,7 +53,7 @@ def main() -> int:
     return 0 if held else 1
 
 
-def _loop_over_images(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
+def _loop(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
     """Image by image: every part |w| a / z of either sign as one tensor (out, K, positions)."""
     largest = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
     with torch.no_grad():
