@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pruning.analysis.fast_answers import FastClassifiers
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.noise import NoiseUnit, add_noise, key_noise, scale_noise
 from pruning.data.corrupted import corrupt
@@ -275,6 +276,7 @@ def errors_under_shifts(
     again; the images of a shift are made once for all networks.
     """
     networks = name_compared_networks(record, against)
+    classifiers = FastClassifiers()
     for shift in shifts:
         missing = [
             network
@@ -283,7 +285,7 @@ def errors_under_shifts(
         ]
         if missing:
             split = draw_sample(record, images, shift.dataset, validation=validation)
-            errors = _compute_missing_errors(record, missing, split, shift)
+            errors = _compute_missing_errors(record, missing, split, shift, classifiers)
             for name, wrong in errors.items():
                 record.memo[name, shift, images, validation] = wrong
     return {
@@ -295,7 +297,11 @@ def errors_under_shifts(
 
 
 def _compute_missing_errors(
-    record: JobRecord, networks: Sequence[NamedNetwork], split: Split, shift: Shift
+    record: JobRecord,
+    networks: Sequence[NamedNetwork],
+    split: Split,
+    shift: Shift,
+    classifiers: FastClassifiers,
 ) -> dict[str, Tensor]:
     """The errors of networks under one shift, means over the draws of noise where it has some."""
     draws = shift.noise_draws if shift.noise else 1
@@ -311,9 +317,14 @@ def _compute_missing_errors(
             draw=draw,
         )
         for network in networks:
-            wrong = compute_network_errors(network.load(), record.data, inputs, split.labels)
+            if record.data.segmentation:
+                wrong = compute_network_errors(network.load(), record.data, inputs, split.labels)
+                record.advance(len(split))
+            else:
+                classifier = classifiers.load(network.name, network.load)
+                answers = classifier.choose_answers(inputs, EVAL_BATCH, record.advance)
+                wrong = (answers != split.labels).cpu()
             by_draw[network.name].append(wrong)
-            record.advance(len(split))
     if draws == 1:
         return {name: wrong[0] for name, wrong in by_draw.items()}
     return {name: torch.stack(wrong).double().mean(0) for name, wrong in by_draw.items()}
