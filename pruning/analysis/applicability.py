@@ -16,7 +16,8 @@ class Evaluation(Protocol):
     Optional class attributes: `reads` names evaluations whose sections it reads, which are done
     before it; an evaluation without a true `supports_segmentation` is left out for segmentation,
     and refused where a recipe names it; `asked_only` is True where it runs only if a recipe names
-    it; `reads_unretrained` is True where it reads networks as they are right after pruning.
+    it; `reads_unretrained` is True where it reads networks as they are right after pruning,
+    `reads_losses` where it reads the losses on training images before and after each pruning.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 

@@ -32,8 +32,7 @@ MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class _FastNetwork:
-    """A network that is faster than the plain one, and how far its logits may be from that one's.
-    """
+    """A network that is faster than the plain one, and by how much its logits may differ."""
 
     network: nn.Module
     dtype: torch.dtype
@@ -80,8 +79,7 @@ class FastClassifier:
     @property
     def size_bytes(self) -> int:
         """The memory of the plain and of the fast network's weights."""
-        own = sum(value.nbytes for value in self._plain.state_dict().values())
-        return 2 * own
+        return 2 * sum(int(value.nbytes) for value in self._plain.state_dict().values())
 
     @torch.no_grad()
     def choose_answers(

@@ -42,6 +42,7 @@ class Comparison:
     """
 
     version: ClassVar[int] = 3
+    reads_losses: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
     def applies(self, record: JobRecord) -> bool:

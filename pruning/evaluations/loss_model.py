@@ -88,6 +88,7 @@ class LossModelling:
     """
 
     version: ClassVar[int] = 4
+    reads_losses: ClassVar[bool] = True
     draws: Annotated[
         int,
         Field(

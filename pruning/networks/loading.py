@@ -197,7 +197,7 @@ def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     load.
     """
     state = model.state_dict()
-    state.update(weights)
+    state.update(weights.items())  # a stored part then opens its file once, not for each tensor
     model.load_state_dict(state)
 
 

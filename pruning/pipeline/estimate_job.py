@@ -34,7 +34,7 @@ from pruning.networks.loading import (
 )
 from pruning.networks.published import add_published_sizes
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
-from pruning.pipeline.evaluation_traits import list_pixel_evaluations
+from pruning.pipeline.evaluation_traits import list_pixel_evaluations, reads_losses
 from pruning.pipeline.huggingface_export import explain_no_folder
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
@@ -120,6 +120,7 @@ def estimate_job(
         classes=len(dataset["classes"]),
         evaluations=estimate_evaluation_units(job_size),
         zeros=zeros,
+        reads_losses=reads_losses(recipe),
     )
     warnings = [
         *notes,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pruning.analysis.applicability import fits_task
 from pruning.evaluations import evaluations
+from pruning.evidence.criterion import PredictsLossChange
+from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Recipe
 
 
@@ -23,11 +25,29 @@ def reads_unretrained(recipe: Recipe) -> bool:
 
     A recipe that names no evaluations may run any.
     """
-    if recipe.evaluations is None:
-        return True
+    return recipe.evaluations is None or _names_evaluation_with(recipe, "reads_unretrained")
+
+
+def reads_losses(recipe: Recipe) -> bool:
+    """Whether an evaluation of the job reads the losses on training images before and after each
+    pruning.
+
+    Where a recipe names no evaluations, those that read them apply to several criteria, and to one
+    that predicts the change of the loss.
+    """
+    if recipe.evaluations is not None:
+        return _names_evaluation_with(recipe, "reads_losses")
+    return len(recipe.criteria) > 1 or any(
+        isinstance(PruningMethod.of(recipe, method).criterion, PredictsLossChange)
+        for method in recipe.criteria
+    )
+
+
+def _names_evaluation_with(recipe: Recipe, trait: str) -> bool:
+    """Whether the recipe names an evaluation whose class has a true attribute of this name."""
     known = evaluations.names()
     return any(
-        getattr(evaluations.get(method.name), "reads_unretrained", False)
-        for method in recipe.evaluations
+        getattr(evaluations.get(method.name), trait, False)
+        for method in recipe.evaluations or ()
         if method.name in known
     )

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pruning.analysis.job_record import RoundRecord, find_control
 from pruning.channels.compaction import write_arch
 from pruning.errors import CheckpointError, MissingPackageError
 from pruning.measurement.costs import count_flops, measure_file_sizes
-from pruning.measurement.latency import measure_latency
-from pruning.measurement.onnx_network import OnnxNetwork, check_onnx, describe_disagreement
-from pruning.measurement.peak_memory import measure_onnx_memory, measure_torch_memory
+from pruning.measurement.onnx_network import check_onnx, describe_disagreement
+from pruning.pipeline.exported_network import ExportedNetwork
 from pruning.pipeline.huggingface_export import explain_no_folder, write_huggingface
+from pruning.pipeline.latencies import SHAPES, Latencies
 from pruning.pipeline.pipeline import Pipeline
 from pruning.reporting.model_card import CardFacts, write_model_card
-from pruning.schemas.outputs import FileFormat, Latency, Outputs, name_file
+from pruning.schemas.outputs import FileFormat, Outputs, name_file
 from pruning.storage.checkpoints import WRITERS, write_pth
 from pruning.storage.onnx_files import write_onnx
 from pruning.storage.semi_structured import write_semi_structured
-from pruning.types import Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,31 +38,6 @@ class Origin:
     dataset_sha256: str
 
 
-@dataclass(kw_only=True)
-class _Exported:
-    """A network that is being exported, and what is known of it so far."""
-
-    name: str
-    """The name of its files: a checkpoint's id, or `given`."""
-    model: nn.Module
-    masks: Masks
-    info: dict[str, Any]
-    """The metadata of its files."""
-    compacted: bool = False
-    onnx_path: Path | None = None
-    """Its ONNX file; None where there is none."""
-    note: dict[str, Any] = field(default_factory=dict)
-    """The note of its stage."""
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def applied_masks(self) -> Masks:
-        """The masks of the tensors as they are stored: those of a compacted network no longer have
-        the shapes of the masks.
-        """
-        return {} if self.compacted else self.masks
-
-
 @dataclass(frozen=True, kw_only=True)
 class Exports:
     """Writes the files of checkpoints into a folder, and measures what networks cost, each once.
@@ -78,6 +51,15 @@ class Exports:
     on_file: Callable[[str, str, Path], None]
     outputs: Outputs
 
+    @property
+    def _latencies(self) -> Latencies:
+        return Latencies(
+            pipeline=self.pipeline,
+            outputs=self.outputs,
+            measure_given=lambda: self.measure_dense("given", self.pipeline.dense()),
+            write_given_onnx=self._write_given_onnx,
+        )
+
     def write_checkpoint(self, record: RoundRecord) -> bool:
         """Write the files of a finished target and measure its network; False when that was done
         before.
@@ -89,7 +71,7 @@ class Exports:
         stage = f"export-{record.id}"
         if pipeline.stages.open(stage) is not None:
             return False
-        exported = _Exported(
+        exported = ExportedNetwork(
             name=record.id,
             model=record.network(),
             masks={name: mask.cpu() for name, mask in record.masks().items()},
@@ -99,7 +81,8 @@ class Exports:
         self._write_packed(exported)
         self._measure_costs(exported)
         self._write_further(exported, record)
-        self._measure_latencies(exported, reference=pipeline.dense())
+        if not self._latencies.take(exported):
+            self._latencies.measure(exported, reference=pipeline.dense())
         pipeline.stages.save(stage, {}, exported.note | {"warnings": exported.warnings})
         return True
 
@@ -110,43 +93,47 @@ class Exports:
         stored = self.pipeline.stages.open(f"export-{record.id}")
         assert stored is not None
         costs = dict(stored.note)
+        costs.pop(SHAPES, None)
         return costs, tuple(costs.pop("warnings", ()))
 
     def measure_dense(self, name: str, model: nn.Module) -> dict[str, Any]:
         """The costs of the dense network `given` or the dense `control`, which is compared with the
         given one.
 
-        The control is not run in onnxruntime: it differs from the given one in its values alone.
+        The control's latency is that of the given one, from which it differs in its values alone.
         """
         pipeline = self.pipeline
         stage = f"export-{name}"
         if pipeline.stages.open(stage) is None:
             start_masks = pipeline.build_start_masks(model)
-            exported = _Exported(
+            exported = ExportedNetwork(
                 name=name,
                 model=model,
                 masks={key: mask.cpu() for key, mask in start_masks.items()},
                 info=self._describe_file(None),
             )
             self._measure_costs(exported)
-            if name == "given" and "onnxruntime" in self.outputs.latency.runtimes:
-                try:
-                    exported.onnx_path = self._write_given_onnx()
-                except CheckpointError as error:
-                    exported.warnings.append(f"no latency in onnxruntime: {error}")
-            reference = None if name == "given" else pipeline.dense()
-            self._measure_latencies(exported, reference=reference)
+            if name == "given":
+                if "onnxruntime" in self.outputs.latency.runtimes:
+                    try:
+                        exported.onnx_path = self._write_given_onnx()
+                    except CheckpointError as error:
+                        exported.warnings.append(f"no latency in onnxruntime: {error}")
+                self._latencies.measure(exported, reference=None)
+            else:
+                self._latencies.take(exported)
             pipeline.stages.save(stage, {}, exported.note | {"warnings": exported.warnings})
         stored = pipeline.stages.open(stage)
         assert stored is not None
         costs = dict(stored.note)
+        costs.pop(SHAPES, None)
         for warning in costs.pop("warnings", ()):
             message = f"the dense network: {warning}"
             if message not in pipeline.ledger.warnings:
                 pipeline.ledger.warn(message)
         return costs
 
-    def _write_packed(self, exported: _Exported) -> None:
+    def _write_packed(self, exported: ExportedNetwork) -> None:
         """Write the formats that every checkpoint has."""
         for format, write in WRITERS.items():
             path = self.folder / f"{exported.name}.{format}.safetensors"
@@ -158,7 +145,7 @@ class Exports:
             write_arch(path, exported.model, self.origin.architecture, self.origin.kwargs)
             self.on_file(exported.name, "arch", path)
 
-    def _write_further(self, exported: _Exported, record: RoundRecord) -> None:
+    def _write_further(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the formats that the job asks for."""
         state = exported.model.state_dict()
         if "pth" in self.outputs.export:
@@ -182,7 +169,7 @@ class Exports:
         if "onnx" in self.outputs.export:
             self._check_onnx(exported, record)
 
-    def _write_huggingface(self, exported: _Exported, record: RoundRecord) -> None:
+    def _write_huggingface(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the folder of Hugging Face; where there is none of such a network, warn."""
         origin = self.origin
         reason = explain_no_folder(origin.architecture, compacts=exported.compacted)
@@ -233,7 +220,7 @@ class Exports:
             write_onnx(path, network, self.pipeline.data.shape, **info)
         return path
 
-    def _write_onnx(self, exported: _Exported) -> None:
+    def _write_onnx(self, exported: ExportedNetwork) -> None:
         """Write the ONNX file of a network; where that fails, warn."""
         path = self.folder / name_file(exported.name, "onnx")
         try:
@@ -243,7 +230,7 @@ class Exports:
             return
         exported.onnx_path = path
 
-    def _check_onnx(self, exported: _Exported, record: RoundRecord) -> None:
+    def _check_onnx(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Compare the ONNX file with its network, and hand it out where onnxruntime runs it."""
         path = exported.onnx_path
         if path is None:
@@ -260,12 +247,12 @@ class Exports:
             exported.warnings.append(disagreement)
         self._announce(exported, "onnx", path)
 
-    def _announce(self, exported: _Exported, format: FileFormat, path: Path) -> None:
+    def _announce(self, exported: ExportedNetwork, format: FileFormat, path: Path) -> None:
         """Hand out a file, with its size in the report."""
         exported.note["size_bytes"][format] = path.stat().st_size
         self.on_file(exported.name, format, path)
 
-    def _measure_costs(self, exported: _Exported) -> None:
+    def _measure_costs(self, exported: ExportedNetwork) -> None:
         """Count FLOPs, and bytes by format."""
         flops_masks = None if exported.compacted else exported.masks
         exported.note |= {
@@ -277,67 +264,6 @@ class Exports:
                 **exported.info,
             ),
         }
-
-    def _measure_latencies(self, exported: _Exported, *, reference: nn.Module | None) -> None:
-        """Measure the latencies that the job asks for, each network in turn with the reference."""
-        data, request = self.pipeline.data, self.outputs.latency
-        batches = request.batches or ((1,) if data.segmentation else (1, 64))
-        rows: list[Latency] = []
-        all_threads = torch.get_num_threads()
-        threads: tuple[int, ...] = (all_threads,)
-        if "onnxruntime" in request.runtimes:
-            threads = tuple(dict.fromkeys((1, all_threads)))
-        for number in threads:
-            if "torch" in request.runtimes:
-                measured = measure_latency(
-                    exported.model, data.shape, reference, batches, threads=number
-                )
-                rows += self._add_torch_memory(exported, measured)
-            if "onnxruntime" in request.runtimes and exported.onnx_path is not None:
-                rows += self._measure_onnxruntime(exported, batches, number)
-        exported.note["latency_ms"] = [row.model_dump() for row in rows]
-
-    def _add_torch_memory(self, exported: _Exported, rows: Sequence[Latency]) -> Sequence[Latency]:
-        """Add the peak memory, which stands beside that of onnxruntime."""
-        if "onnxruntime" not in self.outputs.latency.runtimes:
-            return rows
-        shape = self.pipeline.data.shape
-        return [
-            row.model_copy(
-                update={
-                    "peak_memory_bytes": measure_torch_memory(exported.model, (row.batch, *shape))
-                }
-            )
-            for row in rows
-        ]
-
-    def _measure_onnxruntime(
-        self, exported: _Exported, batches: Sequence[int], threads: int
-    ) -> list[Latency]:
-        """Measure an ONNX file with so many threads, in turn with that of the given network."""
-        assert exported.onnx_path is not None
-        shape = self.pipeline.data.shape
-        try:
-            own = OnnxNetwork(exported.onnx_path, threads)
-            reference = None
-            if exported.name != "given":
-                reference = OnnxNetwork(self._write_given_onnx(), threads)
-            rows = measure_latency(
-                own, shape, reference, batches, runtime="onnxruntime", threads=threads
-            )
-        except CheckpointError as error:
-            exported.warnings.append(f"no latency in onnxruntime: {error}")
-            return []
-        return [
-            row.model_copy(
-                update={
-                    "peak_memory_bytes": measure_onnx_memory(
-                        exported.onnx_path, (row.batch, *shape), threads
-                    )
-                }
-            )
-            for row in rows
-        ]
 
     def _describe_file(self, record: RoundRecord | None) -> dict[str, Any]:
         """The metadata of a checkpoint file; nothing in it differs between two equal runs."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning import wording
 from pruning.analysis.job_record import ControlRecord, RoundRecord
@@ -21,7 +21,7 @@ from pruning.masks import density, find_prunable
 from pruning.measurement.measure import Measured, measure_network
 from pruning.networks.loading import load_weights_
 from pruning.pipeline.control_trainer import ControlTrainer
-from pruning.pipeline.evaluation_traits import reads_unretrained
+from pruning.pipeline.evaluation_traits import reads_losses, reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
 from pruning.pipeline.pruner import CriterionRound, Pruner
 from pruning.pipeline.round_loader import RoundLoader
@@ -81,7 +81,13 @@ class Pipeline:
         refuse_repeated(self.recipe)
         given = GivenZeros.find(self.networks.build, self.networks.initial, self.recipe)
         self.zeros = given.kept_by(self.recipe)
-        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes), self.zeros.density)
+        self.costs = Costs(
+            self.recipe,
+            self.data.sizes,
+            len(self.data.classes),
+            self.zeros.density,
+            reads_losses=reads_losses(self.recipe),
+        )
         self.ledger = Ledger(
             stages=self.stages,
             watcher=self.watcher,
@@ -232,6 +238,7 @@ class Pipeline:
                     RoundStage.restore,
                     untrained=self._prunes_untrained,
                     retrained=planned.retrained,
+                    losses=self.costs.reads_losses,
                 ),
             )
             cost = self.costs.round(criterion, planned)
@@ -255,10 +262,9 @@ class Pipeline:
         """
         planned, seed = current.planned, self.recipe.seed
         model, masks = self._start_round(before)
-        loss_before = measure_training_losses(model, self.data, seed)
+        loss_before = self._measure_training_losses(model)
         masks, stage_losses = self.pruner.prune_(model, masks, current)
-        loss_after = measure_training_losses(model, self.data, seed)
-        self.ledger.advance(2 * len(loss_after))
+        loss_after = self._measure_training_losses(model)
         untrained: State | None = None
         batchnorm: dict[str, float] | None = None
         if self._prunes_untrained:
@@ -309,6 +315,14 @@ class Pipeline:
             compacts=compacts,
         )
         return self._measure(self._compact(model, masks, compacts))
+
+    def _measure_training_losses(self, model: nn.Module) -> Tensor | None:
+        """The losses on training images; None where no evaluation of the job reads them."""
+        if not self.costs.reads_losses:
+            return None
+        losses = measure_training_losses(model, self.data, self.recipe.seed)
+        self.ledger.advance(len(losses))
+        return losses
 
     def _measure(self, model: nn.Module) -> Measured:
         return measure_network(model, self.data, self.ledger.advance)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pruning.errors import EvidenceError
 from pruning.pipeline.stage_files import RoundStage, Weights
 from pruning.types import Masks
 
@@ -39,5 +40,14 @@ class RoundLoader:
         return None if weights is None else self.build(weights)
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """The losses right before and right after the round's pruning, float32 (n,) both."""
-        return self.stage.loss_before, self.stage.loss_after
+        """The losses right before and right after the round's pruning, float32 (n,) both.
+
+        Raises `EvidenceError` where the job did not measure them.
+        """
+        before, after = self.stage.loss_before, self.stage.loss_after
+        if before is None or after is None:
+            raise EvidenceError(
+                "the job did not measure losses on training images, as no evaluation of its recipe "
+                "says that it reads them (`reads_losses`)"
+            )
+        return before, after

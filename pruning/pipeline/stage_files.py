@@ -117,9 +117,11 @@ class RoundStage:
     """The network right after pruning, measured."""
     retrained: Measured | None = None
     """The network after retraining, measured; None where it is not retrained."""
-    loss_before: Tensor
-    """float32 (n,): the losses on a sample of training images, right before the pruning."""
-    loss_after: Tensor
+    loss_before: Tensor | None = None
+    """float32 (n,): the losses on a sample of training images, right before the pruning; None where
+    no evaluation reads them.
+    """
+    loss_after: Tensor | None = None
     """float32 (n,): the losses on the same images, right after the pruning."""
     untrained: Weights | None = None
     """The network right after pruning, where the job prunes before it trains: the next round starts
@@ -134,8 +136,9 @@ class RoundStage:
 
     def tensors(self) -> State:
         """The tensors of the stage file by name."""
+        losses = {"before": self.loss_before, "after": self.loss_after}
         parts = {
-            "loss": {"before": self.loss_before, "after": self.loss_after},
+            "loss": {name: value for name, value in losses.items() if value is not None},
             "mask": self.masks,
             "untrained": self.untrained,
             "unretrained": self.unretrained,
@@ -155,9 +158,11 @@ class RoundStage:
         }
 
     @staticmethod
-    def restore(stored: StoredStage, *, untrained: bool, retrained: bool) -> RoundStage:
-        """The stage from its file, with the `untrained` weights and what was measured after it was
-        `retrained` where the job needs them.
+    def restore(
+        stored: StoredStage, *, untrained: bool, retrained: bool, losses: bool = True
+    ) -> RoundStage:
+        """The stage from its file, with the `untrained` weights, what was measured after it was
+        `retrained` and the `losses` on training images where the job needs them.
 
         Raises `KeyError` where the file lacks something.
         """
@@ -166,8 +171,8 @@ class RoundStage:
             model=stored.part("model"),
             pruned=_restore_measured(stored, "pruned"),
             retrained=_restore_measured(stored, "retrained") if retrained else None,
-            loss_before=stored.whole["loss.before"],
-            loss_after=stored.whole["loss.after"],
+            loss_before=stored.whole["loss.before"] if losses else None,
+            loss_after=stored.whole["loss.after"] if losses else None,
             untrained=stored.part("untrained") if untrained else None,
             unretrained=stored.part("unretrained") if stored.note["unretrained"] else None,
             stages=[_restore_stage_loss(entries) for entries in stored.note["stages"]],

@@ -34,7 +34,8 @@ def render(report: Report) -> str:
         ordered=summary.order_checkpoints(report),
         digits=summary.choose_digits(report),
         formats=summary.list_file_formats(report),
-        plots=plot_accuracy(report),
+        # a running job renders a page for every target: plots would take longer than the rest
+        plots=() if report.partial else plot_accuracy(report),
         snippets=summary.list_snippets(report),
         warnings=summary.list_warnings(report),
     )

@@ -54,6 +54,8 @@ def describe_latency(item: Latency) -> str:
         parts.append(describe_ratio(item))
     if item.peak_memory_bytes is not None:
         parts.append(wording.file_size(item.peak_memory_bytes))
+    if item.measured_of is not None:
+        parts.append(f"measured of {item.measured_of}, of equal shapes")
     return ", ".join(parts)
 
 

@@ -39,6 +39,8 @@ class Costs:
     classes: int
     given: float = 1.0
     """The density of the network as it comes."""
+    reads_losses: bool = True
+    """Whether an evaluation reads the losses on training images around each pruning."""
 
     @property
     def measuring(self) -> int:
@@ -102,8 +104,12 @@ class Costs:
         """The work of one round."""
         stages, stage_cost = self.pruning(method, planned)
         trained = self.retraining(planned.epochs[1] - planned.epochs[0]) if planned.epochs else 0
-        losses = 2 * count_loss_images(self.images["fit"])  # before and after the pruning
-        return stages * stage_cost + losses + self.measuring + trained
+        return stages * stage_cost + self.losses + self.measuring + trained
+
+    @property
+    def losses(self) -> int:
+        """The work of the losses on training images before and after a pruning."""
+        return 2 * count_loss_images(self.images["fit"]) if self.reads_losses else 0
 
     @property
     def total(self) -> int:
@@ -139,20 +145,22 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     classes: int,
     evaluations: Mapping[str, int] | None = None,
     zeros: int = 0,
+    reads_losses: bool = True,
 ) -> dict[str, Any]:
     """The costs of a job: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
     `prunable` are the shapes of the prunable weights, `forward_flops` and `activations` (values
     kept for the backward pass) are those of one image, `evaluations` are the units of the
     evaluations that follow, by name, `zeros` are the prunable weights that count as pruned as the
-    network comes. Raises `BudgetError` when a target cannot be reached or a
+    network comes, `reads_losses` says whether an evaluation reads the losses on training images
+    around each pruning. Raises `BudgetError` when a target cannot be reached or a
     round would be retrained although it removes nothing, `ParameterError` when the rounds of a
     gradual run do not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = count_split_images(recipe, counts)
     total = sum(math.prod(shape) for shape in prunable)
-    costs = Costs(recipe, images, classes, 1.0 - zeros / total)
+    costs = Costs(recipe, images, classes, 1.0 - zeros / total, reads_losses)
     planned_rounds = plan_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)
     if rounds > MAX_ROUNDS:

@@ -97,6 +97,10 @@ class Latency(Document):
     """The most memory that the runtime held for this pass, weights included; `null` where it was
     not measured.
     """
+    measured_of: str | None = None
+    """The network of equal shapes whose measurement this is, `given` or a checkpoint's id: dense
+    kernels take the same time whatever the values. `null` where the network itself was run.
+    """
 
 
 class OnnxCheck(Document):

@@ -21,7 +21,9 @@ BATCH = 128
 BATCHES = 20
 """The most batches from which statistics are estimated."""
 JUDGES = 1000
-"""The most images whose loss decides whether the new statistics are kept."""
+"""The most images that are set aside from estimating, to judge the new statistics by."""
+JUDGED = 256
+"""The most of these images whose loss decides whether the new statistics are kept."""
 
 
 def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[str, float] | None:
@@ -30,7 +32,7 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
 
     mean = (1/B) sum_b m_b, var = (1/B) sum_b v_b, m_b and v_b the mean and the unbiased variance of
     batch b: at most 20 batches of up to 128 training images, equal in size up to one image, without
-    augmentation (with masks smaller ones, of at least two images). The mean loss of up to 1,000
+    augmentation (with masks smaller ones, of at least two images). The mean loss of up to 256
     other training images decides (of two images, one does both). Weights, modes and `momentum` do
     not change. Layers in eval mode or with frozen weights take part, as pruning moved the
     activations that their statistics describe too; layers that a pass does not reach, and those
@@ -50,7 +52,7 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
     if data.segmentation:
         # Their batches are small: rounding down leaves at least two images in each.
         batches = max(1, len(sample) // batch)
-    judged = data.fit[order[-judges:]]
+    judged = data.fit[order[-judges:][:JUDGED]]
     saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
     before = _measure_loss(model, data, judged)
     _estimate_(model, layers, data, sample.tensor_split(batches))

@@ -20,7 +20,8 @@ def make_network(seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
-            assert module.running_mean is not None and module.running_var is not None
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return network.eval()
@@ -51,7 +52,8 @@ def test_images_within_the_tolerance_are_given_to_the_plain_network() -> None:
     classifier = FastClassifier(network, torch.float32)
     classifier.choose_answers(images)
     fast = classifier._fast
-    assert fast is not None and 0 < fast.tolerance < 1e-2
+    assert fast is not None
+    assert 0 < fast.tolerance < 1e-2
     with torch.no_grad():
         logits = network(images)
     gaps = logits.topk(2).values.diff(dim=1).neg().flatten()

@@ -132,6 +132,8 @@ def test_a_round_stage_has_these_names(tmp_path: Path) -> None:
     check_tensors(dict(stage.untrained), {"fc.weight": WEIGHTS + 1})
     check_tensors(dict(stage.unretrained), {"fc.weight": WEIGHTS + 2})
     check_tensors(dict(stage.model), {"fc.weight": WEIGHTS + 3})
+    assert stage.loss_before is not None
+    assert stage.loss_after is not None
     assert torch.equal(stage.loss_before, LOSSES)
     assert torch.equal(stage.loss_after, LOSSES + 1)
     assert list(stage.stages) == [StageLoss(0.5, 0.1, 1.0, 1.2, 7)]
