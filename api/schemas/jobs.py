@@ -173,6 +173,10 @@ class JobEstimate(BaseModel):
     memory_bytes: int
     units: float
     """The total of the job's progress, in forward passes of one image."""
+    parts: dict[str, float] = {}
+    """The units by what they are for: `training`, `scoring`, `measuring`, `batchnorm`, `losses` on
+    training images, and `evaluations`.
+    """
     evaluations: dict[str, float] = {}
     """The part of the units that each evaluation takes; 0 for one that only reads what is measured
     anyway. Evaluations that share a measurement are counted as if each were alone.

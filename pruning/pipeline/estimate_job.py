@@ -45,6 +45,7 @@ from pruning.schemas.job import NOMINAL, JobSpec
 from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
 from pruning.storage.onnx_files import explain_missing, list_missing_packages
+from pruning.training.batchnorm import has_running_statistics
 from pruning.types import Architecture
 from pruning.verdict.modelled_shifts import list_shift_warnings
 
@@ -121,6 +122,7 @@ def estimate_job(
         evaluations=estimate_evaluation_units(job_size),
         zeros=zeros,
         reads_losses=reads_losses(recipe),
+        has_batchnorm=has_running_statistics(outline),
     )
     warnings = [
         *notes,

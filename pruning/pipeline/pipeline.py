@@ -36,7 +36,7 @@ from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
 from pruning.seeding import generator, seeded
 from pruning.storage.stages import Stages, State, StoredStage
-from pruning.training.batchnorm import reestimate_
+from pruning.training.batchnorm import has_running_statistics, reestimate_
 from pruning.types import Masks
 from pruning.verdict.baseline import check_baseline, compare_splits, refuse_non_finite
 
@@ -87,6 +87,7 @@ class Pipeline:
             len(self.data.classes),
             self.zeros.density,
             reads_losses=reads_losses(self.recipe),
+            has_batchnorm=has_running_statistics(self._build_network()),
         )
         self.ledger = Ledger(
             stages=self.stages,
@@ -271,6 +272,7 @@ class Pipeline:
             untrained = copy_state(model)
         elif self.recipe.batchnorm == "reestimate":
             batchnorm = reestimate_(model, self.data, seed, planned.number)
+            self.ledger.advance(self.costs.batchnorm)
         pruned = self._measure(self._compact(model, masks, current.method.compacts))
         kept = keeps_unretrained(self.recipe, planned, read=reads_unretrained(self.recipe))
         unretrained = copy_state(model) if kept else None

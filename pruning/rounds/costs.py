@@ -19,6 +19,7 @@ from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Training
+from pruning.training.batchnorm import count_reestimation_images
 from pruning.training.loop import count_steps_per_epoch
 
 MAX_ROUNDS = 2000
@@ -41,6 +42,8 @@ class Costs:
     """The density of the network as it comes."""
     reads_losses: bool = True
     """Whether an evaluation reads the losses on training images around each pruning."""
+    has_batchnorm: bool = False
+    """Whether the network has a BatchNorm, which is estimated again where the recipe says so."""
 
     @property
     def measuring(self) -> int:
@@ -104,7 +107,8 @@ class Costs:
         """The work of one round."""
         stages, stage_cost = self.pruning(method, planned)
         trained = self.retraining(planned.epochs[1] - planned.epochs[0]) if planned.epochs else 0
-        return stages * stage_cost + self.losses + self.measuring + trained
+        before = self.losses + self.batchnorm + self.measuring
+        return stages * stage_cost + before + trained
 
     @property
     def losses(self) -> int:
@@ -112,15 +116,46 @@ class Costs:
         return 2 * count_loss_images(self.images["fit"]) if self.reads_losses else 0
 
     @property
+    def batchnorm(self) -> int:
+        """The work of estimating BatchNorm again after a pruning."""
+        again = self.recipe.batchnorm == "reestimate" and self.recipe.when == "after_training"
+        return count_reestimation_images(self.images["fit"]) if self.has_batchnorm and again else 0
+
+    @property
     def total(self) -> int:
-        """The work of the whole job."""
+        """The work of the whole job, without its evaluations."""
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The work of the whole job by what it is for: `training` (of the dense network, controls
+        and rounds), `scoring`, `measuring` on test and validation images, `batchnorm`, and `losses`
+        on training images.
+        """
         planned_rounds = plan_rounds(self.recipe, self.given)
-        rounds = sum(
-            self.round(method, planned)
-            for method in self.recipe.criteria
-            for planned in planned_rounds
-        )
-        return self.dense + self.control + rounds
+        rounds = [
+            (method, planned) for method in self.recipe.criteria for planned in planned_rounds
+        ]
+        scoring = [math.prod(self.pruning(method, planned)) for method, planned in rounds]
+        whole = self.dense + self.control
+        whole += sum(self.round(method, planned) for method, planned in rounds)
+        parts = {
+            "scoring": sum(scoring),
+            "measuring": self.measuring * self._count_measurements(planned_rounds),
+            "batchnorm": self.batchnorm * len(rounds),
+            "losses": self.losses * len(rounds),
+        }
+        return {"training": whole - sum(parts.values())} | parts
+
+    def _count_measurements(self, planned_rounds: Sequence[PlannedRound]) -> int:
+        """The networks that are measured: the dense one, controls, and those of the rounds."""
+        controls = [
+            planned
+            for planned in plan_controls(self.recipe, self.given)
+            if planned.epochs is not None and planned.measured
+        ]
+        by_round = sum(2 if planned.epochs else 1 for planned in planned_rounds)
+        return 1 + len(controls) + by_round * len(self.recipe.criteria)
 
 
 def count_split_images(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
@@ -146,6 +181,7 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     evaluations: Mapping[str, int] | None = None,
     zeros: int = 0,
     reads_losses: bool = True,
+    has_batchnorm: bool = False,
 ) -> dict[str, Any]:
     """The costs of a job: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
@@ -153,14 +189,21 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     kept for the backward pass) are those of one image, `evaluations` are the units of the
     evaluations that follow, by name, `zeros` are the prunable weights that count as pruned as the
     network comes, `reads_losses` says whether an evaluation reads the losses on training images
-    around each pruning. Raises `BudgetError` when a target cannot be reached or a
-    round would be retrained although it removes nothing, `ParameterError` when the rounds of a
-    gradual run do not fit into its epochs.
+    around each pruning, `has_batchnorm` whether the network has one. Raises `BudgetError` when a
+    target cannot be reached or a round would be retrained although it removes nothing,
+    `ParameterError` when the rounds of a gradual run do not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = count_split_images(recipe, counts)
     total = sum(math.prod(shape) for shape in prunable)
-    costs = Costs(recipe, images, classes, 1.0 - zeros / total, reads_losses)
+    costs = Costs(
+        recipe,
+        images,
+        classes,
+        1.0 - zeros / total,
+        reads_losses=reads_losses,
+        has_batchnorm=has_batchnorm,
+    )
     planned_rounds = plan_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)
     if rounds > MAX_ROUNDS:
@@ -182,6 +225,7 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
         "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
         "steps": steps,
         "units": work,
+        "parts": costs.parts | {"evaluations": sum(evaluation_units.values())},
         "evaluations": evaluation_units,
         "flops": work * forward_flops,
         "memory_bytes": max(training_memory, scoring_memory),

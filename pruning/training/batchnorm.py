@@ -66,6 +66,24 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
     return {"before": before, "after": after, "kept": float(kept)}
 
 
+def count_reestimation_images(images: int) -> int:
+    """Count the images that `reestimate_` gives to a classifier, of so many training images: those
+    that statistics are estimated from, and those that judge, twice.
+
+    >>> count_reestimation_images(2000), count_reestimation_images(50_000)
+    (1846, 3072)
+    """
+    if images < 2:
+        return 0
+    judges = max(1, min(JUDGES, images // 3))
+    return min(BATCH * BATCHES, max(2, images - judges)) + 2 * min(judges, JUDGED)
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Return whether a network has a BatchNorm whose statistics can be estimated again."""
+    return any(_has_statistics(module) for module in model.modules())
+
+
 def _has_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a module is a BatchNorm with running statistics."""
     return (

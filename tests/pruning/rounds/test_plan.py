@@ -10,6 +10,7 @@ import pytest
 
 from pruning.criteria.magnitude import Magnitude
 from pruning.errors import BudgetError, ParameterError, UnknownNameError
+from pruning.pipeline.evaluation_traits import reads_losses
 from pruning.rounds.costs import TEACHER_COST, TRAIN_COST, Costs, count_split_images, estimate_costs
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.plan import plan_rounds
@@ -247,6 +248,7 @@ def test_distillation_holds_a_second_network() -> None:
     assert {key for key in plain if plain[key] != distilled[key]} == {
         "memory_bytes",
         "units",
+        "parts",
         "flops",
     }
 
@@ -292,3 +294,45 @@ def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(fields: dict[s
 def test_independent_targets_are_counted_from_the_dense_network() -> None:
     close = cases.recipe(0.5, 0.501, independent=True)
     assert estimate_costs(close, COUNTS, **MANY | {"prunable": [(10,)]})["rounds"] == 2
+
+
+def test_parts_add_up_to_the_total() -> None:
+    for fields in ({"retrain": {"mode": "fine_tune", "epochs": 2}}, {"retrain": {"mode": "none"}}):
+        recipe = cases.recipe(0.5, 0.8, **fields)
+        costs = Costs(recipe, IMAGES, 3, has_batchnorm=True)
+        epochs = 2 if recipe.retrain.mode == "fine_tune" else 0
+        assert costs.parts == {
+            "training": (2 + 2) * epochs * 120,
+            "scoring": 0,
+            "measuring": 40 * (1 + (6 if epochs else 2)),
+            "batchnorm": 2 * (27 + 2 * 13),
+            "losses": 2 * 80,
+        }
+        assert costs.total == sum(costs.parts.values())
+        without = Costs(recipe, IMAGES, 3)
+        assert costs.total == without.total + 2 * (27 + 2 * 13)
+
+
+def test_a_job_spends_its_work_on_what_it_was_asked_for() -> None:
+    """The slice of Lost in Pruning: training, scoring, what is measured of shipped networks, and
+    the evaluations are at least 85 % of its work.
+    """
+    recipe = Recipe.model_validate(
+        {
+            "criterion": [{"name": name} for name in ("magnitude", "filter_norm", "sipp", "pfp")],
+            "targets": {"sparsity": [0.15, 0.3, 0.46, 0.6, 0.69, 0.8]},
+            "retrain": {"mode": "fine_tune", "epochs": 1},
+            "evaluations": [{"name": "accuracy"}, {"name": "robustness"}],
+        }
+    )
+    costs = Costs(
+        recipe,
+        {"fit": 2000, "val": 200, "test": 1000},
+        10,
+        reads_losses=reads_losses(recipe),
+        has_batchnorm=True,
+    )
+    corrupted = 15 * 1000 * (24 + 2)
+    after_pruning = 24 * costs.measuring
+    overhead = costs.parts["batchnorm"] + costs.parts["losses"] + after_pruning
+    assert overhead < 0.15 * (costs.total + corrupted)
