@@ -13,7 +13,7 @@ from torch import nn
 from pruning.errors import CheckpointError, ParameterError
 from pruning.measurement.measure import measure_network
 from pruning.measurement.onnx_network import describe_disagreement
-from pruning.pipeline import estimate_job, exports
+from pruning.pipeline import estimate_job, exports, latencies
 from pruning.pipeline.results import Results
 from pruning.schemas.job import JobSpec
 from pruning.schemas.outputs import LatencyRequest, OnnxCheck, Outputs
@@ -59,7 +59,7 @@ def test_a_job_without_onnx_warns_and_goes_on(
 
     monkeypatch.setattr(exports, "write_onnx", refuse)
     latency = LatencyRequest(runtimes=("torch", "onnxruntime"), batches=(1,))
-    monkeypatch.setattr(exports, "measure_torch_memory", lambda model, shape: 7)
+    monkeypatch.setattr(latencies, "measure_torch_memory", lambda model, shape: 7)
     results, files = finish(tmp_path, Outputs(export=("onnx",), latency=latency))
     report = results.report()
     (checkpoint,) = report.checkpoints
@@ -169,3 +169,39 @@ def test_onnx_files_of_networks_without_channels(tmp_path: Path) -> None:
     assert checkpoint.onnx is not None
     assert checkpoint.onnx.error == checkpoint.error
     assert len(read_initializers(path)["1.weight"]) < 6
+
+
+def test_networks_of_equal_shapes_are_timed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[nn.Module] = []
+    measure = latencies.measure_latency
+
+    def record(model: nn.Module, *arguments: Any, **named: Any) -> Any:
+        timed.append(model)
+        return measure(model, *arguments, **named)
+
+    monkeypatch.setattr(latencies, "measure_latency", record)
+    criteria = ({"name": "magnitude"}, {"name": "random"})
+    recipe = cases.recipe(0.3, 0.5, criterion=criteria, **MODES["fine_tune"])
+    latency = LatencyRequest(batches=(1,))
+    results, _ = finish_and_export(recipe, tmp_path, outputs=Outputs(latency=latency))
+    report = results.report()
+    assert len(timed) == 1, "the network as given alone"
+    for network in (*report.checkpoints, report.control):
+        (row,) = network.latency_ms
+        assert row.measured_of == "given"
+        assert (row.against_given, row.against_given_low, row.against_given_high) == (1, 1, 1)
+        assert row.p50 == report.baseline.latency_ms[0].p50
+    assert report.baseline.latency_ms[0].measured_of is None
+
+
+def test_smaller_networks_are_timed_themselves(tmp_path: Path) -> None:
+    criteria = ({"name": "magnitude"}, {"name": "random"})
+    recipe = cases.recipe(0.5, criterion=criteria, granularity={"name": "channel"}, **MODES["none"])
+    latency = LatencyRequest(batches=(1,))
+    results, _ = finish_and_export(recipe, tmp_path, outputs=Outputs(latency=latency))
+    rows = [checkpoint.latency_ms[0] for checkpoint in results.report().checkpoints]
+    assert rows[0].measured_of is None
+    assert rows[0].against_given_low is not None
+    assert rows[1].measured_of in (None, "magnitude-0.5")

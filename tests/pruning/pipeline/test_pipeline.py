@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import BaselineMismatchError, ParameterError
+from pruning.errors import BaselineMismatchError, EvidenceError, ParameterError
 from pruning.masks import count_to_keep, find_prunable
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.rounds.plan import plan_rounds
@@ -261,13 +261,30 @@ def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None
         ("magnitude", 1),
         ("random", 1),
     ]
+    reading = ({"name": "loss_model"}, {"name": "approximation"})
     alone = run(
-        cases.recipe(0.5, criterion={"name": "random"}, **MODES["fine_tune"]), tmp_path / "alone"
+        cases.recipe(0.5, criterion={"name": "random"}, evaluations=reading, **MODES["fine_tune"]),
+        tmp_path / "alone",
     )
     both, single = tensors(pipeline)["round-1-001"], tensors(alone)["round-0-001"]
     assert all(torch.equal(both[key], single[key]) for key in both), (
         "a criterion's result depends on its company"
     )
+
+
+def test_losses_on_training_images_are_measured_where_an_evaluation_reads_them(
+    tmp_path: Path,
+) -> None:
+    for names, measured in ((("accuracy",), False), (("accuracy", "loss_model"), True)):
+        recipe = cases.recipe(
+            0.5, evaluations=tuple({"name": name} for name in names), **MODES["fine_tune"]
+        )
+        pipeline = run(recipe, tmp_path / "-".join(names))
+        saved = [name for name in tensors(pipeline)["round-0-001"] if name.startswith("loss")]
+        assert sorted(saved) == (["loss.after", "loss.before"] if measured else [])
+        if not measured:
+            with pytest.raises(EvidenceError, match="reads_losses"):
+                pipeline.done[0].losses()
 
 
 def test_labels_are_unique() -> None:

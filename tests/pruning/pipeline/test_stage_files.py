@@ -145,8 +145,10 @@ def test_a_round_stage_has_these_names(tmp_path: Path) -> None:
 def test_what_a_job_does_not_need_is_none(tmp_path: Path) -> None:
     note = {"seconds": 1.5, "warnings": [], "stages": [], "unretrained": False}
     stored = write_stage(tmp_path, "round-0-001", ROUND, note)
-    stage = RoundStage.restore(stored, untrained=False, retrained=False)
+    stage = RoundStage.restore(stored, untrained=False, retrained=False, losses=False)
     assert (stage.untrained, stage.unretrained, stage.retrained) == (None, None, None)
+    assert (stage.loss_before, stage.loss_after) == (None, None)
+    assert not [name for name in stage.tensors() if name.startswith("loss")]
     assert (list(stage.stages), stage.batchnorm) == ([], None)
     dense = DenseStage.restore(write_stage(tmp_path, "dense", DENSE), initial=False, rewind=False)
     assert (dense.initial, dense.rewind) == (None, None)
@@ -239,7 +241,10 @@ def make_incomplete(
 
 
 TWO_ROUNDS = {"schedule": {"name": "linear", "params": {"rounds": 2}}}
-KEEPING = {"evaluations": ({"name": "approximation"},), **MODES["trained weight_rewind"]}
+KEEPING = {
+    "evaluations": ({"name": "approximation"}, {"name": "loss_model"}),
+    **MODES["trained weight_rewind"],
+}
 INCOMPLETE = [
     ("trained weight_rewind", "dense", without_tensors("model."), "model"),
     ("trained weight_rewind", "dense", without_tensors("given.losses"), "given.losses"),

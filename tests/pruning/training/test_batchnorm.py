@@ -162,8 +162,8 @@ def numbered(images: int) -> Data:
         (40, [27], 13),
         (192, [128], 64),
         (193, [65, 64], 64),
-        (3000, [125] * 16, 1000),
-        (4000, [128] * 20, 1000),
+        (3000, [125] * 16, 256),
+        (4000, [128] * 20, 256),
     ],
 )
 def test_images_that_judge_are_not_those_the_statistics_come_from(
