@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     """Seconds between two heartbeats."""
     reaper_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds between two sweeps of the reaper."""
-    relay_s: Annotated[float, Field(gt=0)] = 0.5
-    """Seconds between two looks at the outbox."""
+    relay_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between two looks for messages in the outbox that their process did not publish."""
     stuck_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without a message after which a job process counts as crashed."""
     max_attempts: Annotated[int, Field(ge=1)] = 5

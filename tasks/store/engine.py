@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Float, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.functions import GenericFunction
 
-from tasks.store.tables import Base
+from tasks.store.tables import Base, Outbox
 
 
 class db_now(GenericFunction[float]):  # noqa: N801
@@ -66,6 +66,18 @@ def insert_into(session: Session, table: type[Base]) -> Any:
     return sqlite.insert(table)
 
 
+MESSAGE = "message"
+"""The mark of a session that has left a message in the outbox."""
+
+
+@event.listens_for(Outbox, "after_insert")
+@event.listens_for(Outbox, "after_update")
+def _mark_session(mapper: Any, connection: Any, message: Outbox) -> None:
+    session = object_session(message)
+    if session is not None:
+        session.info[MESSAGE] = True
+
+
 class Store:
     """The database.
 
@@ -86,6 +98,7 @@ class Store:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if backend == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        self._listeners: list[Callable[[], None]] = []
         self.engine = create_engine(parsed, pool_pre_ping=True, **_choose_options(backend))
         if backend == "sqlite":
             _configure_sqlite(self.engine)
@@ -110,6 +123,17 @@ class Store:
         ):
             yield session
             session.commit()
+            left_message = MESSAGE in session.info
+        if left_message:
+            for listener in self._listeners:
+                listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every transaction of this store that left a message in the outbox.
+
+        Other processes' transactions are not heard of.
+        """
+        self._listeners.append(listener)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from tasks.store.assets import read_clock
 from tasks.store.claims import LostError
+from tasks.store.engine import db_now
 from tasks.store.tables import Dataset
 
 
@@ -24,6 +25,12 @@ class SourceClaim:
 
     dataset: Dataset
     due_at: float
+
+
+def is_due(session: Session) -> bool:
+    """Return whether a dataset is to be fetched now; writes nothing and takes no lock."""
+    due_at = select(func.min(Dataset.due_at)).where(Dataset.state == "fetching")
+    return bool(session.scalar(select(due_at.scalar_subquery() <= db_now())))
 
 
 def claim_source(session: Session, lease_s: float) -> SourceClaim | None:
