@@ -56,7 +56,11 @@ class Settings(BaseSettings):
     checkpoint_steps: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two saved states inside a training."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of a job process; all cores by default."""
+    """CPU threads of every job process.
+
+    By default each job has what is free of the cores when it first runs, at most an equal share of
+    those of its worker, at least one, and keeps that number when it is resumed.
+    """
     memory_limit_bytes: Annotated[int, Field(ge=2**20)] | None = None
     """Address-space limit of the helper that reads uploads; none by default."""
 
