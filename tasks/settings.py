@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     """Tries to fetch a dataset from its URL before it fails."""
     source_delay_s: Annotated[float, Field(ge=0)] = 15.0
     """Seconds after the first try that failed; each further delay is twice the one before."""
-    source_poll_s: Annotated[float, Field(gt=0)] = 2.0
+    source_poll_s: Annotated[float, Field(gt=0)] = 5.0
     """Seconds between two looks for datasets that are to be fetched."""
     source_private: bool = False
     """Whether datasets may be fetched from addresses inside the network, and over plain `http`."""

@@ -25,6 +25,7 @@ import tempfile
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG = 1
@@ -235,6 +236,7 @@ def _import_ahead() -> None:
             paths = importlib.import_module(package).__path__
             modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)]
     _import_modules(modules)
+    entry_points()  # remembers what the folders of packages hold; every child looks for plug-ins
 
 
 def _import_modules(modules: list[str]) -> None:

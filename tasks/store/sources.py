@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from tasks.store.assets import read_clock
@@ -27,10 +27,8 @@ class SourceClaim:
     due_at: float
 
 
-def is_due(session: Session) -> bool:
-    """Return whether a dataset is to be fetched now; writes nothing and takes no lock."""
-    due_at = select(func.min(Dataset.due_at)).where(Dataset.state == "fetching")
-    return bool(session.scalar(select(due_at.scalar_subquery() <= db_now())))
+ANY_DUE = select(Dataset.id).where(Dataset.state == "fetching", Dataset.due_at <= db_now()).limit(1)
+"""A dataset that is to be fetched now."""
 
 
 def claim_source(session: Session, lease_s: float) -> SourceClaim | None:
