@@ -46,7 +46,7 @@ MODULES = (
     "tasks.processes.job",
 )
 """The modules that are imported before the first fork, beside the methods."""
-LATER_MODULES = ("scipy.stats", "sklearn.datasets")
+LATER_MODULES = ("scipy.stats", "sklearn.datasets", "torchvision.models", "timm")
 """The modules that are imported while there is nothing to fork."""
 TRAINING_MODULES = ("torch._dynamo",)
 """The modules that only training needs: an optimiser imports this one at its first step."""

@@ -155,7 +155,7 @@ class Store:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
-    def read_value(self, statement: Select[tuple[Answer]]) -> Answer | None:
+    def read_value(self, statement: Select[Answer]) -> Answer | None:
         """Return the first value that a statement selects; None where it selects nothing.
 
         It costs half of a session, which has nothing to remember here.
