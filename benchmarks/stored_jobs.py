@@ -31,8 +31,8 @@ from tasks.store.tables import Event, Job, JobLabel
 JOBS = 10_000
 EVENTS = 20
 """Events of each job."""
-REQUESTS = 300
-WARM = 50
+REQUESTS = 200
+WARM = 30
 LIMIT = 2.0
 REPEATS = 3
 SPEC = {
