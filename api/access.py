@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -63,8 +63,7 @@ def is_closed(services: Services) -> bool:
     """Return whether a key is set, in the settings or in the database."""
     if services.settings.api_key:
         return True
-    with services.store.read() as session:
-        return assets.has_keys(session)
+    return services.store.read_value(assets.ANY_KEY) is not None
 
 
 def is_local(request: Request) -> bool:
@@ -123,10 +122,10 @@ def _read_hostname(url: str) -> str:
         return ""
 
 
-def require_scope(scope: str) -> Callable[[Caller], Caller]:
+def require_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
     """Return the dependency that refuses a caller without the scope."""
 
-    def check(caller: Annotated[Caller, Depends(identify_caller)]) -> Caller:
+    async def check(caller: Annotated[Caller, Depends(identify_caller)]) -> Caller:
         if not caller.may(scope):
             raise Problem(403, "forbidden", f"this API key lacks the scope {scope!r}")
         return caller

@@ -30,8 +30,11 @@ class Services:
     """Set when the server is asked to end: open streams close."""
 
 
-def get_services(request: Request) -> Services:
-    """Return the services of the application that serves this request."""
+async def get_services(request: Request) -> Services:
+    """Return the services of the application that serves this request.
+
+    It waits for nothing; as a coroutine it needs no thread.
+    """
     services = request.app.state.services
     assert isinstance(services, Services)
     return services

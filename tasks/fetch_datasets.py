@@ -54,6 +54,8 @@ def fetch_next(
     store: Store, artifacts: Artifacts, settings: Settings, stopping: threading.Event
 ) -> bool:
     """Try the dataset that has been due for longest; return whether there was one."""
+    if store.read_value(sources.ANY_DUE) is None:  # which writes nothing and takes no lock
+        return False
     with store.write() as session:
         claim = sources.claim_source(session, settings.lease_s)
     if claim is None:

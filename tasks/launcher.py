@@ -26,6 +26,8 @@ START_S = 300.0
 """Seconds that the fork server has to import torch and to fork a first process."""
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
+SHARED = "SECATEUR_FORK_SERVER"
+"""The environment variable with the path of the socket of a fork server that others use, too."""
 PROCESS_ENVIRONMENT = ALLOCATOR | {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # Asks the driver's library for devices, as a process that has asked CUDA cannot be forked.
@@ -82,7 +84,10 @@ def kill_group(process: Process) -> None:
 
 @dataclass
 class ForkServer:
-    """The fork server of this process, started when it is needed first; safe among threads."""
+    """The fork server of this process, started when it is needed first; safe among threads.
+
+    Where the service has one for all of its processes (`SHARED`), it is that one.
+    """
 
     bare: bool = False
     """Whether the server imports nothing ahead."""
@@ -116,13 +121,11 @@ class ForkServer:
                 return self._ask(message, descriptors, environment)
 
     def _is_alive(self) -> bool:
-        """Return whether the server runs; one that has just died is given a second to be gone."""
-        if self._server is None:
-            return False
-        with suppress(subprocess.TimeoutExpired):
-            self._server.wait(1.0)
-            return False
-        return True
+        """Return whether the server runs; one that has just died is given a second to be gone.
+
+        It writes nothing to its socket, which can be read from only once it has been closed.
+        """
+        return self._socket is not None and not _is_readable(self._socket.fileno(), 1.0)
 
     def _ask(
         self, message: bytes, descriptors: list[int], environment: dict[str, str]
@@ -146,6 +149,12 @@ class ForkServer:
             raise
 
     def _start(self, environment: dict[str, str]) -> None:
+        """Connect to the shared server, else start one."""
+        shared = os.environ.get(SHARED)
+        if shared is not None and not self.bare:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket.connect(shared)
+            return
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             self._server = subprocess.Popen(
@@ -169,7 +178,7 @@ class ForkServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the server; None before it is needed first."""
+        """The process id of a server that this process has started; None without one."""
         return None if self._server is None else self._server.pid
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def identify_process() -> str:
     """Return the name of this process: `host/boot:namespace/pid/start`."""
-    return f"{_identify_host()}/{os.getpid()}/{_read_start_time(os.getpid())}"
+    return f"{identify_host()}/{os.getpid()}/{_read_start_time(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
@@ -20,7 +20,7 @@ def is_gone(owner: str) -> bool:
     if len(parts) != 3:
         return False
     host, pid, start_time = parts
-    if host != _identify_host() or not pid.isdigit():
+    if host != identify_host() or not pid.isdigit():
         return False
     return _read_start_time(int(pid)) != start_time
 
@@ -41,7 +41,10 @@ def describe_exit(returncode: int) -> str:
 
 
 @cache
-def _identify_host() -> str:
+def identify_host() -> str:
+    """Return the name of this machine since its last start, and of this container: the first two
+    parts of the names of its processes.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():

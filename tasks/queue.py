@@ -35,6 +35,7 @@ def make_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "polling_interval": 2,  # how long the broker waits for a message before it says so
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,

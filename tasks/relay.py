@@ -1,9 +1,14 @@
-"""The relay from the outbox to the broker: one process at a time publishes what is committed."""
+"""The relay from the outbox to the broker.
+
+Every process publishes the messages that it has left in the outbox, at once. Those of processes
+that died, or of a broker that was away, are found by the sweeps of one process at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -15,6 +20,9 @@ from tasks.settings import Settings
 from tasks.store import Store, leaders, outbox
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+LONGEST_RETRY_S = 5.0
 
 
 def relay_once(store: Store, app: Celery) -> int:
@@ -35,25 +43,40 @@ def relay_once(store: Store, app: Celery) -> int:
 def relay_forever(
     store: Store, settings: Settings, stop: threading.Event, wake: threading.Event
 ) -> None:
-    """Relay while this process leads, every `relay_s` seconds or when woken.
+    """Relay when this process has left a message, when one becomes due, and in sweeps.
 
-    While the broker or the database is absent it waits and tries again.
+    `wake` is set by every transaction of `store` that leaves a message. A sweep comes every
+    `relay_s` seconds, while this process leads. While the broker or the database is absent the
+    relay waits and tries again.
     """
+    store.listen(wake.set)
     app = make_app(settings)
     owner = owners.identify_process()
-    lease_s = max(20.0, 10 * settings.relay_s)
+    lease_s = max(20.0, 3 * settings.relay_s)
+    sweep_at = 0.0
     failures = 0
+    has_work = False
     while not stop.is_set():
         try:
-            with store.write() as session:
-                leads = leaders.lead(session, "relay", owner, lease_s, owners.is_gone)
-            if leads:
+            if time.monotonic() >= sweep_at:
+                with store.write() as session:
+                    has_work |= leaders.lead(session, "relay", owner, lease_s, owners.is_gone)
+                sweep_at = time.monotonic() + settings.relay_s
+            wait_s = sweep_at - time.monotonic()
+            if has_work:
                 relay_once(store, app)
+                with store.read() as session:
+                    due_s = outbox.read_wait(session)
+                has_work = due_s is not None and due_s < wait_s
+                if has_work and due_s is not None:
+                    wait_s = due_s
             failures = 0
         except (OperationalError, SQLAlchemyError, OSError) as error:
             failures += 1
+            has_work = True
+            wait_s = min(LONGEST_RETRY_S, min(RETRY_S, settings.relay_s) * 2 ** min(failures, 4))
             if failures in (1, 10) or failures % 100 == 0:  # not every failure floods the log
                 logger.warning("the relay waits: %s", error)
-        wake.wait(min(5.0, settings.relay_s * 2 ** min(failures, 4)))
+        has_work |= wake.wait(max(0.0, wait_s))
         wake.clear()
     app.close()

@@ -48,15 +48,19 @@ class Settings(BaseSettings):
     """Seconds between two heartbeats."""
     reaper_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds between two sweeps of the reaper."""
-    relay_s: Annotated[float, Field(gt=0)] = 0.5
-    """Seconds between two looks at the outbox."""
+    relay_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between two looks for messages in the outbox that their process did not publish."""
     stuck_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without a message after which a job process counts as crashed."""
     max_attempts: Annotated[int, Field(ge=1)] = 5
     checkpoint_steps: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two saved states inside a training."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of a job process; all cores by default."""
+    """CPU threads of every job process.
+
+    By default each job has what is free of the cores when it first runs, at most an equal share of
+    those of its worker, at least one, and keeps that number when it is resumed.
+    """
     memory_limit_bytes: Annotated[int, Field(ge=2**20)] | None = None
     """Address-space limit of the helper that reads uploads; none by default."""
 
@@ -73,7 +77,7 @@ class Settings(BaseSettings):
     """Tries to fetch a dataset from its URL before it fails."""
     source_delay_s: Annotated[float, Field(ge=0)] = 15.0
     """Seconds after the first try that failed; each further delay is twice the one before."""
-    source_poll_s: Annotated[float, Field(gt=0)] = 2.0
+    source_poll_s: Annotated[float, Field(gt=0)] = 5.0
     """Seconds between two looks for datasets that are to be fetched."""
     source_private: bool = False
     """Whether datasets may be fetched from addresses inside the network, and over plain `http`."""

@@ -40,7 +40,7 @@ def run(concurrency: int) -> int:
     store = Store(settings.database_url)
     store.create_tables()
     artifacts = open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint)
-    runner = Runner(store, artifacts, settings)
+    runner = Runner(store, artifacts, settings, concurrency)
     catalogue = run_helper("catalogue", {})
     with store.write() as session:
         publish_catalogue(session, catalogue)

@@ -19,7 +19,7 @@ from pruning.schemas.job import runs_by_members
 from tasks import owners
 from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
-from tasks.store import Store, claims, families, jobs
+from tasks.store import Store, claims, families, jobs, shares
 from tasks.store.claims import Claim
 from tasks.store.tables import Dataset, FamilyMember, Job, Model, StageFile
 
@@ -63,6 +63,8 @@ def fill(
         shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
         stages = jobs.list_stage_files(session, claim.job_id)
         memberships = families.find_memberships(session, [claim.job_id])
+        row_of_job = session.get(Job, claim.job_id)
+        assigned = None if row_of_job is None else row_of_job.threads
     inputs: list[tuple[str, str | None, Model | Dataset | None]] = [
         ("model", claim.model_id, model),
         (_name_second(claim.spec), claim.rewind_model_id, second),
@@ -83,7 +85,7 @@ def fill(
         "checkpoint_steps": settings.checkpoint_steps,
         "most_data_bytes": settings.job_data_bytes,
         "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
-        "threads": settings.threads or len(os.sched_getaffinity(0)),
+        "threads": settings.threads or assigned or shares.count_cores(),
         "model": _describe_model(claim.spec["model"], model, second),
         "dataset": _describe_dataset(claim.spec, dataset),
         "keeps_images": any(is_replicate(row) for row in memberships.values()),

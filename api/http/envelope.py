@@ -1,4 +1,6 @@
-"""The envelope of every request: its id, its time, and an answer when no route gave one."""
+"""The envelope of every request: its id, its date, its time, and an answer when no route gave
+one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import logging
 import re
 import secrets
 import time
+from email.utils import formatdate
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -60,7 +63,7 @@ class Body:
 
 
 class Envelope:
-    """ASGI middleware that adds `X-Request-Id`, `nosniff` and metrics to every request.
+    """ASGI middleware that adds `Date`, `X-Request-Id`, `nosniff` and metrics to every request.
 
     It also makes sure that refusals reach the client, and that a 500 leaks nothing.
     """
@@ -92,6 +95,7 @@ class Envelope:
                     **message,
                     "headers": [
                         *message["headers"],
+                        (b"date", formatdate(usegmt=True).encode()),
                         (b"x-request-id", request_id.encode()),
                         (b"x-content-type-options", b"nosniff"),
                     ],

@@ -63,10 +63,10 @@ def list_events(
     """
     read = _make_reader(services, caller.project, id)
     if "text/event-stream" in request.headers.get("accept", ""):
-        read(0, 1)  # 404 before the stream begins
         start = after if last_event_id is None else last_event_id
+        first = read(start, BATCH)  # 404 before the stream begins
         return StreamingResponse(
-            _stream(request, services, read, start),
+            _stream(request, services, read, start, first),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -75,11 +75,13 @@ def list_events(
     return JSONResponse(page.model_dump(mode="json"))
 
 
-Read = Callable[[int, int], tuple[list[EventView], bool]]
+Batch = tuple[list[EventView], bool]
+"""Events in order, and whether the job had ended before they were read."""
+Read = Callable[[int, int], Batch]
 
 
 def _make_reader(services: Services, project: str, id: str) -> Read:
-    def read(after: int, limit: int) -> tuple[list[EventView], bool]:
+    def read(after: int, limit: int) -> Batch:
         """Return rows, and whether the job has ended.
 
         The status is read before the rows, so that the last event cannot be missed.
@@ -93,27 +95,31 @@ def _make_reader(services: Services, project: str, id: str) -> Read:
 
 
 async def _stream(
-    request: Request, services: Services, read: Read, after: int
+    request: Request, services: Services, read: Read, after: int, batch: Batch
 ) -> AsyncIterator[str]:
     """Yield the events until the job has ended, the client has left, or the server stops.
 
-    The database is polled in a thread.
+    `batch` is what was read first; then the database is polled in a thread.
     """
     sent_at = time.monotonic()
     while not services.stopping.is_set() and not await request.is_disconnected():
+        rows, ended = batch
+        if rows:
+            yield "".join(
+                f"id: {row.seq}\nevent: {row.type}\ndata: {row.model_dump_json()}\n\n"
+                for row in rows
+            )
+            after = rows[-1].seq
+            sent_at = time.monotonic()
+        is_last = len(rows) < BATCH
+        if ended and is_last:
+            return
+        if is_last:
+            if time.monotonic() - sent_at >= HEARTBEAT_S:
+                yield ": heartbeat\n\n"
+                sent_at = time.monotonic()
+            await asyncio.sleep(POLL_S)
         try:
-            rows, ended = await run_in_threadpool(read, after, BATCH)
+            batch = await run_in_threadpool(read, after, BATCH)
         except NotFoundError:
             return
-        for row in rows:
-            yield f"id: {row.seq}\nevent: {row.type}\ndata: {row.model_dump_json()}\n\n"
-            after = row.seq
-            sent_at = time.monotonic()
-        if len(rows) == BATCH:
-            continue
-        if ended:
-            return
-        if time.monotonic() - sent_at >= HEARTBEAT_S:
-            yield ": heartbeat\n\n"
-            sent_at = time.monotonic()
-        await asyncio.sleep(POLL_S)

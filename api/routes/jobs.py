@@ -136,7 +136,11 @@ async def create_job(
 
 
 @router.get(
-    "", operation_id="list_jobs", summary="List jobs", responses=describe_problems(400, 422)
+    "",
+    operation_id="list_jobs",
+    summary="List jobs",
+    response_model=JobPage,
+    responses=describe_problems(400, 422),
 )
 def list_jobs(
     services: ServicesDep,
@@ -154,7 +158,7 @@ def list_jobs(
     type: Literal["prune", "family"] | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
-) -> JobPage:
+) -> Response:
     """List the jobs, newest first, with the members of families unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
     if label is not None and not (equals and key):
@@ -169,11 +173,12 @@ def list_jobs(
     )
     with services.store.read() as session:
         page = jobs.read_page(session, caller.project, limit=limit, cursor=cursor, filters=filters)
-        return JobPage(
+        answer = JobPage(
             data=build_views(session, page.data),
             has_more=page.next_cursor is not None,
             next_cursor=page.next_cursor,
         )
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 @router.get(

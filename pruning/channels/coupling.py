@@ -16,16 +16,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch_pruning
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch_pruning.pruner.function import BasePruningFunc
 
 from pruning.architectures._attention import PackedAttention
 from pruning.architectures._attention_heads import AttentionHeads
 from pruning.architectures._channel_map import ChannelMap
+from pruning.channels._torch_pruning import BasePruningFunc, torch_pruning
 from pruning.channels.index_mapping import IndexMapping, Positions, map_positions
 from pruning.channels.slicing import count_channels
 from pruning.errors import StructureError

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch_pruning._helpers import _HybridIndex
+
+from pruning.channels._torch_pruning import HybridIndex
 
 Positions: TypeAlias = NDArray[np.int64]
 IndexMapping: TypeAlias = Callable[..., Any]
@@ -22,7 +23,7 @@ def map_positions(count: int, mappings: Sequence[IndexMapping]) -> tuple[Positio
 
     A mapping may drop a position, as slicing does, or take it to several, as flattening does.
     """
-    indices = [_HybridIndex(idx=position, root_idx=position) for position in range(count)]
+    indices = [HybridIndex(idx=position, root_idx=position) for position in range(count)]
     for mapping in mappings:
         indices = mapping(indices)
     before = np.array([index.root_idx for index in indices], np.int64)

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -24,6 +25,8 @@ from pathlib import Path
 
 from tasks import owners
 from tasks.embedded.valkey import build_server_command, build_socket_url
+from tasks.helper import clean_environment
+from tasks.launcher import PROCESS_ENVIRONMENT, SHARED
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ if _missing := [
 PR_SET_PDEATHSIG = 1
 READY_S = 120.0
 GRACE_S = 30.0
+LOOK_S = 30.0
+"""Seconds after which the children are looked at although no signal has come."""
 USAGE = 2
 
 
@@ -51,6 +56,8 @@ class Child:
     log: Path
     death_signal: int = signal.SIGKILL
     process: subprocess.Popen[bytes] | None = None
+    sockets: tuple[socket.socket, ...] = ()
+    """The sockets that it inherits, under the same numbers."""
     failures: int = 0
     next_start: float = 0.0
 
@@ -67,6 +74,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[end.fileno() for end in self.sockets],
                 preexec_fn=_prepare_death_with_parent(self.death_signal),
             )
 
@@ -89,11 +97,16 @@ class Tree:
     """The children in the order in which they start; they stop in the opposite order."""
 
     children: list[Child]
+    bell: socket.socket
+    """It can be read from after a signal: a child has ended, or the tree shall stop."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> int:
         """Keep the children running until asked to stop; return the exit status of the tree."""
-        while not self.stopping.wait(0.2):
+        while True:
+            self._wait()
+            if self.stopping.is_set():
+                return 0
             for child in self.children:
                 if child.process is None:
                     if time.monotonic() >= child.next_start:
@@ -112,7 +125,13 @@ class Tree:
                     f"{child.name} ended ({owners.describe_exit(status)}); it is started "
                     f"again. Log: {child.log}"
                 )
-        return 0
+
+    def _wait(self) -> None:
+        """Wait for a signal, at most until a child is to be started."""
+        starts = [child.next_start for child in self.children if child.process is None]
+        wait_s = max(0.0, min(starts) - time.monotonic()) if starts else LOOK_S
+        if select.select([self.bell], [], [], wait_s)[0]:
+            self.bell.recv(4096)
 
     def stop(self) -> None:
         """End the children, last started first."""
@@ -139,7 +158,7 @@ def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
             return USAGE
         sockets = _make_socket_folder(data_dir / "socket-folder")
         try:
-            return _run(host, port, data_dir, sockets / "valkey.sock", workers)
+            return _run(host, port, data_dir, sockets, workers)
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
 
@@ -157,10 +176,14 @@ def _make_socket_folder(note: Path) -> Path:
     return folder
 
 
-def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> int:
-    tree = Tree(_build_children(host, port, data_dir, broker, workers))
+def _run(host: str, port: int, data_dir: Path, sockets: Path, workers: int) -> int:
+    bell, ring = socket.socketpair()
+    ring.setblocking(False)
+    signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
+    tree = Tree(_build_children(host, port, data_dir, sockets, workers), bell)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler no bell is rung
     announce = threading.Thread(
         target=_announce, args=(host, port, data_dir, tree.stopping), daemon=True
     )
@@ -173,7 +196,7 @@ def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> in
 
 
 def _build_children(
-    host: str, port: int, data_dir: Path, broker: Path, workers: int
+    host: str, port: int, data_dir: Path, sockets: Path, workers: int
 ) -> list[Child]:
     environment = dict(os.environ)
     defaults = {
@@ -185,6 +208,7 @@ def _build_children(
     logs = data_dir / "logs"
     children = []
     if "SECATEUR_BROKER_URL" not in environment:
+        broker = sockets / "valkey.sock"
         defaults["SECATEUR_BROKER_URL"] = build_socket_url(broker)
         children.append(
             Child(
@@ -197,6 +221,9 @@ def _build_children(
         )
     for name in sorted(defaults.keys() & environment.keys()):
         _say(f"{name} is set and used instead of the default in {data_dir}")
+    if sys.platform == "linux":
+        children.append(_build_fork_server(sockets / "fork.sock", logs))
+        environment[SHARED] = str(sockets / "fork.sock")
     environment = defaults | environment
     Path(environment["SECATEUR_WORK_DIR"]).mkdir(parents=True, exist_ok=True)
     cli = [sys.executable, "-m", "secateur.cli"]
@@ -223,6 +250,24 @@ def _build_children(
         )
     )
     return children
+
+
+def _build_fork_server(path: Path, logs: Path) -> Child:
+    """Return the fork server that workers and API share; the path is that of its socket.
+
+    The socket is bound here, so that requests wait while the server starts, or starts again.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(path))
+    listener.listen()
+    number = str(listener.fileno())
+    return Child(
+        name="fork server",
+        command=[sys.executable, "-m", "tasks.processes.forkserver", number, "--listen"],
+        environment=clean_environment() | PROCESS_ENVIRONMENT,
+        log=logs / "fork-server.log",
+        sockets=(listener,),
+    )
 
 
 def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -> None:

@@ -55,6 +55,8 @@ def build_server_command(folder: Path, socket: Path) -> list[str]:
         "everysec",
         "--save",
         "",
+        "--hz",
+        "1",  # how often it looks after itself while nobody asks anything
         "--daemonize",
         "no",
         "--loglevel",

@@ -2,7 +2,9 @@
 
 `python -m tasks.processes.forkserver FD` reads requests from the socket FD, each a message of JSON
 with the descriptors of the new process, and ends with its children when the other side closes it.
-It never touches a device and starts no thread of its own, so that its children may.
+With `--listen` FD is a socket on which clients connect: each of them takes its children along when
+it leaves, and the server goes on. It never touches a device and starts no thread of its own, so
+that its children may.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import tempfile
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from importlib.metadata import entry_points
+from typing import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG = 1
 CHANNEL = 3
@@ -43,7 +46,7 @@ MODULES = (
     "tasks.processes.job",
 )
 """The modules that are imported before the first fork, beside the methods."""
-LATER_MODULES = ("scipy.stats", "sklearn.datasets")
+LATER_MODULES = ("scipy.stats", "sklearn.datasets", "torchvision.models", "timm")
 """The modules that are imported while there is nothing to fork."""
 TRAINING_MODULES = ("torch._dynamo",)
 """The modules that only training needs: an optimiser imports this one at its first step."""
@@ -60,30 +63,42 @@ PACKAGES = (
 """The packages of methods. Every child adds the plug-ins for itself: they may change meanwhile."""
 
 
+class Forked(NamedTuple):
+    """A child that has not ended."""
+
+    client: socket.socket
+    """The side that asked for it."""
+    status: int
+    """The descriptor to which its exit status is written."""
+
+
 @dataclass
 class Server:
-    """The requests, and the children that have not ended."""
+    """The clients, and the children that have not ended."""
 
-    requests: socket.socket
-    children: dict[int, int] = field(default_factory=dict)
-    """The descriptors to which the exit status of a child is written, by its process id."""
+    clients: list[socket.socket]
+    listener: socket.socket | None = None
+    """The socket on which further clients connect; without one the server ends with the last."""
     later: list[str] = field(default_factory=list)
     """The modules that are still to be imported."""
+    children: dict[int, Forked] = field(default_factory=dict)
+    """The children, by process id."""
     own: list[int] = field(default_factory=list)
-    """The descriptors of the server itself."""
+    """The descriptors of the server itself, beside those of its clients."""
 
     def run(self) -> None:
-        """Fork until the other side closes the socket."""
+        """Fork until every client has left, and no other one can come."""
         wake_read, wake_write = socket.socketpair()
         for end in (wake_read, wake_write):
             end.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno())
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         with selectors.EpollSelector() as selector:
-            selector.register(self.requests, selectors.EVENT_READ)
-            selector.register(wake_read, selectors.EVENT_READ)
-            self.own = [end.fileno() for end in (self.requests, wake_read, wake_write, selector)]
-            while True:
+            for source in (wake_read, self.listener, *self.clients):
+                if source is not None:
+                    selector.register(source, selectors.EVENT_READ)
+            self.own = [end.fileno() for end in (wake_read, wake_write, selector)]
+            while self.clients or self.listener is not None:
                 patience = 0.0 if self.later else None
                 ready = {key.fileobj for key, _ in selector.select(patience)}
                 if not ready:
@@ -92,39 +107,59 @@ class Server:
                     with suppress(BlockingIOError):
                         wake_read.recv(4096)
                     self._reap()
-                if self.requests in ready and not self._answer():
-                    break
-        for child in self.children:
-            with suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
+                for client in [client for client in self.clients if client in ready]:
+                    if not self._answer(client):
+                        selector.unregister(client)
+                        self._dismiss(client)
+                if self.listener is not None and self.listener in ready:
+                    client, _ = self.listener.accept()
+                    self.clients.append(client)
+                    selector.register(client, selectors.EVENT_READ)
 
-    def _answer(self) -> bool:
-        """Fork a process for the next request; returns whether there was one."""
-        message, descriptors, _, _ = socket.recv_fds(self.requests, LARGEST, DESCRIPTORS)
+    def _answer(self, client: socket.socket) -> bool:
+        """Fork a process for the client's next request; returns whether there was one."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(client, LARGEST, DESCRIPTORS)
+        except ConnectionResetError:
+            return False
         if not message:
             return False
         # The kernel leaves out the descriptors for which there is no room.
         child = _try_fork() if len(descriptors) > STATUS else None
         if child == 0:
-            inherited = [*self.children.values(), *self.own]
-            _run_child(json.loads(message), descriptors, inherited)
+            _run_child(json.loads(message), descriptors, self._list_descriptors())
         for number, descriptor in enumerate(descriptors):
             if child is not None and number == STATUS:
-                self.children[child] = descriptor
+                self.children[child] = Forked(client, descriptor)
             else:
                 os.close(descriptor)
         return True
+
+    def _list_descriptors(self) -> list[int]:
+        """Return every descriptor that a child is not to have."""
+        sockets = [*self.clients] if self.listener is None else [*self.clients, self.listener]
+        statuses = [child.status for child in self.children.values()]
+        return [*self.own, *statuses, *(end.fileno() for end in sockets)]
+
+    def _dismiss(self, client: socket.socket) -> None:
+        """End the children of a client that has left."""
+        self.clients.remove(client)
+        client.close()
+        for pid, child in self.children.items():
+            if child.client is client:
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Report every child that has ended."""
         while self.children:
             try:
-                child, wait_status = os.waitpid(-1, os.WNOHANG)
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
-            if child == 0:
+            if pid == 0:
                 return
-            status = self.children.pop(child)
+            status = self.children.pop(pid).status
             with suppress(BrokenPipeError):
                 os.write(status, f"{os.waitstatus_to_exitcode(wait_status)}\n".encode())
             os.close(status)
@@ -201,6 +236,7 @@ def _import_ahead() -> None:
             paths = importlib.import_module(package).__path__
             modules += [f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)]
     _import_modules(modules)
+    entry_points()  # remembers what the folders of packages hold; every child looks for plug-ins
 
 
 def _import_modules(modules: list[str]) -> None:
@@ -214,15 +250,19 @@ def _import_modules(modules: list[str]) -> None:
 def main() -> None:
     """Serve on the socket whose number is the first argument.
 
-    With `--bare` nothing is imported ahead, with `--no-training` not what only training needs.
+    With `--listen` clients connect to it, with `--bare` nothing is imported ahead, with
+    `--no-training` not what only training needs.
     """
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    given = socket.socket(fileno=int(sys.argv[1]))
     later: list[str] = []
     if "--bare" not in sys.argv:
         _import_ahead()
         later += LATER_MODULES
         later += () if "--no-training" in sys.argv else TRAINING_MODULES
-    Server(requests, later=later).run()
+    if "--listen" in sys.argv:
+        Server([], given, later).run()
+    else:
+        Server([given], later=later).run()
 
 
 if __name__ == "__main__":

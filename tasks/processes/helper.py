@@ -15,6 +15,7 @@ from typing import Any
 
 from pruning.errors import SecateurError
 from pruning.registry import Registry
+from tasks.helper import TORCH_FREE
 
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +164,11 @@ def main() -> None:
     limit = request["memory_limit_bytes"]
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    verb = sys.argv[1]
     try:
-        reply = {"result": VERBS[sys.argv[1]](request["payload"])}
+        if verb not in TORCH_FREE:
+            _use_single_thread()
+        reply = {"result": VERBS[verb](request["payload"])}
     except SecateurError as error:
         reply = _refuse(error.code, error.message, error.pointer)
     except MemoryError:
@@ -174,6 +178,13 @@ def main() -> None:
             raise
         reply = _refuse("disk_full", "no space is left to decode this")
     sys.stdout.write(json.dumps(reply) + "\n")
+
+
+def _use_single_thread() -> None:
+    """Leave the other cores to jobs: what a helper computes is small."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _refuse(code: str, message: str, pointer: str | None = None) -> dict[str, Any]:

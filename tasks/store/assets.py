@@ -88,9 +88,15 @@ def find_key(session: Session, secret: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(secret)))
 
 
+ANY_KEY = select(ApiKey.id).limit(1)
+"""Any key: where there is one, the service is closed to callers without. Every request without a
+key asks this.
+"""
+
+
 def has_keys(session: Session) -> bool:
-    """Return whether a key exists, which closes the service to callers without one."""
-    return session.scalar(select(ApiKey.id).limit(1)) is not None
+    """Return whether a key exists."""
+    return session.scalar(ANY_KEY) is not None
 
 
 def digest(secret: str) -> str:

@@ -8,19 +8,29 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Float,
+    Select,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.functions import GenericFunction
 
-from tasks.store.tables import Base
+from tasks.store.tables import Base, Outbox
 
 
 class db_now(GenericFunction[float]):  # noqa: N801
@@ -66,6 +76,19 @@ def insert_into(session: Session, table: type[Base]) -> Any:
     return sqlite.insert(table)
 
 
+Answer = TypeVar("Answer")
+MESSAGE = "message"
+"""The mark of a session that has left a message in the outbox."""
+
+
+@event.listens_for(Outbox, "after_insert")
+@event.listens_for(Outbox, "after_update")
+def _mark_session(mapper: Any, connection: Any, message: Outbox) -> None:
+    session = object_session(message)
+    if session is not None:
+        session.info[MESSAGE] = True
+
+
 class Store:
     """The database.
 
@@ -86,12 +109,16 @@ class Store:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if backend == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed, pool_pre_ping=True, **_choose_options(backend))
+        self._listeners: list[Callable[[], None]] = []
+        self.engine = create_engine(parsed, **_choose_options(backend))
         if backend == "sqlite":
             _configure_sqlite(self.engine)
 
     def create_tables(self) -> None:
-        """Create the tables and columns that are missing; several processes may do so together."""
+        """Create the tables, columns and indexes that are missing.
+
+        Several processes may do so together.
+        """
         with self.engine.connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
@@ -110,12 +137,31 @@ class Store:
         ):
             yield session
             session.commit()
+            left_message = MESSAGE in session.info
+        if left_message:
+            for listener in self._listeners:
+                listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every transaction of this store that left a message in the outbox.
+
+        Other processes' transactions are not heard of.
+        """
+        self._listeners.append(listener)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One transaction that only reads."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    def read_value(self, statement: Select[Answer]) -> Answer | None:
+        """Return the first value that a statement selects; None where it selects nothing.
+
+        It costs half of a session, which has nothing to remember here.
+        """
+        with self.engine.connect() as connection:
+            return connection.scalar(statement)
 
     def ping(self) -> None:
         """Raise when the database does not answer."""
@@ -128,7 +174,8 @@ class Store:
 
 
 def _create_missing(connection: Connection) -> None:
-    """Create the tables that are missing, and the columns that an earlier version did not have.
+    """Create the tables that are missing, and the columns and indexes that an earlier version did
+    not have.
 
     Each of those columns has a default or may be null.
     """
@@ -141,13 +188,16 @@ def _create_missing(connection: Connection) -> None:
             if column.name not in existing:
                 definition = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
     Base.metadata.create_all(connection)
 
 
 def _choose_options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": 30, "check_same_thread": False}}
-    return {"pool_size": 5, "max_overflow": 10}
+    # A server may have closed a connection meanwhile, which a file does not.
+    return {"pool_size": 5, "max_overflow": 10, "pool_pre_ping": True}
 
 
 def _configure_sqlite(engine: Engine) -> None:

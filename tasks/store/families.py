@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, func, or_, select
+from sqlalchemy import Integer, bindparam, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from pruning.schemas.job import TERMINAL
@@ -214,6 +214,8 @@ class MemberProgress(NamedTuple):
 
 def sum_progress(session: Session, ids: Sequence[str]) -> dict[str, MemberProgress]:
     """Return the sums over the members, by family; a family without members is left out."""
+    if not ids:
+        return {}
     ended = func.sum(Job.status.in_(TERMINAL).cast(Integer))
     paused = func.sum((Job.status == "paused").cast(Integer))
     query = (
@@ -243,5 +245,8 @@ def sum_progress(session: Session, ids: Sequence[str]) -> dict[str, MemberProgre
 
 def find_memberships(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
     """Return the memberships of those jobs that are members of a family, by job id."""
-    rows = session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))
-    return {row.job_id: row for row in rows}
+    return {row.job_id: row for row in session.scalars(_MEMBERSHIPS, {"ids": ids})}
+
+
+_MEMBERSHIPS = select(FamilyMember).where(FamilyMember.job_id.in_(bindparam("ids", expanding=True)))
+"""Built once: every answer with a job asks this."""

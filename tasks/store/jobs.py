@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from pruning.schemas.job import TERMINAL, runs_by_members
 from tasks.store.assets import read_clock
@@ -180,8 +180,8 @@ def read_page(
     cursor: str | None,
     filters: JobFilter = EVERY_JOB,
 ) -> Page[Job]:
-    """Return one page of this project's jobs, newest first."""
-    query = filters.apply(select(Job).where(Job.project == project))
+    """Return one page of this project's jobs, newest first; their summaries are not read."""
+    query = filters.apply(select(Job).where(Job.project == project).options(defer(Job.summary)))
     scope = f"jobs/{project}/{filters.to_scope()}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from tasks.store.engine import db_now
@@ -23,3 +23,9 @@ def mark_published(session: Session, message: Outbox) -> None:
         .values(published_at=db_now(), publishes=Job.publishes + 1)
     )
     session.execute(delete(Outbox).where(Outbox.id == message.id))
+
+
+def read_wait(session: Session) -> float | None:
+    """Return the seconds until the next message is due, at least 0; None where there is none."""
+    wait_s = session.scalar(select(func.min(Outbox.due_at) - db_now()))
+    return None if wait_s is None else max(0.0, wait_s)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from tasks.store.assets import read_clock
 from tasks.store.claims import LostError
+from tasks.store.engine import db_now
 from tasks.store.tables import Dataset
 
 
@@ -24,6 +25,10 @@ class SourceClaim:
 
     dataset: Dataset
     due_at: float
+
+
+ANY_DUE = select(Dataset.id).where(Dataset.state == "fetching", Dataset.due_at <= db_now()).limit(1)
+"""A dataset that is to be fetched now."""
 
 
 def claim_source(session: Session, lease_s: float) -> SourceClaim | None:

@@ -125,8 +125,13 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
+    __table_args__ = (
+        # Pages are read in the order of ids, with and without a status.
+        Index("ix_jobs_project_id", "project", "id"),
+        Index("ix_jobs_project_status_id", "project", "status", "id"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
-    project: Mapped[str] = mapped_column(index=True)
+    project: Mapped[str]
     status: Mapped[str] = mapped_column(String(16), index=True)
     stage: Mapped[str | None] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
@@ -139,6 +144,8 @@ class Job(Base):
     owner: Mapped[str | None]
     lease_until: Mapped[float | None]
     attempt: Mapped[int] = mapped_column(default=1)
+    threads: Mapped[int | None] = mapped_column(default=None)
+    """The CPU threads of its processes, chosen when it first runs; null for families."""
     available_at: Mapped[float]
     published_at: Mapped[float | None]
     publishes: Mapped[int] = mapped_column(default=0)

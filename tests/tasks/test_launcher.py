@@ -6,7 +6,9 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from tasks.helper import clean_environment
-from tasks.launcher import PROCESS_ENVIRONMENT, ForkServer, Process, kill_group, launch
+from tasks.launcher import PROCESS_ENVIRONMENT, SHARED, ForkServer, Process, kill_group, launch
 from tests.support.running import alive
 from tests.support.servers import until
 
@@ -173,3 +175,58 @@ def test_closing_the_server_ends_its_children(server: ForkServer) -> None:
     server.close()
     assert sleeping.wait(10) == -signal.SIGKILL
     until(lambda: sleeping.pid not in alive(), "the child is gone")
+
+
+@pytest.fixture
+def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Return the socket of a fork server that several clients share; it runs nowhere yet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        monkeypatch.setenv(SHARED, str(tmp_path / "s"))
+        yield listener
+
+
+def serve_on(listener: socket.socket) -> subprocess.Popen[bytes]:
+    number = str(listener.fileno())
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.processes.forkserver", number, "--listen", "--bare"],
+        pass_fds=[listener.fileno()],
+    )
+
+
+def test_clients_of_a_shared_server_take_only_their_own_children_along(
+    listener: socket.socket,
+) -> None:
+    first, second = ForkServer(), ForkServer()
+    with serve_on(listener) as process:
+        try:
+            own, other = fork(first, "sleep"), fork(second, "sleep")
+            assert first.pid is second.pid is None
+            first.close()
+            assert own.wait(10) == -signal.SIGKILL
+            assert other.poll() is None
+            assert fork(first, "return", "3").wait(60) == 3
+            second.close()
+            assert other.wait(10) == -signal.SIGKILL
+            assert process.poll() is None
+        finally:
+            first.close()
+            second.close()
+            process.kill()
+
+
+def test_a_shared_server_that_dies_is_replaced_by_the_one_that_listens_next(
+    listener: socket.socket,
+) -> None:
+    client = ForkServer()
+    with serve_on(listener) as process:
+        sleeping = fork(client, "sleep")
+        process.kill()
+    assert sleeping.wait(10) == -signal.SIGKILL
+    with serve_on(listener) as process:
+        try:
+            assert fork(client, "return", "4").wait(60) == 4
+        finally:
+            client.close()
+            process.kill()

@@ -6,16 +6,20 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from kombu.exceptions import OperationalError
+from sqlalchemy import delete
 
 from tasks import queue
 from tasks.queue import QUEUE, make_app, ping_broker
 from tasks.relay import relay_forever, relay_once
 from tasks.settings import Settings
 from tasks.store import Store, leaders, outbox
+from tasks.store.assets import read_clock
+from tasks.store.tables import Outbox
 from tests.support.job_world import change, claim, claimed, create, messages, read_job, sweep
 from tests.support.servers import Valkey, until, valkey_server
 
@@ -141,6 +145,44 @@ def test_the_broker_is_pinged(own_valkey: Valkey) -> None:
     own_valkey.stop()
     with pytest.raises(OperationalError):
         ping_broker(settings(own_valkey))
+
+
+@contextmanager
+def relaying(store: Store, server: Valkey) -> Iterator[None]:
+    """Run a relay that sweeps once and then not for an hour; another process leads."""
+    with store.write() as session:
+        assert leaders.lead(session, "relay", "other-host/boot/1/1", 3600.0)
+    rare = Settings(broker_url=server.url, relay_s=3600.0)
+    stop, wake = threading.Event(), threading.Event()
+    thread = threading.Thread(target=relay_forever, args=(store, rare, stop, wake))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        wake.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_message_is_published_by_the_process_that_left_it(lite: Store, valkey: Valkey) -> None:
+    earlier = create(lite).id
+    with relaying(lite, valkey):
+        own = create(lite).id
+        until(lambda: messages(lite, own) == [], "the relay to publish its own message")
+    assert own in waiting(valkey)
+    assert messages(lite, earlier) == []
+
+
+def test_a_message_for_later_is_published_when_it_is_due(lite: Store, valkey: Valkey) -> None:
+    id = create(lite).id
+    with lite.write() as session:
+        session.execute(delete(Outbox))
+    with relaying(lite, valkey):
+        with lite.write() as session:
+            session.add(Outbox(job_id=id, priority=4, due_at=read_clock(session) + 0.7))
+        until(lambda: messages(lite, id) == [], "the message to be due")
+    assert waiting(valkey) == [id]
 
 
 def test_the_relay_outlives_an_absent_broker(lite: Store, own_valkey: Valkey) -> None:

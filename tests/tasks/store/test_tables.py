@@ -50,6 +50,28 @@ def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Pa
     assert (row.task, row.notes) == ("classification", [])
 
 
+def explain_page(store: Store, where: str) -> str:
+    """Return SQLite's plan for a page of jobs, newest first."""
+    query = f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {where} ORDER BY id DESC LIMIT 20"
+    with store.engine.connect() as connection:
+        return " ".join(str(row[-1]) for row in connection.exec_driver_sql(query))
+
+
+def test_pages_of_jobs_are_read_by_an_index_that_earlier_versions_lack(tmp_path: Path) -> None:
+    old = Store(f"sqlite:///{tmp_path}/old.db")
+    old.create_tables()
+    with old.engine.connect().execution_options(write=True) as connection:
+        connection.exec_driver_sql("DROP INDEX ix_jobs_project_id")
+        connection.exec_driver_sql("DROP INDEX ix_jobs_project_status_id")
+        connection.exec_driver_sql("CREATE INDEX ix_jobs_project ON jobs (project)")
+        connection.commit()
+    assert "TEMP B-TREE" in explain_page(old, "project = 'p'")
+    old.create_tables()
+    wheres = ("project = 'p'", "project = 'p' AND status = 'failed'", "project = 'p' AND id < 'j'")
+    assert not any("TEMP B-TREE" in explain_page(old, where) for where in wheres)
+    old.close()
+
+
 def test_ids_sort_by_creation_and_fit_the_contract() -> None:
     ids = [new_id("job") for _ in range(100)]
     assert len(set(ids)) == 100
