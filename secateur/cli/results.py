@@ -22,10 +22,11 @@ from secateur.wire import CheckpointResult, Results
 
 app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth"})
+NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth", "compressed"})
 """The formats that `arch.json` stands beside where channels were removed."""
 ENDINGS: dict[FileFormat, str] = {
     "arch": "json",
+    "compressed": "xz",
     "onnx": "onnx",
     "pth": "pth",
     "huggingface": "zip",
