@@ -39,7 +39,8 @@ ROUNDED_HEAD = (
 )
 ROUNDED_NOTE = (
     "The weights in these compressed files are rounded. Each file was read back, and its network "
-    "run on the test images; all other numbers of this report are of the network that was not rounded."
+    "run on the test images; all other numbers of this report are of the network that was not "
+    "rounded."
 )
 
 
