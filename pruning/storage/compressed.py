@@ -102,7 +102,7 @@ def write_compressed(
     of layers, are rounded to the nearest bfloat16; others stay exact. Beside the state no more than
     one tensor is held in memory. Equal networks give equal bytes with equal versions of liblzma.
     Raises `CheckpointError` for a weight outside its mask that is not zero, and for one that is
-    finite and beyond the largest bfloat16.
+    finite and beyond the largest bfloat16, and for a tensor of a type that is not in `DTYPES`.
 
     >>> import tempfile
     >>> weight = torch.tensor([[0.5, 0.0, 0.0, -2.0]])
@@ -256,6 +256,8 @@ def _describe(
     name: str, tensor: Tensor, mask: Tensor | None, values: StoredValues
 ) -> dict[str, Any]:
     """The entry of a tensor in the header."""
+    if DTYPES.get(name_dtype(tensor)) is not tensor.dtype:
+        raise CheckpointError(f"{name}: tensors of {name_dtype(tensor)} cannot be stored")
     entry: dict[str, Any] = {
         "shape": list(tensor.shape),
         "dtype": name_dtype(tensor),
