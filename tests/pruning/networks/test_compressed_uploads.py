@@ -1,4 +1,4 @@
-"""Compressed checkpoints that are uploaded again: what they say of themselves, and their weights."""
+"""Compressed checkpoints that are uploaded again: what they say of themselves, their weights."""
 
 from __future__ import annotations
 
