@@ -52,7 +52,8 @@ def read_dataset(
             if any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
                 raise DataError(
                     f"{filename}: this is a file of torch.save, such as weights, which are "
-                    "uploaded as a model; send a zip of images, npz or safetensors"
+                    "uploaded as a model; a dataset is npz, safetensors or a zip of the layout "
+                    "train/<class>/<image>"
                 )
             if holds_arrays(archive):
                 return read_npz(archive, class_names)
