@@ -117,7 +117,10 @@ def test_the_command_line(folder: Path, service: Running) -> None:
 
 
 def test_python_and_the_timing(
-    folder: Path, service: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    folder: Path,
+    service: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SECATEUR_URL", service.url)
