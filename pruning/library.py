@@ -41,6 +41,7 @@ from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Evaluated
 from pruning.storage.checkpoints import read_masks, read_sparse, write_sparse
+from pruning.storage.compressed import read_compressed, write_compressed
 from pruning.storage.stages import Stages
 from pruning.types import Masks
 
@@ -60,9 +61,11 @@ __all__ = [
     "load_compact",
     "load_model",
     "prune",
+    "read_compressed",
     "read_masks",
     "read_sparse",
     "score",
+    "write_compressed",
     "write_sparse",
 ]
 

@@ -49,7 +49,8 @@ FORM = {
                             "type": "string",
                             "format": "binary",
                             "description": (
-                                "A state dict as safetensors, or as torch.save writes it (.pt, "
+                                "A state dict as safetensors, as a checkpoint of this service "
+                                "(sparse, dense or compressed), or as torch.save writes it (.pt, "
                                 ".pth, .bin), which is read with weights_only and kept as "
                                 "safetensors. What wraps it, prefixes of names, masks of "
                                 "torch.nn.utils.prune and names of earlier releases are "

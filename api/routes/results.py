@@ -331,8 +331,8 @@ def get_checkpoint(
     """Send a finished checkpoint, also while its job is still running.
 
     `Range`, `If-Range` and `If-None-Match` are honoured. `arch` is the JSON that rebuilds a network
-    whose channels were removed; other checkpoints have none. `onnx`, `pth`, `semi_structured`
-    and `huggingface` (a zip) exist where the job asked for them (`export`).
+    whose channels were removed; other checkpoints have none. `compressed` (xz), `onnx`, `pth`,
+    `semi_structured` and `huggingface` (a zip) exist where the job asked for them (`export`).
     """
     _, files = read_files(services, caller.project, id)
     # Files of the report are stored beside the checkpoints, under this name.

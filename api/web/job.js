@@ -73,7 +73,7 @@ function checkpoints(page, id, results) {
       const bytes = typeof c.size_bytes === "object" && c.size_bytes ? c.size_bytes[format] : format === "sparse" ? c.size_bytes : undefined;
       const path = links[format] ? local(links[format]) : `${base}/checkpoints/${encodeURIComponent(c.id)}?format=${encodeURIComponent(format)}`;
       const text = typeof bytes === "number" ? `${format} ${size(bytes)}` : format;
-      const ending = { onnx: "onnx", arch: "json" }[format] || "safetensors";
+      const ending = { arch: "json", compressed: "xz", huggingface: "zip", onnx: "onnx", pth: "pth" }[format] || "safetensors";
       return h("span", { cls: "file" }, download(page, path, `${c.job && c.job !== id ? `${c.job}-` : ""}${c.id}-${format}.${ending}`, text, false));
     });
     return row([

@@ -49,6 +49,12 @@ def read_dataset(
         return _read_parquet({filename: path}, max_values, scratch)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with open_archive(path, max_values) as archive:
+            if any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
+                raise DataError(
+                    f"{filename}: this is a file of torch.save, such as weights, which are "
+                    "uploaded as a model; a dataset is npz, safetensors or a zip of the layout "
+                    "train/<class>/<image>"
+                )
             if holds_arrays(archive):
                 return read_npz(archive, class_names)
             if parquet.holds_parquet(archive):

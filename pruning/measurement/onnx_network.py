@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pruning.data.tensors import Data
 from pruning.errors import CheckpointError
-from pruning.measurement.measure import EVAL_BATCH, estimate_error
-from pruning.measurement.objective import choose_answers, compute_errors
+from pruning.measurement.agreement import measure_agreement
+from pruning.measurement.measure import estimate_error
 from pruning.schemas.outputs import OnnxCheck
 from pruning.storage.onnx_files import INPUT, OPSET, OUTPUT
 
@@ -54,38 +54,18 @@ class OnnxNetwork(nn.Module):
 
 
 def check_onnx(path: Path, model: nn.Module, data: Data) -> OnnxCheck:
-    """Compare the file with its network on the test images, in batches of `EVAL_BATCH`."""
+    """Compare the file with its network on the test images."""
     runtime = OnnxNetwork(path, torch.get_num_threads())
-    model.eval()
-    errors = []
-    largest = torch.zeros(2, dtype=torch.float64)
-    differing = 0
-    with torch.no_grad():
-        for inputs, labels in data.batches(data.test, EVAL_BATCH):
-            logits, others = model(inputs).float(), runtime(inputs)
-            errors.append(compute_errors(others, labels).cpu())
-            largest = torch.maximum(largest, _find_largest(logits, others))
-            is_other = choose_answers(logits) != choose_answers(others)
-            differing += int(is_other.reshape(len(is_other), -1).any(1).sum())
-    error = torch.cat(errors)
+    agreement = measure_agreement(model, runtime, data)
     return OnnxCheck(
         opset=OPSET,
         runtime=runtime.version,
-        images=len(error),
-        error=estimate_error(error),
-        largest_difference=float(largest[0]),
-        largest_logit=float(largest[1]),
-        differing_images=differing,
+        images=len(agreement.errors),
+        error=estimate_error(agreement.errors),
+        largest_difference=agreement.largest_difference,
+        largest_logit=agreement.largest_logit,
+        differing_images=agreement.differing_images,
     )
-
-
-def _find_largest(logits: Tensor, others: Tensor) -> Tensor:
-    """The largest difference and the largest logit, where both runtimes give finite ones."""
-    finite = logits.isfinite() & others.isfinite()
-    if not finite.any():
-        return torch.zeros(2, dtype=torch.float64)
-    first, second = logits[finite].double(), others[finite].double()
-    return torch.stack([(first - second).abs().max(), first.abs().max()]).cpu()
 
 
 def describe_disagreement(check: OnnxCheck, error: float) -> str | None:

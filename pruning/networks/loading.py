@@ -22,8 +22,9 @@ from pruning.errors import (
     UnsafeFormatError,
 )
 from pruning.storage.checkpoints import read_sparse
+from pruning.storage.compressed import read_compressed
 from pruning.storage.file_info import read_file_info
-from pruning.storage.signatures import is_pickle, is_safetensors
+from pruning.storage.signatures import is_pickle, is_safetensors, is_xz
 from pruning.types import Architecture, Task
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -163,11 +164,16 @@ def load_model(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, also of a sparse checkpoint of this service; any other
-    file is refused, above all a pickle.
+    """The tensors of a safetensors file, also of a sparse or compressed checkpoint of this service;
+    any other file is refused, above all a pickle.
     """
     with path.open("rb") as file:
         head = file.read(9)
+    if is_xz(head):
+        try:
+            return read_compressed(path)
+        except CheckpointError as error:
+            raise ModelError(error.message) from None
     if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
         raise UnsafeFormatError(
             "this is a pickle or a zip (.pt, .pth); save the state dict with "

@@ -21,6 +21,7 @@ from torch import Tensor
 from pruning.errors import CheckpointError, ModelError, UnsafeFormatError
 from pruning.networks.renaming import fold_reparametrised, rename_to_fit
 from pruning.storage.checkpoints import read_sparse, save_durably
+from pruning.storage.compressed import MOST_BYTES, read_compressed
 from pruning.storage.file_info import read_file_info
 from pruning.storage.pytorch_files import (
     ADVICE,
@@ -29,7 +30,7 @@ from pruning.storage.pytorch_files import (
     is_pytorch,
     read_pytorch,
 )
-from pruning.storage.signatures import is_safetensors
+from pruning.storage.signatures import is_safetensors, is_xz
 
 ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params")
 """The usual places of the trained weights in the file of a training, the first goes first."""
@@ -69,16 +70,18 @@ class Differences:
         return len(self.missing) + len(self.unexpected) + len(self.other_shape)
 
 
-def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+def read_weights(path: Path, most_bytes: int | None = None) -> dict[str, dict[str, Tensor]]:
     """The state dicts in a file, by their places; the place of one that is alone is empty.
 
-    Reads safetensors, sparse checkpoints of this service and files of `torch.save`. Raises
-    `UnsafeFormatError`, `ModelError`.
+    Reads safetensors, sparse and compressed checkpoints of this service and files of `torch.save`.
+    `most_bytes` limits what a compressed one holds. Raises `UnsafeFormatError`, `ModelError`.
     """
     if is_pytorch(path):
         return find_state_dicts(read_pytorch(path))
     with path.open("rb") as file:
         head = file.read(9)
+    if is_xz(head):
+        return {"": _read_compressed(path, most_bytes)}
     if not is_safetensors(head):
         foreign = describe_foreign(path)
         detail = "" if foreign is None else f"; this is {foreign}"
@@ -89,6 +92,14 @@ def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
         return {"": load_file(path)}
     except (SafetensorError, CheckpointError, ValueError, OSError) as error:
         raise ModelError(f"not a readable safetensors file: {error}") from None
+
+
+def _read_compressed(path: Path, most_bytes: int | None) -> dict[str, Tensor]:
+    """The tensors of a compressed checkpoint; other xz files are refused."""
+    try:
+        return read_compressed(path, MOST_BYTES if most_bytes is None else most_bytes)
+    except CheckpointError as error:
+        raise ModelError(f"{error}; unpack other files of xz before they are sent") from None
 
 
 def find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
@@ -219,7 +230,8 @@ def is_stored(
     """Whether a file holds a state dict as it is, so that it can be kept; `states` are its own."""
     own = states.get("", {})
     same = state.keys() == own.keys() and all(state[name] is own[name] for name in state)
-    return same and not is_pytorch(path)
+    with path.open("rb") as file:
+        return same and is_safetensors(file.read(9))
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:

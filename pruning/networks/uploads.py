@@ -42,7 +42,8 @@ class UploadedNetwork:
 
 
 def read_upload(path: Path, scratch: Path, most_bytes: int | None = None) -> UploadedNetwork:
-    """Read an upload; a zip is unpacked into `scratch`, to at most so many bytes.
+    """Read an upload; a zip is unpacked into `scratch`, and it and a compressed checkpoint to at
+    most so many bytes.
 
     Raises `UnsafeFormatError`, `ModelError`, `ParameterError`, `MissingPackageError`.
     """
@@ -72,7 +73,7 @@ def read_upload(path: Path, scratch: Path, most_bytes: int | None = None) -> Upl
     if info.preprocessing is not None:
         known["preprocessing"] = keep_resizing(info.preprocessing, "model")
     return UploadedNetwork(
-        states=read_weights(path),
+        states=read_weights(path, most_bytes),
         architecture=info.architecture,
         kwargs=info.arguments or {},
         classes=info.classes,

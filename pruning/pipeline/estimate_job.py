@@ -153,13 +153,13 @@ def _check_outputs(spec: JobSpec) -> None:
     """Raise `ParameterError` for a job that needs packages which are not installed here."""
     missing = list_missing_packages() if spec.outputs.needs_onnx else ()
     if missing:
-        pointer = "/export" if "onnx" in spec.export else "/latency/runtimes"
+        pointer = "/export" if "onnx" in spec.outputs.formats else "/latency/runtimes"
         raise ParameterError(explain_missing(missing), pointer=pointer)
 
 
 def _check_folder(spec: JobSpec, recipe: Recipe, architecture: str) -> None:
     """Raise `ParameterError` where a Hugging Face folder is asked for that cannot be written."""
-    if "huggingface" not in spec.export:
+    if "huggingface" not in spec.outputs.formats:
         return
     compacts = any(PruningMethod.of(recipe, method).compacts for method in recipe.criteria)
     reason = explain_no_folder(architecture, compacts=compacts)

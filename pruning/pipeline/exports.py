@@ -14,6 +14,7 @@ from pruning.channels.compaction import write_arch
 from pruning.errors import CheckpointError, MissingPackageError
 from pruning.measurement.costs import count_flops, measure_file_sizes
 from pruning.measurement.onnx_network import check_onnx, describe_disagreement
+from pruning.measurement.rounded_network import check_rounded
 from pruning.pipeline.exported_network import ExportedNetwork
 from pruning.pipeline.huggingface_export import explain_no_folder, write_huggingface
 from pruning.pipeline.latencies import SHAPES, Latencies
@@ -21,6 +22,7 @@ from pruning.pipeline.pipeline import Pipeline
 from pruning.reporting.model_card import CardFacts, write_model_card
 from pruning.schemas.outputs import FileFormat, Outputs, name_file
 from pruning.storage.checkpoints import WRITERS, write_pth
+from pruning.storage.compressed import write_compressed
 from pruning.storage.onnx_files import write_onnx
 from pruning.storage.semi_structured import write_semi_structured
 
@@ -148,11 +150,13 @@ class Exports:
     def _write_further(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the formats that the job asks for."""
         state = exported.model.state_dict()
-        if "pth" in self.outputs.export:
+        if "pth" in self.outputs.formats:
             path = self.folder / name_file(exported.name, "pth")
             write_pth(path, state)
             self._announce(exported, "pth", path)
-        if "semi_structured" in self.outputs.export:
+        if "compressed" in self.outputs.formats:
+            self._write_compressed(exported)
+        if "semi_structured" in self.outputs.formats:
             path = self.folder / name_file(exported.name, "semi_structured")
             if write_semi_structured(path, state, exported.applied_masks, **exported.info):
                 self._announce(exported, "semi_structured", path)
@@ -162,12 +166,29 @@ class Exports:
                     "no semi_structured file: no layer has at most 2 of every 4 weights and a "
                     "multiple of 32 outputs and of 64 inputs"
                 )
-        if "huggingface" in self.outputs.export:
+        if "huggingface" in self.outputs.formats:
             self._write_huggingface(exported, record)
         if self.outputs.needs_onnx:
             self._write_onnx(exported)
-        if "onnx" in self.outputs.export:
+        if "onnx" in self.outputs.formats:
             self._check_onnx(exported, record)
+
+    def _write_compressed(self, exported: ExportedNetwork) -> None:
+        """Write the compressed file, and measure the network of its values where they are rounded;
+        where they cannot be, warn.
+        """
+        path = self.folder / name_file(exported.name, "compressed")
+        values = self.outputs.compressed_values
+        state = exported.model.state_dict()
+        try:
+            write_compressed(path, state, exported.applied_masks, values=values, **exported.info)
+        except CheckpointError as error:
+            exported.warnings.append(f"no compressed file: {error}")
+            return
+        if values != "exact":
+            check = check_rounded(path, exported.model, self.pipeline.data, values)
+            exported.note["rounded"] = check.model_dump(mode="json")
+        self._announce(exported, "compressed", path)
 
     def _write_huggingface(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the folder of Hugging Face; where there is none of such a network, warn."""

@@ -59,7 +59,7 @@ def _write_document(report: Report, full: bool) -> str:
         escape(summary.describe_costs(report)),
         _tabulate_costs(report),
         runtimes.LATENCY_NOTE,
-        *_tabulate_onnx(report),
+        *_tabulate_files(report),
     ]
     recommended = summary.find_recommended(report)
     if recommended is not None and full:
@@ -208,13 +208,27 @@ def _tabulate_costs(report: Report) -> str:
     return format_table(head, rows, right=range(1, len(head)))
 
 
-def _tabulate_onnx(report: Report) -> list[str]:
-    """The checks of ONNX files; nothing where there are none."""
-    rows = runtimes.list_onnx_rows(summary.order_checkpoints(report), summary.choose_digits(report))
-    if not rows:
-        return []
-    escaped = [tuple(escape(cell) for cell in row) for row in rows]
-    return [format_table(list(runtimes.ONNX_HEAD), escaped), runtimes.ONNX_NOTE]
+def _tabulate_files(report: Report) -> list[str]:
+    """The checks of ONNX files and of files with rounded values; nothing where there are none."""
+    checkpoints, digits = summary.order_checkpoints(report), summary.choose_digits(report)
+    tables = (
+        (
+            runtimes.ONNX_HEAD,
+            runtimes.list_onnx_rows(checkpoints, digits),
+            runtimes.ONNX_NOTE,
+        ),
+        (
+            runtimes.ROUNDED_HEAD,
+            runtimes.list_rounded_rows(checkpoints, digits),
+            runtimes.ROUNDED_NOTE,
+        ),
+    )
+    parts = []
+    for head, rows, note in tables:
+        if rows:
+            escaped = [tuple(escape(cell) for cell in row) for row in rows]
+            parts += [format_table(list(head), escaped), note]
+    return parts
 
 
 def _tabulate_layers(checkpoint: Checkpoint) -> str:

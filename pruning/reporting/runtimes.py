@@ -1,10 +1,11 @@
-"""Latencies, memory and ONNX files as a report shows them."""
+"""Latencies, memory, and files that were checked, as a report shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from pruning import wording
+from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.report import Checkpoint, Latency
 
 LATENCY_NOTE = (
@@ -26,6 +27,20 @@ ONNX_NOTE = (
     "Every ONNX file was run in onnxruntime on the test images. BatchNorm is folded into the layer "
     "before it, which rescales weights: those that are zero stay zero, others differ from the "
     "checkpoint's."
+)
+
+
+ROUNDED_HEAD = (
+    "Checkpoint",
+    "Values",
+    "Test error of the file",
+    "Other answers",
+    "Largest difference",
+)
+ROUNDED_NOTE = (
+    "The weights in these compressed files are rounded. Each file was read back, and its network "
+    "run on the test images; all other numbers of this report are of the network that was not "
+    "rounded."
 )
 
 
@@ -77,11 +92,39 @@ def list_onnx_rows(
         (
             checkpoint.id,
             f"{check.runtime}, opset {check.opset}",
-            f"{wording.percent_with_interval(check.error, digits)}; in PyTorch "
-            f"{wording.percent(checkpoint.error.value, digits)}",
-            f"{wording.count(check.differing_images)} of {wording.count(check.images)}",
-            f"{check.largest_difference:.1e} (the largest logit is {check.largest_logit:.3g})",
+            *_describe_check(check, checkpoint, "in PyTorch", digits),
         )
         for checkpoint in checkpoints
         if (check := checkpoint.onnx) is not None
     ]
+
+
+def list_rounded_rows(
+    checkpoints: Iterable[Checkpoint], digits: int
+) -> list[tuple[str, str, str, str, str]]:
+    """Return the checks of files with rounded values: checkpoint, type of the values, test error of
+    the file, answers that differ, and the largest difference of logits.
+    """
+    return [
+        (
+            checkpoint.id,
+            f"rounded to {check.values}",
+            *_describe_check(check, checkpoint, "not rounded", digits),
+        )
+        for checkpoint in checkpoints
+        if (check := checkpoint.rounded) is not None
+    ]
+
+
+def _describe_check(
+    check: OnnxCheck | RoundedCheck, checkpoint: Checkpoint, otherwise: str, digits: int
+) -> tuple[str, str, str]:
+    """Return the test error of a file beside its checkpoint's, the answers that differ, and the
+    largest difference of logits.
+    """
+    return (
+        f"{wording.percent_with_interval(check.error, digits)}; {otherwise} "
+        f"{wording.percent(checkpoint.error.value, digits)}",
+        f"{wording.count(check.differing_images)} of {wording.count(check.images)}",
+        f"{check.largest_difference:.1e} (the largest logit is {check.largest_logit:.3g})",
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
-from pruning.schemas.outputs import ExportFormat, LatencyRequest, Outputs, refuse_repeats
+from pruning.schemas.outputs import Export, LatencyRequest, Outputs, name_format, refuse_repeats
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import (
@@ -214,17 +214,19 @@ class JobSpec(JobFields):
     report. All see the same images in the same splits: the draw of images is that of `seed`, or of
     `dataset.limit.seed`.
     """
-    export: tuple[ExportFormat, ...] = ()
-    """File formats of the checkpoints beside `sparse`, `dense` and `masks`: `onnx` (checked in
-    onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4), `huggingface`
-    (a zip of the folder that transformers loads, for networks that were uploaded as one).
+    export: tuple[Export, ...] = ()
+    """File formats of the checkpoints beside `sparse`, `dense` and `masks`: `compressed` (the
+    smallest file; `{"format": "compressed", "values": "bfloat16"}` rounds the weights), `onnx`
+    (checked in onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4),
+    `huggingface` (a zip of the folder that transformers loads, for networks that were uploaded as
+    one).
     """
     latency: LatencyRequest = LatencyRequest()
 
     @field_validator("export")
     @classmethod
-    def _listed_once(cls, value: tuple[ExportFormat, ...]) -> tuple[ExportFormat, ...]:
-        refuse_repeats(value)
+    def _listed_once(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
+        refuse_repeats(tuple(name_format(export) for export in value))
         return value
 
     @model_validator(mode="before")

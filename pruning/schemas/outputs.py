@@ -9,15 +9,26 @@ from pydantic import Field, field_validator
 from pruning.schemas.base import Document
 from pruning.schemas.estimates import Estimate
 
-ExportFormat = Literal["onnx", "pth", "semi_structured", "huggingface"]
+ExportFormat = Literal["compressed", "onnx", "pth", "semi_structured", "huggingface"]
 """A format of checkpoint files that a job writes where it is asked for."""
 FileFormat = Literal[
-    "sparse", "dense", "masks", "arch", "onnx", "pth", "semi_structured", "huggingface"
+    "sparse",
+    "dense",
+    "masks",
+    "arch",
+    "compressed",
+    "onnx",
+    "pth",
+    "semi_structured",
+    "huggingface",
 ]
 """A format in which a checkpoint is downloaded."""
+StoredValues = Literal["exact", "bfloat16"]
+"""The values of a compressed file: as they are, or rounded to bfloat16."""
 Runtime = Literal["torch", "onnxruntime"]
 FILE_ENDINGS: dict[FileFormat, str] = {
     "arch": "arch.json",
+    "compressed": "compressed.xz",
     "onnx": "onnx",
     "pth": "pth",
     "huggingface": "huggingface.zip",
@@ -63,16 +74,50 @@ def refuse_repeats(values: tuple[object, ...] | None) -> tuple[object, ...] | No
     return values
 
 
+class CompressedExport(Document):
+    """The format `compressed` with its parameter."""
+
+    format: Literal["compressed"]
+    values: StoredValues = "exact"
+    """`bfloat16`: float32 weights of layers are rounded to it, and the report has the test error of
+    the network with these weights. Biases and the tensors of BatchNorm stay exact.
+    """
+
+
+Export = ExportFormat | CompressedExport
+"""A format that a job writes: its name, or an object with its parameters."""
+
+
+def name_format(export: Export) -> ExportFormat:
+    """Return the name of a format.
+
+    >>> name_format("onnx"), name_format(CompressedExport(format="compressed"))
+    ('onnx', 'compressed')
+    """
+    return export.format if isinstance(export, CompressedExport) else export
+
+
 class Outputs(Document):
     """The further formats that a job writes, and the latencies that it measures."""
 
-    export: tuple[ExportFormat, ...] = ()
+    export: tuple[Export, ...] = ()
     latency: LatencyRequest = LatencyRequest()
+
+    @property
+    def formats(self) -> tuple[ExportFormat, ...]:
+        """The names of the further formats."""
+        return tuple(name_format(export) for export in self.export)
+
+    @property
+    def compressed_values(self) -> StoredValues:
+        """The values that a compressed file holds."""
+        given = [export for export in self.export if isinstance(export, CompressedExport)]
+        return given[0].values if given else "exact"
 
     @property
     def needs_onnx(self) -> bool:
         """Whether networks are exported to ONNX."""
-        return "onnx" in self.export or "onnxruntime" in self.latency.runtimes
+        return "onnx" in self.formats or "onnxruntime" in self.latency.runtimes
 
 
 class Latency(Document):
@@ -118,5 +163,22 @@ class OnnxCheck(Document):
     """The largest absolute logit of the network in PyTorch, which the difference is to be compared
     with.
     """
+    differing_images: int
+    """Test images with another answer; for segmentation, with another answer for a pixel."""
+
+
+class RoundedCheck(Document):
+    """A file with rounded values, read back and compared with its network on the test images."""
+
+    format: FileFormat
+    values: StoredValues
+    """The type that the values are rounded to."""
+    images: int
+    error: Estimate
+    """The test error of the network with the rounded values."""
+    largest_difference: float
+    """The largest absolute difference of two logits, over all test images with finite outputs."""
+    largest_logit: float
+    """The largest absolute logit of the network that was not rounded."""
     differing_images: int
     """Test images with another answer; for segmentation, with another answer for a pixel."""

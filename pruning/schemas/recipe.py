@@ -23,6 +23,13 @@ class Method(Document):
     name: Name
     params: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_an_object(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"write {json.dumps({'name': value})}")
+        return value
+
 
 class Targets(Document):
     """The sparsities to reach: fractions of the prunable weights that are zero."""

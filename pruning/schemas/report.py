@@ -13,7 +13,7 @@ from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.job import JobSpec
 from pruning.schemas.outputs import Latency as Latency
-from pruning.schemas.outputs import OnnxCheck
+from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
@@ -241,6 +241,8 @@ class Checkpoint(Network):
     layers: tuple[Layer, ...]
     onnx: OnnxCheck | None = None
     """The check of the ONNX file; `null` where none was asked for or none could be made."""
+    rounded: RoundedCheck | None = None
+    """The check of the compressed file where its values are rounded; `null` for others."""
     load_snippet: str = ""
     """Lines of PyTorch that load the file of the format `dense` and measure its error on uint8
     images as this report does.

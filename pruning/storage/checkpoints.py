@@ -46,8 +46,7 @@ def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: 
             tensors[name] = tensor
             continue
         mask = masks[name].cpu()
-        if bool(tensor[~mask].count_nonzero()):
-            raise CheckpointError(f"{name}: a pruned weight is not zero")
+        check_pruned(name, tensor, mask)
         tensors[f"{name}.bitmask"] = _pack_bits(mask)
         tensors[f"{name}.values"] = tensor[mask]
     write_tensors(path, tensors, "sparse", described=_describe_tensors(state, masks), info=info)
@@ -60,7 +59,7 @@ def read_sparse(path: Path) -> dict[str, Tensor]:
         mask = _unpack_bits(name, state.pop(f"{name}.bitmask", None), description.shape)
         values = state.pop(f"{name}.values", None)
         kept = int(mask.sum())
-        if values is None or values.shape != (kept,) or _name_dtype(values) != description.dtype:
+        if values is None or values.shape != (kept,) or name_dtype(values) != description.dtype:
             raise CheckpointError(
                 f"{name}: {kept} bits are set for {description.dtype}, but there are "
                 f"{_describe_tensor(values)} values"
@@ -68,6 +67,12 @@ def read_sparse(path: Path) -> dict[str, Tensor]:
         dense = torch.zeros(description.shape, dtype=values.dtype)
         state[name] = dense.masked_scatter_(mask, values)
     return state
+
+
+def check_pruned(name: str, tensor: Tensor, mask: Tensor) -> None:
+    """Raise `CheckpointError` where a weight outside its mask is not zero."""
+    if bool(tensor.detach().cpu()[~mask.cpu()].count_nonzero()):
+        raise CheckpointError(f"{name}: a pruned weight is not zero")
 
 
 def write_dense(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
@@ -203,17 +208,17 @@ def read_tensors(
 
 def _describe_tensors(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
     return {
-        name: {"shape": list(state[name].shape), "dtype": _name_dtype(state[name])}
-        for name in masks
+        name: {"shape": list(state[name].shape), "dtype": name_dtype(state[name])} for name in masks
     }
 
 
 def _describe_tensor(tensor: Tensor | None) -> str:
     """The type and shape of a tensor for an error message, `no` for one that is missing."""
-    return "no" if tensor is None else f"{_name_dtype(tensor)} {tuple(tensor.shape)}"
+    return "no" if tensor is None else f"{name_dtype(tensor)} {tuple(tensor.shape)}"
 
 
-def _name_dtype(tensor: Tensor) -> str:
+def name_dtype(tensor: Tensor) -> str:
+    """The name of a tensor's type in the metadata: `float32`."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from pruning.errors import CheckpointError
 from pruning.schemas.preprocessing import Preprocessing
+from pruning.storage.compressed import read_compressed_header
+from pruning.storage.signatures import XZ, is_xz
 
 Constants = Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
 
@@ -34,9 +37,14 @@ class FileInfo(BaseModel):
 
 
 def read_file_info(path: Path) -> FileInfo:
-    """Read the metadata of a safetensors file; empty for one that this service did not write."""
+    """Read the metadata of a safetensors file or a compressed checkpoint; empty for one that this
+    service did not write.
+    """
     try:
+        with path.open("rb") as start:
+            if is_xz(start.read(len(XZ))):
+                return FileInfo.model_validate_json(read_compressed_header(path))
         with safe_open(path, framework="numpy") as file:
             return FileInfo.model_validate_json((file.metadata() or {})["secateur"])
-    except (SafetensorError, ValidationError, KeyError, OSError):
+    except (SafetensorError, CheckpointError, ValidationError, KeyError, OSError):
         return FileInfo()

@@ -8,10 +8,12 @@ MAX_HEADER_BYTES = 16 * 2**20
 """Longest header of a safetensors file that is accepted."""
 
 
+XZ = b"\xfd7zXZ\x00"
+"""The first bytes of an xz file, in which compressed checkpoints are stored."""
 OTHERS = {
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
-    b"\xfd7zXZ": "an xz file",
+    XZ: "an xz file",
     b"7z\xbc\xaf": "a 7-Zip archive",
     b"Rar!": "a RAR archive",
     b"\x93NUMPY": "a single array (.npy)",
@@ -56,3 +58,13 @@ def is_pickle(head: bytes) -> bool:
     (True, False)
     """
     return head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}
+
+
+def is_xz(head: bytes) -> bool:
+    """Whether a file with these first bytes is an xz file.
+
+    >>> import lzma
+    >>> is_xz(lzma.compress(b"")), is_xz(b"PK")
+    (True, False)
+    """
+    return head.startswith(XZ)

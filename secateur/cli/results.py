@@ -22,10 +22,11 @@ from secateur.wire import CheckpointResult, Results
 
 app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth"})
+NEEDS_ARCH: frozenset[FileFormat] = frozenset({"sparse", "dense", "pth", "compressed"})
 """The formats that `arch.json` stands beside where channels were removed."""
 ENDINGS: dict[FileFormat, str] = {
     "arch": "json",
+    "compressed": "xz",
     "onnx": "onnx",
     "pth": "pth",
     "huggingface": "zip",
@@ -184,9 +185,11 @@ def _print_checkpoints(outcome: Results) -> None:
     shown = [checkpoint.document() for checkpoint in outcome.checkpoints]
     if replicates:
         shown = list(reported.values())
+    given_flops = (report.get("baseline") or {}).get("flops")
     rows = []
     for checkpoint in shown:
-        increase = reported.get(checkpoint["id"], {}).get("error_increase") or {}
+        measured = reported.get(checkpoint["id"], {})
+        increase = measured.get("error_increase") or {}
         sizes = checkpoint.get("size_bytes") or {}
         rows.append(
             (
@@ -196,6 +199,10 @@ def _print_checkpoints(outcome: Results) -> None:
                 percent(checkpoint.get("sparsity")),
                 interval(checkpoint.get("error")),
                 interval(increase.get("control"), sign=True),
+                percent(measured["flops"] / given_flops)
+                if given_flops and "flops" in measured
+                else "",
+                _describe_latencies(measured),
                 ", ".join(f"{name} {decimal(size)}" for name, size in sizes.items()),
             )
         )
@@ -206,6 +213,8 @@ def _print_checkpoints(outcome: Results) -> None:
         "sparsity",
         "error [95 %]",
         "over control [95 %]",
+        "FLOPs of given",
+        "latency of given",
         "sizes",
     )
     print_table(columns, rows)
@@ -213,6 +222,19 @@ def _print_checkpoints(outcome: Results) -> None:
         succeeded = sum(replicate.get("status") == "succeeded" for replicate in replicates)
         tell(f"means over {succeeded} of {len(replicates)} replicates")
     _print_verdict(outcome)
+
+
+def _describe_latencies(measured: dict[str, Any]) -> str:
+    """Return the ratios of latencies to the network as given, for each runtime that of the smallest
+    batch with the most threads.
+    """
+    rows = [row for row in measured.get("latency_ms") or () if row.get("against_given")]
+    best: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["batch"], -row["threads"])):
+        best.setdefault(row.get("runtime", "torch"), row)
+    return ", ".join(
+        f"{runtime} {100 * row['against_given']:.0f} %" for runtime, row in best.items()
+    )
 
 
 def _print_family(outcome: Results) -> None:

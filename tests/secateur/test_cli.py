@@ -302,12 +302,13 @@ def test_the_widths_come_with_a_network_without_channels(
 ) -> None:
     answer = results()
     checkpoint = answer["checkpoints"][0]
-    checkpoint["formats"] += ["arch", "onnx"]
+    checkpoint["formats"] += ["arch", "onnx", "compressed"]
     checkpoint["sha256"] = dict.fromkeys(checkpoint["formats"], checkpoint["sha256"]["sparse"])
     finished.on(f"GET {JOB}/results", answer)
     for format, endings in (
         ("dense", ["dense.safetensors", "arch.json"]),
         ("onnx", ["onnx.onnx"]),
+        ("compressed", ["compressed.xz", "arch.json"]),
         ("arch", ["arch.json"]),
     ):
         _, out, _ = run("download", "job_12345678", "--format", format, "--out", str(tmp_path))

@@ -24,6 +24,24 @@ def test_results_table(finished: Imitation, run: Run) -> None:
         assert cell in out
 
 
+def test_results_show_what_became_faster(finished: Imitation, run: Run) -> None:
+    """FLOPs and latencies beside the network as given, of each runtime the smallest batch."""
+    answer = results()
+    answer["report"]["baseline"] = {"flops": 1000}
+    rows = [
+        {"runtime": "torch", "threads": 1, "batch": 64, "against_given": 0.9},
+        {"runtime": "torch", "threads": 1, "batch": 1, "against_given": 0.8},
+        {"runtime": "torch", "threads": 2, "batch": 1, "against_given": 0.71},
+        {"runtime": "onnxruntime", "threads": 1, "batch": 1, "against_given": 0.556},
+        {"runtime": "onnxruntime", "threads": 2, "batch": 1, "against_given": None},
+    ]
+    answer["report"]["checkpoints"][0] |= {"flops": 503, "latency_ms": rows}
+    finished.on(f"GET {JOB}/results", answer)
+    _, out, _ = run("results", "job_12345678")
+    assert "50.30 %" in out
+    assert "torch 71 %, onnxruntime 56 %" in out
+
+
 def test_results_of_a_family(finished: Imitation, run: Run, tmp_path: Path) -> None:
     finished.on(f"GET {JOB}/results", family_results())
     code, out, _ = run("results", "job_12345678")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
-from pruning.library import load_model, read_sparse
+from pruning.library import load_model, read_compressed, read_sparse
 from pruning.measurement.measure import measure_network
 from pruning.schemas.outputs import FileFormat
 from pruning.schemas.recipe import Limit
@@ -50,6 +50,7 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
             "targets": {"sparsity": [0.9]},
             "retrain": {"epochs": 2},
             "evaluations": [{"name": "accuracy"}],
+            "export": ["compressed"],
             "device": "cpu",
         }
     )
@@ -60,6 +61,7 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     readers: dict[FileFormat, Callable[[Path], dict[str, Tensor]]] = {
         "sparse": read_sparse,
         "dense": load_file,
+        "compressed": read_compressed,
     }
     for format, read in readers.items():
         path = service.client.jobs.download(
@@ -69,6 +71,9 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
             load_model("lenet_300_100", read(path), height=8, width=8), data
         ).document()
         assert again.error == report.checkpoints[0].error
+        uploaded = service.client.models.upload(path)
+        assert uploaded.architecture == "lenet_300_100"
+        assert uploaded.document()["sparsity"] == report.checkpoints[0].sparsity
     html = service.client.jobs.report(job.id, format="html").decode()
     assert "magnitude-0.9" in html
 

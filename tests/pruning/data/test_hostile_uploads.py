@@ -31,6 +31,12 @@ from tests.support.uploaded_files import (
 )
 
 
+def saved_weights() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"fc.weight": torch.zeros(2)}, buffer)
+    return buffer.getvalue()
+
+
 def zip_with(name: str, content: bytes = b"x", mode: int = 0o644 | stat.S_IFREG) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -208,6 +214,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         "not a readable image",
     ),
     "16 bits": (lambda: zipped(folder(train__a__3_dot_png=PNG16)), DataError, "8 bits"),
+    "weights": (lambda: saved_weights(), DataError, "uploaded as a model"),
     "pickle": (lambda: pickle.dumps({"train_x": 1}), UnsafeFormatError, "pickle"),
     "old pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=2), UnsafeFormatError, "pickle"),
     "oldest pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=0), DataError, "neither a zip"),

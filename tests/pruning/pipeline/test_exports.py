@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from pruning.measurement.onnx_network import describe_disagreement
 from pruning.pipeline import estimate_job, exports, latencies
 from pruning.pipeline.results import Results
 from pruning.schemas.job import JobSpec
-from pruning.schemas.outputs import LatencyRequest, OnnxCheck, Outputs
+from pruning.schemas.outputs import CompressedExport, LatencyRequest, OnnxCheck, Outputs
 from pruning.schemas.report import Estimate, Report
+from pruning.storage.checkpoints import read_sparse
+from pruning.storage.compressed import read_compressed
 from pruning.storage.onnx_files import explain_missing
 from tests.support import cases
 from tests.support.finished_jobs import finish_and_export
@@ -49,6 +52,66 @@ def test_a_state_dict_for_torch_alone(tmp_path: Path) -> None:
     assert checkpoint.size_bytes["pth"] == path.stat().st_size
     _, same = finish(tmp_path / "again", Outputs(export=("pth",)))
     assert same["magnitude-0.5", "pth"].read_bytes() == path.read_bytes()
+
+
+def test_a_compressed_file_holds_the_network_of_the_report(tmp_path: Path) -> None:
+    results, files = finish(tmp_path, Outputs(export=("compressed",)))
+    path = files["magnitude-0.5", "compressed"]
+    (checkpoint,) = results.report().checkpoints
+    model = cases.mlp(seed=1)
+    model.load_state_dict(read_compressed(path))
+    assert path.name == "magnitude-0.5.compressed.xz"
+    assert measure_network(model, cases.make_data()).document() == checkpoint.pruned
+    assert checkpoint.size_bytes["compressed"] == path.stat().st_size
+    assert checkpoint.rounded is None
+    _, same = finish(tmp_path / "again", Outputs(export=("compressed",)))
+    assert same["magnitude-0.5", "compressed"].read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "filter_norm"])
+def test_rounded_values_are_measured_on_the_file(tmp_path: Path, criterion: str) -> None:
+    """The error and the logits of the report are those of the weights in the file, also of a
+    network that has lost channels.
+    """
+    recipe = cases.recipe(0.5, criterion={"name": criterion}, **MODES["none"])
+    outputs = Outputs(export=(CompressedExport(format="compressed", values="bfloat16"),))
+    results, files = finish_and_export(recipe, tmp_path, outputs=outputs)
+    report = results.report()
+    (checkpoint,) = report.checkpoints
+    paths = {format: path for _, format, path in files}
+    exact, rounded = read_sparse(paths["sparse"]), read_compressed(paths["compressed"])
+    for name, tensor in exact.items():
+        expected = tensor.bfloat16().float() if tensor.dim() > 1 else tensor
+        assert torch.equal(rounded[name], expected)
+    assert any(not torch.equal(rounded[name], tensor) for name, tensor in exact.items())
+    model = copy.deepcopy(results.pipeline.done[-1].network())
+    data = cases.make_data()
+    with torch.no_grad():
+        before = torch.cat([model(inputs) for inputs, _ in data.batches(data.test, 64)])
+        model.load_state_dict(rounded)
+        after = torch.cat([model(inputs) for inputs, _ in data.batches(data.test, 64)])
+    check = checkpoint.rounded
+    assert check is not None
+    assert (check.format, check.values, check.images) == ("compressed", "bfloat16", len(before))
+    assert check.error == measure_network(model, data).document().error
+    assert check.differing_images == int((before.argmax(1) != after.argmax(1)).sum())
+    assert check.largest_difference == pytest.approx(float((before - after).abs().max()), rel=1e-3)
+    assert check.largest_difference > 0
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_weight_that_cannot_be_rounded_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CheckpointError("w: a weight is beyond the largest bfloat16")
+
+    monkeypatch.setattr(exports, "write_compressed", refuse)
+    results, files = finish(tmp_path, Outputs(export=("compressed",)))
+    (checkpoint,) = results.report().checkpoints
+    message = "no compressed file: w: a weight is beyond the largest bfloat16"
+    assert checkpoint.warnings == (message,)
+    assert ("magnitude-0.5", "compressed") not in files
 
 
 def test_a_job_without_onnx_warns_and_goes_on(
@@ -92,6 +155,9 @@ def test_a_job_that_cannot_be_served_is_refused(monkeypatch: pytest.MonkeyPatch)
     ("fields", "message"),
     [
         ({"export": ["pth", "pth"]}, "listed twice"),
+        ({"export": ["compressed", {"format": "compressed"}]}, "listed twice"),
+        ({"export": [{"format": "compressed", "values": "int8"}]}, "bfloat16"),
+        ({"export": [{"format": "onnx"}]}, "compressed"),
         ({"export": ["semi_structured"]}, "needs the granularity n_m"),
         ({"latency": {"runtimes": []}}, "at least 1"),
         ({"latency": {"batches": [2, 2]}}, "listed twice"),

@@ -9,7 +9,7 @@ from pruning.reporting import summary, to_html, to_junit, to_markdown
 from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.comment import escape
 from pruning.reporting.plots import plot_section
-from pruning.schemas.outputs import Latency, OnnxCheck
+from pruning.schemas.outputs import Latency, OnnxCheck, RoundedCheck
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import (
     BatchNorm,
@@ -153,6 +153,31 @@ def test_what_was_run_in_onnxruntime_is_shown() -> None:
         assert "onnxruntime 1.2.3, opset 20" in text
         assert "3 of 1,000" in text
         assert "2.0e-06 (the largest logit is 9.5)" in text
+
+
+def test_rounded_files_are_shown_with_their_own_error() -> None:
+    best = reports.realistic().checkpoints[-1]
+    check = RoundedCheck(
+        format="compressed",
+        values="bfloat16",
+        images=1000,
+        error=Estimate(value=0.25),
+        largest_difference=2e-2,
+        largest_logit=9.5,
+        differing_images=3,
+    )
+    report = reports.realistic()
+    for text in both(report):
+        assert "rounded to bfloat16" not in text
+    best = best.model_copy(update={"rounded": check})
+    chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
+    report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
+    for rendered in both(report):
+        text = rendered.replace("\\", "")
+        assert "rounded to bfloat16" in text
+        assert "25.0 %; not rounded " in text
+        assert "3 of 1,000" in text
+        assert "all other numbers of this report are of the network that was not rounded" in text
 
 
 def test_differences_of_errors_are_percentage_points_everywhere() -> None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pruning.schemas.job import JobSpec
-from pruning.schemas.recipe import Recipe
+from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Estimate
 from tests.support.specs import DATA, MODEL, spec
 
@@ -288,3 +288,8 @@ def test_documents_and_uploads_import_without_torch() -> None:
         for module in modules
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_a_method_that_is_only_named_is_told_how_to_be_written() -> None:
+    with pytest.raises(ValidationError, match=r'write \{"name": "filter_norm"\}'):
+        Method.model_validate("filter_norm")

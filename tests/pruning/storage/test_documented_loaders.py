@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,6 +27,11 @@ from pruning.storage.checkpoints import (
     write_dense,
     write_pth,
     write_sparse,
+)
+from pruning.storage.compressed import (
+    read_compressed,
+    read_compressed_header,
+    write_compressed,
 )
 from pruning.types import Masks
 from tests.support.channel_nets import select
@@ -62,6 +67,30 @@ def test_the_documented_loader_needs_no_torch(tmp_path: Path) -> None:
     code = ALONE.format(allowed={"numpy", "safetensors"}) + code
     code += "\nload_sparse(sys.argv[1])\n"
     subprocess.run([sys.executable, "-c", code, tmp_path / "f"], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("values", ["exact", "bfloat16"])
+def test_the_documented_loader_of_compressed_files_agrees_exactly(
+    tmp_path: Path, values: Literal["exact", "bfloat16"]
+) -> None:
+    (code,) = [block for block in documented("python") if "def load_compressed" in block]
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    shapes = ((3, 5), (1,), (60, 70), (0, 4), (7,))
+    for dtype in (torch.float32, torch.float16):
+        for kept in (0.0, 0.01, 0.3, 1.1):
+            write_compressed(tmp_path / "f", *network(dtype, kept, shapes), values=values)
+            state, expected = (
+                namespace["load_compressed"](tmp_path / "f"),
+                read_compressed(tmp_path / "f"),
+            )
+            assert set(state) == set(expected)
+            for name, value in expected.items():
+                assert state[name].dtype == value.numpy().dtype
+                assert state[name].shape == tuple(value.shape)
+                assert np.array_equal(state[name], value.numpy())
+    alone = ALONE.format(allowed={"numpy"}) + code + "\nload_compressed(sys.argv[1])\n"
+    subprocess.run([sys.executable, "-c", alone, tmp_path / "f"], check=True, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -192,7 +221,7 @@ def channel_masks(model: nn.Module) -> Masks:
 
 
 def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
-    example, arch = (json.loads(block) for block in documented("json"))
+    example, compressed, arch = (json.loads(block) for block in documented("json"))
     (tmp_path / "arch.json").write_text(json.dumps(arch))
     with pytest.raises(
         CheckpointError, match="lists 2 layers"
@@ -211,3 +240,8 @@ def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
     with safe_open(tmp_path / "f", framework="numpy") as file:
         assert list(file.metadata()) == ["secateur"]
         assert json.loads(file.metadata()["secateur"]) == example
+    mask = torch.zeros(2, 100, dtype=torch.bool)
+    mask[0, [3, 7, 90]] = True
+    state = {"fc1.weight": mask.float(), "fc1.bias": torch.zeros(2)}
+    write_compressed(tmp_path / "g", state, {"fc1.weight": mask})
+    assert json.loads(read_compressed_header(tmp_path / "g")) == compressed
