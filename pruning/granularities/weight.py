@@ -49,7 +49,7 @@ class Weight:
             count_to_keep(sum(sizes.values()), selection.density),
             sizes,
             list_layer_shapes(selection.model),
-            {name: weight.sign() for name, weight in selection.weights.items()},
+            selection.weights,
         )
         remaining = count_kept({name: selection.masks[name] for name in sizes})
         if sum(remaining.values()) <= budget.keep:
@@ -66,7 +66,8 @@ class Weight:
         for name in selection.weights:
             sparse = _sparsify_layer(selection, name, keeps[name])
             masks[name] = sparse.mask & selection.masks[name]
-            weights[name] = sparse.weight
+            if not isinstance(selection.sparsifier, TopK):  # whose weights are those of the mask
+                weights[name] = sparse.weight
             if sparse.law is not None:
                 laws[name] = sparse.law
         return Selected(selection.masks | masks, weights, laws=laws)
