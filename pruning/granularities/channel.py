@@ -239,15 +239,23 @@ class _WeightCounter:
         }
         others = {name: mask for name, mask in masks.items() if name not in self.masks}
         self.others = sum(count_kept(others).values())
+        # The weights of each output and column, float64 for products: (out, in / groups).
+        self.kernels = {
+            name: mask.flatten(2).sum(2).double().cpu() if mask.dim() > 2 else mask.double().cpu()
+            for name, mask in self.masks.items()
+        }
 
     def count(self, keep: Tensor) -> int:
         """Count the weights that remain where `keep` marks the channels that do."""
         total = self.others
-        for name, mask in self.masks.items():
+        for name, kernels in self.kernels.items():
             owner = name_layer(name)
-            inputs, outputs = self.graph.kept_of(owner, keep)
-            index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
-            total += int(mask[index].sum())
+            reads = keep[self.graph.inputs[owner]].double()
+            writes = keep[self.graph.outputs[owner]].double()
+            groups = len(reads) // kernels.shape[1]
+            by_group = kernels.reshape(groups, -1, kernels.shape[1])
+            rows = (by_group @ reads.reshape(groups, -1, 1)).flatten()
+            total += int(rows @ writes)
         return total
 
 
