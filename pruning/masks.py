@@ -24,8 +24,10 @@ TABLES: Mapping[str, str] = {
     "layer_scale": "scales of a block, and no weight of a layer",
 }
 """Why parameters of transformers are left dense, by the beginning of their own names."""
-CHUNK = 2**20
-"""The most scores that a selection copies at a time, whatever their number."""
+CHUNK = 2**18
+"""The scores that a selection looks at together, whatever their number."""
+GATHERED = 2**19
+"""The most scores of which a selection makes copies to rank them."""
 DIGIT_BITS = 16
 """The bits of a score that one pass of a selection looks at."""
 
@@ -192,7 +194,7 @@ def select_top_together(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     """Select the `keep` highest scores of several tensors: masks shaped as they are.
 
     Of equal scores the first remain, those of an earlier tensor before those of a later one. Beside
-    the masks it holds copies of a few times `CHUNK` scores, whatever their number. Raises
+    the masks it holds a few copies of `GATHERED` scores, whatever their number. Raises
     `BudgetError` for a count that there is not, `ScoreError` for nan and infinity.
 
     >>> select_top_together([torch.tensor([1.0, 3.0]), torch.tensor([3.0, 2.0])], 1)
@@ -213,13 +215,15 @@ def select_top_together(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     threshold = _find_threshold(scores, keep)
     masks = [(score >= threshold).contiguous() for score in scores]
     surplus = sum(int(mask.count_nonzero()) for mask in masks) - keep
-    for score_chunk, mask_chunk in reversed(list(zip(_split(scores), _split(masks), strict=True))):
-        if not surplus:
-            break
-        ties = (score_chunk == threshold).nonzero().flatten()
-        last = ties[max(0, len(ties) - surplus) :]
-        mask_chunk[last] = False
-        surplus -= len(last)
+    for score, mask in zip(reversed(scores), reversed(masks), strict=True):
+        chunks = zip(_split([score]), _split([mask]), strict=True)
+        for score_chunk, mask_chunk in reversed(list(chunks)):
+            if not surplus:
+                return masks
+            ties = (score_chunk == threshold).nonzero().flatten()
+            last = ties[max(0, len(ties) - surplus) :]
+            mask_chunk[last] = False
+            surplus -= len(last)
     return masks
 
 
@@ -240,7 +244,7 @@ def _find_threshold(scores: Sequence[Tensor], keep: int) -> Tensor:
     rank = keep
     alike = sum(score.numel() for score in scores)
     unknown_bits = 32 if _takes_32_bits(scores[0].dtype) else 64
-    while alike > CHUNK and unknown_bits:
+    while alike > GATHERED and unknown_bits:
         unknown_bits -= DIGIT_BITS
         # Keys are signed: their highest digit is one of -2^15 ... 2^15 - 1.
         least = -(2 ** (DIGIT_BITS - 1)) if prefix is None else prefix << DIGIT_BITS
@@ -259,9 +263,7 @@ def _find_threshold(scores: Sequence[Tensor], keep: int) -> Tensor:
         return _find_rank(torch.cat([score.flatten() for score in scores]), rank)
     if not unknown_bits:
         return _convert_from_key(prefix, scores[0])
-    parts = [
-        chunk[_convert_to_keys(chunk) >> unknown_bits == prefix] for chunk in _split(scores)
-    ]
+    parts = [chunk[_convert_to_keys(chunk) >> unknown_bits == prefix] for chunk in _split(scores)]
     return _find_rank(torch.cat(parts), rank)
 
 

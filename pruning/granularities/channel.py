@@ -232,9 +232,7 @@ class _WeightCounter:
 
     def __init__(self, graph: ChannelGraph, masks: Masks) -> None:
         self.graph = graph
-        own_masks = {
-            name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs
-        }
+        own_masks = {name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs}
         others = {name: mask for name, mask in masks.items() if name not in own_masks}
         self.others = sum(count_kept(others).values())
         # The weights of each output and column, as floats for products: (out, in / groups).

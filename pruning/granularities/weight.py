@@ -57,17 +57,23 @@ class Weight:
         if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):
             # One ranking allocates and sparsifies.
             chosen = selection.allocation.select_masks(selection.scores, budget)
-            nested = {name: mask & selection.masks[name] for name, mask in chosen.items()}
-            return Selected(selection.masks | nested, {})
+            for name, mask in chosen.items():
+                chosen[name] = mask & selection.masks[name]
+            return Selected(selection.masks | chosen, {})
         keeps = budget.check_keeps(selection.allocation.allocate(selection.scores, budget))
         masks: Masks = {}
         weights = {}
         laws = {}
         for name in selection.weights:
+            if isinstance(selection.sparsifier, TopK):  # the weights are those of the mask
+                chosen_mask = selection.sparsifier.choose(
+                    selection.weights[name], selection.scores[name], keeps[name]
+                )
+                masks[name] = chosen_mask & selection.masks[name]
+                continue
             sparse = _sparsify_layer(selection, name, keeps[name])
             masks[name] = sparse.mask & selection.masks[name]
-            if not isinstance(selection.sparsifier, TopK):  # whose weights are those of the mask
-                weights[name] = sparse.weight
+            weights[name] = sparse.weight
             if sparse.law is not None:
                 laws[name] = sparse.law
         return Selected(selection.masks | masks, weights, laws=laws)
