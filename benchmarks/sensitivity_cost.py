@@ -1,7 +1,7 @@
 """Measure the cost of the sensitivities of SiPP and PFP against a loop over images, on a ResNet-20.
 
 `python benchmarks/sensitivity_cost.py` computes the sensitivities of all edges (SiPP: mean over
-positions; PFP: maximum) of a ResNet-20 over 16 images, in batches and image by image as the
+positions; PFP: maximum) of a ResNet-20 over 8 images, in batches and image by image as the
 definition reads, the loop with one or two threads, whichever is the faster for it; ours runs with
 as many. The two run in turn in one process, and the medians of both and of their quotient are
 printed, with the spread and the largest difference of the results. Limits: SiPP is at least 8 times
@@ -23,8 +23,8 @@ from pruning.masks import find_prunable
 from pruning.networks.layers import extract_patches, record_uses
 from pruning.types import Scores
 
-IMAGES = 16
-PROBE = 2
+IMAGES = 8
+PROBE = 1
 REPEATS = 3
 LIMITS: dict[Positions, float] = {"mean": 8.0, "max": 5.0}
 
@@ -39,7 +39,7 @@ def main() -> int:
         pairs, error = [], 0.0
         for _ in range(REPEATS):
             begin = time.perf_counter()
-            batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
+            batches = [(part, torch.zeros(len(part))) for part in images.split(8)]
             ours = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
             between = time.perf_counter()
             theirs = _loop(model, images, positions)

@@ -239,7 +239,7 @@ def _list_inputs(grid: Tensor, groups: int) -> Tensor:
     """List the entries of a grid (N, C, H, W) that are not zero: a sparse matrix (C, G N H W), a
     channel in the columns of its group.
     """
-    images, channels, height, width = grid.shape
+    channels = grid.shape[1]
     flat = grid.transpose(0, 1).reshape(channels, -1)
     cells = flat.shape[1]
     places = flat.flatten().nonzero().flatten()
