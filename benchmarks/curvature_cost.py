@@ -5,7 +5,7 @@ The network has 10 classes and random weights; there are 100 images of 32x32.
 `python benchmarks/curvature_cost.py` times `compute_diagonal(..., kind="ggn")` against C + 1 = 11
 plain forward and backward passes over the same images, in turn in one process, and prints the
 median quotient of the pairs; the sampled Fisher beside it. The number of threads is that of
-`OMP_NUM_THREADS`.
+`OMP_NUM_THREADS`; times are CPU seconds. Limit for `ggn`: 1.2 times.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from pruning.seeding import generator
 IMAGES = 100
 CLASSES = 10
 REPEATS = 7
+LIMIT = 1.2
 
 
 def main() -> int:
-    """Measure in turn and print the medians."""
+    """Measure in turn and print the medians; 1 when the limit is not held."""
     torch.manual_seed(0)
     model = load_model("cifar_resnet", depth=20).eval()
     names = list(find_prunable(model))
@@ -64,13 +65,13 @@ def main() -> int:
         f"mc_fisher {sampled_s:.2f} s, {sampled_passes:.2f} passes; "
         f"{torch.get_num_threads()} threads"
     )
-    return 0
+    return 0 if statistics.median(quotients) <= LIMIT else 1
 
 
 def _time(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Measure the cost of the sensitivities of SiPP and PFP against a loop over images, on a ResNet-20.
 
 `python benchmarks/sensitivity_cost.py` computes the sensitivities of all edges (SiPP: mean over
-positions; PFP: maximum) of a ResNet-20 over 48 images, in batches and image by image as the
-definition reads; the two run in turn in one process, and the medians of both and of their quotient
-are printed, with the largest difference of the results. Limits: SiPP is at least 5 times as fast,
-PFP 1.3 times.
+positions; PFP: maximum) of a ResNet-20 over 8 images, in batches and image by image as the
+definition reads, the loop with one or two threads, whichever is the faster for it; ours runs with
+as many. The two run in turn in one process, and the medians of both and of their quotient are
+printed, with the spread and the largest difference of the results. Limits: SiPP is at least 8 times
+as fast, PFP 5 times.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pruning.masks import find_prunable
 from pruning.networks.layers import extract_patches, record_uses
 from pruning.types import Scores
 
-IMAGES = 48
+IMAGES = 8
+PROBE = 1
 REPEATS = 3
-LIMITS: dict[Positions, float] = {"mean": 5.0, "max": 1.3}
+LIMITS: dict[Positions, float] = {"mean": 8.0, "max": 5.0}
 
 
 def main() -> int:
@@ -33,24 +35,39 @@ def main() -> int:
     images = torch.randn(IMAGES, 3, 32, 32)
     held = True
     for positions, limit in LIMITS.items():
+        torch.set_num_threads(_choose_threads(model, images, positions))
         pairs, error = [], 0.0
         for _ in range(REPEATS):
             begin = time.perf_counter()
-            batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
+            batches = [(part, torch.zeros(len(part))) for part in images.split(8)]
             ours = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
             between = time.perf_counter()
             theirs = _loop(model, images, positions)
             pairs.append((between - begin, time.perf_counter() - between))
             error = max(error, *(float((ours[name] - theirs[name]).abs().max()) for name in ours))
-        quotient = statistics.median(loop / ours_s for ours_s, loop in pairs)
+        quotients = [loop / ours_s for ours_s, loop in pairs]
+        quotient = statistics.median(quotients)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
         print(
             f"{positions} over positions: {medians[0]:.2f} s, loop over images {medians[1]:.2f} "
-            f"s: {quotient:.1f} times as fast (limit {limit}), difference {error:.1e}, "
+            f"s: {quotient:.1f} times as fast ({min(quotients):.1f} to "
+            f"{max(quotients):.1f}, limit {limit}), difference {error:.1e}, "
             f"{torch.get_num_threads()} threads"
         )
         held = held and quotient >= limit
     return 0 if held else 1
+
+
+def _choose_threads(model: nn.Module, images: Tensor, positions: Positions) -> int:
+    """Choose the number of threads with which the loop is the faster on a few images."""
+    seconds = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        _loop(model, images[:1], positions)
+        begin = time.perf_counter()
+        _loop(model, images[:PROBE], positions)
+        seconds[threads] = time.perf_counter() - begin
+    return min(seconds, key=lambda threads: seconds[threads])
 
 
 def _loop(model: nn.Module, images: Tensor, positions: Positions) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ TABLES: Mapping[str, str] = {
     "layer_scale": "scales of a block, and no weight of a layer",
 }
 """Why parameters of transformers are left dense, by the beginning of their own names."""
+CHUNK = 2**18
+"""The scores that a selection looks at together, whatever their number."""
+GATHERED = 2**19
+"""The most scores of which a selection makes copies to rank them."""
+DIGIT_BITS = 16
+"""The bits of a score that one pass of a selection looks at."""
 
 
 def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
@@ -62,15 +68,12 @@ def list_layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _list_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
     """The weights of layers in the order of the network, each with its name and its layer."""
-    parameters = _find_used_parameters(model)
-    for name, module in model.named_modules():
+    for name, parameter, module in _iterate_used_parameters(model):
         own: tuple[str, ...] = ("weight",) if isinstance(module, PRUNABLE) else ()
         if isinstance(module, nn.MultiheadAttention):
             own = PROJECTIONS
-        for suffix in own:
-            key = f"{name}.{suffix}" if name else suffix
-            if key in parameters:
-                yield key, parameters[key], module
+        if name.rpartition(".")[2] in own:
+            yield name, parameter, module
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -84,16 +87,28 @@ def count_parameters(model: nn.Module) -> int:
 
 def _find_used_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Find the parameters by first name, without those of submodules used in training alone."""
-    training_prefixes = tuple(
-        f"{name}."
-        for name, module in model.named_modules()
-        if getattr(module, "trains_alone", False)
-    )
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if not name.startswith(training_prefixes)
-    }
+    return {name: parameter for name, parameter, _ in _iterate_used_parameters(model)}
+
+
+def _iterate_used_parameters(
+    model: nn.Module,
+) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    """The parameters by first name, each with the module that owns it; without those of submodules
+    used in training alone.
+    """
+    seen: set[int] = set()
+    training_prefixes: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if getattr(module, "trains_alone", False):
+            training_prefixes += (f"{name}.",)
+        for own_name, parameter in module._parameters.items():
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            full_name = prefix + own_name
+            if not full_name.startswith(training_prefixes):
+                yield full_name, parameter, module
 
 
 def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
@@ -132,7 +147,7 @@ def apply_masks_(model: nn.Module, masks: Masks) -> None:
 
 def count_kept(masks: Masks) -> Keeps:
     """Count the weights that each mask keeps."""
-    return {name: int(mask.sum()) for name, mask in masks.items()}
+    return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
 
 
 def select_weight_masks(masks: Masks) -> Masks:
@@ -172,24 +187,128 @@ def select_top(score: Tensor, keep: int) -> Tensor:
     >>> select_top(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
     tensor([False,  True,  True, False])
     """
-    flat = score.detach().flatten()
-    if not 0 <= keep <= flat.numel():
-        raise BudgetError(f"cannot keep {keep} of {flat.numel()}")
-    if flat.numel() and not float(flat.max()) < torch.inf:
+    return select_top_together([score], keep)[0]
+
+
+def select_top_together(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
+    """Select the `keep` highest scores of several tensors: masks shaped as they are.
+
+    Of equal scores the first remain, those of an earlier tensor before those of a later one. Beside
+    the masks it holds a few copies of `GATHERED` scores, whatever their number. Raises
+    `BudgetError` for a count that there is not, `ScoreError` for nan and infinity.
+
+    >>> select_top_together([torch.tensor([1.0, 3.0]), torch.tensor([3.0, 2.0])], 1)
+    [tensor([False,  True]), tensor([False, False])]
+    """
+    scores = [score.detach() for score in scores]
+    total = sum(score.numel() for score in scores)
+    if not 0 <= keep <= total:
+        raise BudgetError(f"cannot keep {keep} of {total}")
+    if not all(float(score.max()) < torch.inf for score in scores if score.numel()):
         raise ScoreError("scores must be numbers below infinity")
-    if keep in (0, flat.numel()):
-        return torch.full_like(score, bool(keep), dtype=torch.bool)
-    threshold = _find_threshold(flat, keep)
-    mask = flat >= threshold
-    surplus = int(mask.count_nonzero()) - keep
-    if surplus:
-        ties = (flat == threshold).nonzero().flatten()
-        mask[ties[len(ties) - surplus :]] = False
-    return mask.reshape(score.shape)
+    if keep in (0, total):
+        return [torch.full_like(score, bool(keep), dtype=torch.bool) for score in scores]
+    dtype = scores[0].dtype
+    for score in scores:
+        dtype = torch.promote_types(dtype, score.dtype)
+    scores = [score.to(dtype) for score in scores]
+    threshold = _find_threshold(scores, keep)
+    masks = [(score >= threshold).contiguous() for score in scores]
+    surplus = sum(int(mask.count_nonzero()) for mask in masks) - keep
+    for score, mask in zip(reversed(scores), reversed(masks), strict=True):
+        chunks = zip(_split([score]), _split([mask]), strict=True)
+        for score_chunk, mask_chunk in reversed(list(chunks)):
+            if not surplus:
+                return masks
+            ties = (score_chunk == threshold).nonzero().flatten()
+            last = ties[max(0, len(ties) - surplus) :]
+            mask_chunk[last] = False
+            surplus -= len(last)
+    return masks
 
 
-def _find_threshold(flat: Tensor, keep: int) -> Tensor:
-    """Find the score of rank `keep`."""
+def _split(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The entries of the tensors in order, at most `CHUNK` at a time; views of contiguous ones."""
+    for tensor in tensors:
+        yield from torch.split(tensor.flatten(), CHUNK)
+
+
+def _find_threshold(scores: Sequence[Tensor], keep: int) -> Tensor:
+    """Find the score of rank `keep`, of scores of one type.
+
+    A histogram of the keys' highest digit tells with which digit the wanted key begins and its rank
+    among those, and so on, until few enough scores begin alike to rank them, or all digits are
+    known.
+    """
+    prefix: int | None = None
+    rank = keep
+    alike = sum(score.numel() for score in scores)
+    unknown_bits = 32 if _takes_32_bits(scores[0].dtype) else 64
+    while alike > GATHERED and unknown_bits:
+        unknown_bits -= DIGIT_BITS
+        # Keys are signed: their highest digit is one of -2^15 ... 2^15 - 1.
+        least = -(2 ** (DIGIT_BITS - 1)) if prefix is None else prefix << DIGIT_BITS
+        histogram = torch.zeros(2**DIGIT_BITS, dtype=torch.long, device=scores[0].device)
+        for chunk in _split(scores):
+            begun = _convert_to_keys(chunk) >> unknown_bits
+            if prefix is not None:
+                begun = begun[begun >> DIGIT_BITS == prefix]
+            histogram += torch.bincount(begun - least, minlength=2**DIGIT_BITS)
+        at_least = histogram.flip(0).cumsum(0)
+        place = int((at_least < rank).count_nonzero())
+        alike = int(histogram[2**DIGIT_BITS - 1 - place])
+        rank -= int(at_least[place]) - alike
+        prefix = least + 2**DIGIT_BITS - 1 - place
+    if prefix is None:
+        return _find_rank(torch.cat([score.flatten() for score in scores]), rank)
+    if not unknown_bits:
+        return _convert_from_key(prefix, scores[0])
+    parts = [chunk[_convert_to_keys(chunk) >> unknown_bits == prefix] for chunk in _split(scores)]
+    return _find_rank(torch.cat(parts), rank)
+
+
+def _takes_32_bits(dtype: torch.dtype) -> bool:
+    """Whether scores of a type are ranked by keys of 32 bits; the others take 64."""
+    return dtype.is_floating_point and dtype != torch.float64
+
+
+def _convert_to_keys(values: Tensor) -> Tensor:
+    """Convert scores to integers of the same order, equal for equal scores.
+
+    >>> keys = _convert_to_keys(torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 1e-45, 1.0]))
+    >>> (keys.diff() > 0).tolist()
+    [True, True, False, True, True]
+    """
+    if not values.is_floating_point():
+        return values.long()
+    narrow = _takes_32_bits(values.dtype)
+    # The sum makes -0 to 0.
+    bits = (values.to(torch.float32 if narrow else torch.float64) + 0.0).view(
+        torch.int32 if narrow else torch.int64
+    )
+    return _order_bits(bits)
+
+
+def _convert_from_key(key: int, like: Tensor) -> Tensor:
+    """Convert a key to the score that it is for, of the type and on the device of `like`."""
+    narrow = _takes_32_bits(like.dtype)
+    keys = torch.tensor([key], dtype=torch.int32 if narrow else torch.int64, device=like.device)
+    if like.is_floating_point():
+        keys = _order_bits(keys).view(torch.float32 if narrow else torch.float64)
+    return keys[0].to(like.dtype)
+
+
+def _order_bits(bits: Tensor) -> Tensor:
+    """Turn the bits of floats, read as integers, into integers of the same order, and back.
+
+    Of a negative number all bits but the sign are inverted: the larger it is in size, the smaller.
+    """
+    limits = torch.iinfo(bits.dtype)
+    return bits ^ ((bits >> (limits.bits - 1)) & limits.max)
+
+
+def _find_rank(flat: Tensor, keep: int) -> Tensor:
+    """Find the score of rank `keep` of few."""
     # On the CPU numpy selects several times faster than torch, and faster without the -inf.
     if not (flat.is_cpu and flat.dtype in (torch.float32, torch.float64)):
         return flat.kthvalue(flat.numel() - keep + 1).values

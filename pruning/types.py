@@ -45,8 +45,10 @@ class Budget:
 
     Weights that are left dense are among them.
     """
-    signs: Mapping[str, Tensor] = field(default_factory=dict)
-    """The signs -1, 0 and 1 of the weights, where the layers are weights."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """The weights, where the layers are weights: their signs distinguish the two sides of a
+    filter.
+    """
 
     @property
     def total(self) -> int:

@@ -29,7 +29,8 @@ class LayerCapacities:
         """
         costs = {name: budget.sizes[name] // score.numel() for name, score in scores.items()}
         alive = {
-            name: int((score > -math.inf).sum()) * costs[name] for name, score in scores.items()
+            name: int((score > -math.inf).count_nonzero()) * costs[name]
+            for name, score in scores.items()
         }
         if sum(alive.values()) < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {sum(alive.values())} remain")

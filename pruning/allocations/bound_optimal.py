@@ -38,8 +38,8 @@ class BoundOptimal:
         """Allocate at the least bound: over single weights' sides, or over channels.
 
         Weights: argmin sum_i l_i epsilon_i(m_i), l_i = 1 / sides of the layer. Channels: keep_l =
-        E[distinct](epsilon). Counts are rounded by largest remainder. `budget.signs` distinguishes
-        the sides; without it a filter is one side. Raises `ParameterError` for scores below 0,
+        E[distinct](epsilon). Counts are rounded by largest remainder. `budget.weights` distinguish
+        the sides; without them a filter is one side. Raises `ParameterError` for scores below 0,
         which are not sensitivities.
         """
         capacities = LayerCapacities.from_scores(scores, budget)
@@ -68,9 +68,9 @@ def _share_by_weights(scores: Scores, budget: Budget) -> dict[str, float]:
     limits = []
     for name, score in scores.items():
         alive = score > -math.inf
-        signs = budget.signs[name] if name in budget.signs else torch.ones_like(score)
-        for sign in (1, -1):
-            in_side = alive & (signs == sign)
+        weight = budget.weights[name] if name in budget.weights else torch.ones_like(score)
+        for side in (weight > 0, weight < 0):
+            in_side = alive & side
             sums.append(torch.where(in_side, score, 0.0).double().flatten(1).sum(1).cpu())
             limits.append(in_side.flatten(1).sum(1).double().cpu())
             weights.append(torch.full_like(sums[-1], 0.5 / len(score)))

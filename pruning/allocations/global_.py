@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from pruning.allocations import allocations
 from pruning.errors import BudgetError
-from pruning.masks import select_top
+from pruning.masks import select_top_together
 from pruning.types import Budget, Keeps, Masks, Scores
 
 
@@ -44,30 +45,28 @@ class Global:
 
         They are what `top_k` keeps of each layer's share.
         """
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        units = [score.numel() for score in scores.values()]
-        costs = [budget.sizes[name] // count for name, count in zip(scores, units, strict=True)]
-        alive = int((flat > -torch.inf).count_nonzero())
+        costs = [budget.sizes[name] // score.numel() for name, score in scores.items()]
+        alive = sum(int((score > -torch.inf).count_nonzero()) for score in scores.values())
         if alive == 0:
             raise BudgetError("nothing is left to keep")
         if len(set(costs)) > 1:
-            cost_of_unit = torch.tensor(costs).repeat_interleave(torch.tensor(units))
-            mask = _select_affordable(flat, cost_of_unit.to(flat.device), budget.keep)
+            masks = _select_affordable(list(scores.values()), costs, budget.keep)
         elif costs[0] == 1 and alive < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {alive} remain")
         else:
-            mask = select_top(flat, min(alive, budget.keep // costs[0]))
-        parts = torch.split(mask, units)
-        return {
-            name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)
-        }
+            keep = min(alive, budget.keep // costs[0])
+            masks = select_top_together(list(scores.values()), keep)
+        return dict(zip(scores, masks, strict=True))
 
 
-def _select_affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
+def _select_affordable(scores: Sequence[Tensor], costs: Sequence[int], left: int) -> list[Tensor]:
     """Select units in descending order of their scores while `left` weights pay for them.
 
     Each pass takes units while they fit, then drops all that cost too much.
     """
+    flat = torch.cat([score.flatten() for score in scores])
+    units = [score.numel() for score in scores]
+    cost = torch.tensor(costs).repeat_interleave(torch.tensor(units)).to(flat.device)
     mask = torch.zeros_like(flat, dtype=torch.bool)
     order = flat.argsort(descending=True, stable=True)
     order = order[flat[order] > -torch.inf]
@@ -76,4 +75,5 @@ def _select_affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
         mask[order[:fits]] = True
         left -= int(cost[order[:fits]].sum())
         order = order[fits:][cost[order[fits:]] <= left]
-    return mask
+    parts = torch.split(mask, units)
+    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]

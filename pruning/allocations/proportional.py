@@ -40,8 +40,8 @@ class Proportional:
         """Allocate keep_l = sides_l + c (sum of scores), c the same for all layers.
 
         No layer gets more than the number of its positive scores. What a layer cannot take goes to
-        the others; counts are rounded by largest remainder. `budget.signs` distinguishes the sides;
-        without it a layer is one. Raises `ParameterError` for scores below 0.
+        the others; counts are rounded by largest remainder. `budget.weights` distinguish the sides;
+        without them a layer is one. Raises `ParameterError` for scores below 0.
         """
         capacities = LayerCapacities.from_scores(scores, budget)
         for name, score in scores.items():
@@ -56,7 +56,7 @@ class Proportional:
             name: int((score > 0).sum()) * capacities.costs[name] for name, score in scores.items()
         }
         least = {
-            name: _count_sides(score, budget.signs.get(name)) * capacities.costs[name]
+            name: _count_sides(score, budget.weights.get(name)) * capacities.costs[name]
             for name, score in scores.items()
         }
         least_sum = sum(least.values())
@@ -72,9 +72,10 @@ class Proportional:
         return capacities.round_shares(shares, budget.keep)
 
 
-def _count_sides(score: Tensor, signs: Tensor | None) -> int:
+def _count_sides(score: Tensor, weight: Tensor | None) -> int:
     """Count the sides with a positive score."""
     positive = score > 0
-    if signs is None or signs.shape != score.shape or score.dim() < 2:
+    if weight is None or weight.shape != score.shape or score.dim() < 2:
         return int(bool(positive.any()))
-    return sum(int((positive & (signs == sign)).flatten(1).any(1).sum()) for sign in (1, -1))
+    sides = (weight > 0, weight < 0)
+    return sum(int((positive & side).flatten(1).any(1).sum()) for side in sides)

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from pruning.criteria import criteria
@@ -67,14 +67,12 @@ class SynFlow:
         beyond float64, `EvidenceError` where the shape of an image is not known.
         """
         model = evidence.model
-        state: dict[str, Tensor] = {
-            name: value.detach().abs().double() if value.is_floating_point() else value
-            for name, value in [*model.named_parameters(), *model.named_buffers()]
-        }
+        state = _build_absolute_state(model)
         weights = [state[name].requires_grad_() for name in evidence.weights]
         ones = torch.ones(1, *evidence.shape, dtype=torch.float64, device=weights[0].device)
         with evaluate_mode(model), torch.enable_grad():
-            flow = functional_call(model, state, (ones,)).sum()
+            # The state names a shared tensor wherever it is used: none is looked for.
+            flow = functional_call(model, state, (ones,), tie_weights=False).sum()
         if not torch.isfinite(flow):
             raise ScoreError(f"SynFlow: R = {flow.item()} is beyond float64: {CAUSE}")
         gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
@@ -86,3 +84,21 @@ class SynFlow:
             if not float(score.max()) < torch.inf:
                 raise ScoreError(f"{name}: SynFlow scores are beyond float64: {CAUSE}")
         return scores
+
+
+def _build_absolute_state(model: nn.Module) -> dict[str, Tensor]:
+    """Build the absolute values of the state in float64, by every name that a module has for them.
+
+    A shared tensor has one absolute value, under each of its names.
+    """
+    absolute: dict[int, Tensor] = {}
+    state = {}
+    for prefix, module in model.named_modules():
+        for own_name, value in [*module._parameters.items(), *module._buffers.items()]:
+            if value is None:
+                continue
+            if id(value) not in absolute:
+                floating = value.is_floating_point()
+                absolute[id(value)] = value.detach().abs().double() if floating else value
+            state[f"{prefix}.{own_name}" if prefix else own_name] = absolute[id(value)]
+    return state

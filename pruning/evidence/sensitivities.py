@@ -13,14 +13,23 @@ smallest sum and split of the inputs as in the code released with them.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Use, as_matrices, extract_patches, iterate_uses, record_uses
+from pruning.networks.layers import (
+    Layer,
+    Use,
+    as_matrices,
+    extract_patches,
+    iterate_uses,
+    record_uses,
+)
 from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
@@ -66,16 +75,24 @@ def _compute_edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
     # One row for each sign of each output: (G, 2 out / G, K).
     signs = torch.cat([matrices.clamp_min(0.0), (-matrices).clamp_min(0.0)], 1)
     worst = torch.zeros_like(signs)
-    reduce_positions = _average_positions if positions == "mean" else _maximise_positions
     images = _count_images_at_once(extract_patches(layer, use.inputs[:1]), signs)
     for part in torch.split(split_signs(use.inputs), images):
-        patches = extract_patches(layer, part)  # (N, G, K, L)
-        sums = signs @ patches
-        inverse = torch.where(sums > SMALLEST, sums.reciprocal(), 0.0)
-        torch.maximum(worst, reduce_positions(inverse, patches), out=worst)
+        if positions == "max" and part.is_cpu and part.dtype in (torch.float32, torch.float64):
+            seen = _maximise_by_offset(layer, part, signs)
+        else:
+            patches = extract_patches(layer, part)  # (N, G, K, L)
+            inverse = _invert_sums(signs @ patches)
+            reduce_positions = _average_positions if positions == "mean" else _maximise_positions
+            seen = reduce_positions(inverse, patches)
+        torch.maximum(worst, seen, out=worst)
     # A weight has one sign: the other row of its output has 0 for it.
     by_sign = (signs * worst).reshape(len(signs), 2, *matrices.shape[1:])
     return by_sign.amax(1).reshape(weight.shape)
+
+
+def _invert_sums(sums: Tensor) -> Tensor:
+    """Compute 1 / z, and 0 where z is taken as nothing."""
+    return torch.where(sums > SMALLEST, sums.reciprocal(), 0.0)
 
 
 def _count_images_at_once(first_patches: Tensor, signs: Tensor) -> int:
@@ -175,3 +192,67 @@ def _maximise_positions(inverse: Tensor, patches: Tensor) -> Tensor:
             products = rows[groups, part, None] * columns[groups, None]
             largest[groups, part] = products.amax(-1)
     return largest
+
+
+def _maximise_by_offset(layer: Layer, inputs: Tensor, signs: Tensor) -> Tensor:
+    """Compute what `_maximise_positions` does, (G, O, K), without the patches and their products.
+
+    For one offset of the kernel it is a product of two matrices in which maxima stand for sums: of
+    the inputs, and of 1 / z laid out where the offset finds its input. torch has such a product on
+    the CPU, for a sparse first matrix, so that inputs of zero cost nothing.
+    """
+    if isinstance(layer, nn.Linear):
+        # Positions as the columns of a grid, (N, K, 1, L), seen by a kernel of one.
+        grid = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).movedim(3, 1)
+        kernel: tuple[int, ...] = (1, 1)
+        stride: tuple[int, ...] = (1, 1)
+        dilation: tuple[int, ...] = (1, 1)
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        grid = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    groups, out = signs.shape[:2]
+    weight = signs.reshape(groups * out, -1, *kernel)
+    sums = F.conv2d(grid, weight, stride=stride, dilation=dilation, groups=groups)
+    # 1 / z of an output at its first input in the grid: (G N, H, W, O), 0 elsewhere.
+    images, _, height, width = grid.shape
+    below, right = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
+    longest = below * width + right
+    cells = groups * images * height * width
+    padded = grid.new_zeros(longest + cells, out)
+    first = padded[longest:].view(groups, images, height, width, out)
+    by_group = _invert_sums(sums).reshape(images, groups, out, *sums.shape[2:])
+    rows = slice(0, height - below, stride[0])
+    columns = slice(0, width - right, stride[1])
+    first[:, :, rows, columns] = by_group.permute(1, 0, 3, 4, 2)
+    sparse = _list_inputs(grid, groups)
+    largest = torch.stack(
+        [
+            torch.sparse.mm(sparse, padded[longest - offset :][:cells], "amax")
+            for y in range(0, below + 1, dilation[0])
+            for offset in range(y * width, y * width + right + 1, dilation[1])
+        ],
+        1,
+    )  # (in, offsets, O)
+    return largest.reshape(groups, -1, out).mT
+
+
+def _list_inputs(grid: Tensor, groups: int) -> Tensor:
+    """List the entries of a grid (N, C, H, W) that are not zero: a sparse matrix (C, G N H W), a
+    channel in the columns of its group.
+    """
+    channels = grid.shape[1]
+    flat = grid.transpose(0, 1).reshape(channels, -1)
+    cells = flat.shape[1]
+    places = flat.flatten().nonzero().flatten()
+    group = places // (channels // groups * cells)
+    starts = F.pad(flat.count_nonzero(1).cumsum(0), (1, 0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            starts,
+            places % cells + group * cells,
+            flat.flatten()[places],
+            (channels, groups * cells),
+            check_invariants=False,
+        )

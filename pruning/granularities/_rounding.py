@@ -31,7 +31,7 @@ class Rounding:
     def round_down(self, keeps: Keeps) -> dict[str, int]:
         """The widths of groups that are allocated `keeps`: at least one multiple each."""
         counts = {}
-        for name, alive in self._count_alive().items():
+        for name, alive in self._alive.items():
             step = self._steps[name]
             multiples = max(1, keeps[name] // step)
             counts[name] = alive if keeps[name] >= alive else min(alive, multiples * step)
@@ -43,15 +43,17 @@ class Rounding:
         """
         keep = self.before.clone()
         for group in self.graph.removable:
-            keep[group.span] = select_top(self.importance[group.name], counts[group.name])
+            keep[group.span] = self._ranks[group.name] < counts[group.name]
         while True:
             keep = self.graph.closed(keep)
             grown = keep.clone()
-            alive = self._count_alive()
             for group in self.graph.removable:
                 kept = keep[group.span]
                 step = self._steps[group.name]
-                count = min(alive[group.name], math.ceil(int(kept.sum()) / step) * step)
+                kept_count = int(kept.count_nonzero())
+                count = min(self._alive[group.name], math.ceil(kept_count / step) * step)
+                if count == kept_count:
+                    continue
                 score = self.importance[group.name]
                 first = score.masked_fill(kept, float(score.max()) + 1.0)
                 grown[group.span] = select_top(first, count)
@@ -65,13 +67,12 @@ class Rounding:
         """
         counts = self.round_down(keeps)
         best = self.choose(counts)
-        alive = self._count_alive()
         is_growing = True
         while is_growing:
             is_growing = False
             for name in sorted(counts, key=lambda name: counts[name] - keeps[name]):
                 step = self._steps[name]
-                more = counts | {name: min(alive[name], (counts[name] // step + 1) * step)}
+                more = counts | {name: min(self._alive[name], (counts[name] // step + 1) * step)}
                 if more[name] == counts[name]:
                     continue
                 grown = self.choose(more)
@@ -87,6 +88,18 @@ class Rounding:
             for group in self.graph.removable
         }
 
-    def _count_alive(self) -> dict[str, int]:
+    @cached_property
+    def _alive(self) -> dict[str, int]:
         """The channels of each group that remained before."""
         return {group.name: int(self.before[group.span].sum()) for group in self.graph.removable}
+
+    @cached_property
+    def _ranks(self) -> dict[str, Tensor]:
+        """The rank of each channel in its group, the most important first, of equal ones the first:
+        those below a count are what `select_top` selects.
+        """
+        orders = {
+            name: score.argsort(descending=True, stable=True)
+            for name, score in self.importance.items()
+        }
+        return {name: order.argsort() for name, order in orders.items()}

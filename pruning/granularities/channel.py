@@ -19,7 +19,6 @@ from torch import Tensor
 from pruning.allocations.global_ import Global
 from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
-from pruning.channels.slicing import slice_channels
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
@@ -113,7 +112,7 @@ class Channel:
             return Selected(selection.masks, dict(selection.weights), left_dense)
         before = graph.kept(selection.model, selection.masks)
         importance = self.compute_importance(graph, selection, before)
-        counter = _WeightCounter(graph, selection, old)
+        counter = _WeightCounter(graph, old)
         choice = _Choice(
             graph=graph,
             selection=selection,
@@ -231,23 +230,29 @@ def _apply_choice(
 class _WeightCounter:
     """Counts the weights that remain with some of the channels."""
 
-    def __init__(self, graph: ChannelGraph, selection: Selection, masks: Masks) -> None:
+    def __init__(self, graph: ChannelGraph, masks: Masks) -> None:
         self.graph = graph
-        self.model = selection.model
-        self.masks = {
-            name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs
-        }
-        others = {name: mask for name, mask in masks.items() if name not in self.masks}
+        own_masks = {name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs}
+        others = {name: mask for name, mask in masks.items() if name not in own_masks}
         self.others = sum(count_kept(others).values())
+        # The weights of each output and column, as floats for products: (out, in / groups).
+        self.kernels = {
+            name: mask.reshape(*mask.shape[:2], -1).count_nonzero(2).float().cpu()
+            for name, mask in own_masks.items()
+        }
 
     def count(self, keep: Tensor) -> int:
         """Count the weights that remain where `keep` marks the channels that do."""
         total = self.others
-        for name, mask in self.masks.items():
+        for name, kernels in self.kernels.items():
             owner = name_layer(name)
-            inputs, outputs = self.graph.kept_of(owner, keep)
-            index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
-            total += int(mask[index].sum())
+            reads = keep[self.graph.inputs[owner]].float()
+            writes = keep[self.graph.outputs[owner]].double()
+            groups = len(reads) // kernels.shape[1]
+            by_group = kernels.reshape(groups, -1, kernels.shape[1])
+            rows = (by_group @ reads.reshape(groups, -1, 1)).flatten()
+            # A row has fewer weights than a float32 can count, a layer may have more.
+            total += int(rows.double() @ writes)
         return total
 
 

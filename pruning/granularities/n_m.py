@@ -19,7 +19,7 @@ from pruning.allocations.global_ import Global
 from pruning.errors import BudgetError, ParameterError
 from pruning.granularities import granularities
 from pruning.granularities._patterns import Pattern
-from pruning.masks import count_to_keep, select_top
+from pruning.masks import count_to_keep, select_top_together
 from pruning.types import Selected, Selection
 
 
@@ -89,14 +89,12 @@ class NM:
                 f"least is {pattern.compute_density(least):.4g}"
             )
         other_scores = [
-            matrix.masked_fill(protected[name], -math.inf).flatten()
+            matrix.masked_fill(protected[name], -math.inf)
             for name, matrix in pattern.scores.items()
         ]
-        filled = select_top(torch.cat(other_scores), max(0, pattern.keep - least))
-        parts = torch.split(filled, [len(scores) for scores in other_scores])
+        filled = select_top_together(other_scores, max(0, pattern.keep - least))
         chosen = {
-            name: mask | part.view_as(mask)
-            for (name, mask), part in zip(protected.items(), parts, strict=True)
+            name: mask | part for (name, mask), part in zip(protected.items(), filled, strict=True)
         }
         return pattern.select(selection, chosen)
 

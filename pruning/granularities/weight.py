@@ -49,7 +49,7 @@ class Weight:
             count_to_keep(sum(sizes.values()), selection.density),
             sizes,
             list_layer_shapes(selection.model),
-            {name: weight.sign() for name, weight in selection.weights.items()},
+            selection.weights,
         )
         remaining = count_kept({name: selection.masks[name] for name in sizes})
         if sum(remaining.values()) <= budget.keep:
@@ -57,13 +57,20 @@ class Weight:
         if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):
             # One ranking allocates and sparsifies.
             chosen = selection.allocation.select_masks(selection.scores, budget)
-            nested = {name: mask & selection.masks[name] for name, mask in chosen.items()}
-            return Selected(selection.masks | nested, {})
+            for name, mask in chosen.items():
+                chosen[name] = mask & selection.masks[name]
+            return Selected(selection.masks | chosen, {})
         keeps = budget.check_keeps(selection.allocation.allocate(selection.scores, budget))
         masks: Masks = {}
         weights = {}
         laws = {}
         for name in selection.weights:
+            if isinstance(selection.sparsifier, TopK):  # the weights are those of the mask
+                chosen_mask = selection.sparsifier.choose(
+                    selection.weights[name], selection.scores[name], keeps[name]
+                )
+                masks[name] = chosen_mask & selection.masks[name]
+                continue
             sparse = _sparsify_layer(selection, name, keeps[name])
             masks[name] = sparse.mask & selection.masks[name]
             weights[name] = sparse.weight

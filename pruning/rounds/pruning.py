@@ -139,8 +139,10 @@ def mask_scores(evidence: Evidence, scores: Scores) -> Scores:
     if set(scores) != set(evidence.weights):
         raise ScoreError(f"scores for {sorted(scores)}, expected {sorted(evidence.weights)}")
     alive: Scores = {}
+    # Each score is let go before the next is copied: the caller hands on its only reference.
+    scores = dict(scores)
     for name, weight in evidence.weights.items():
-        score = scores[name]
+        score = scores.pop(name)
         if not _broadcasts(score.shape, weight.shape):
             raise ScoreError(
                 f"{name}: a score of shape {tuple(score.shape)} does not broadcast to "
@@ -152,7 +154,8 @@ def mask_scores(evidence: Evidence, scores: Scores) -> Scores:
             broken = int((~torch.isfinite(score)).sum())
             raise ScoreError(f"{name}: {broken} scores are not finite")
         remaining = _reduce_mask(evidence.masks[name], score)
-        alive[name] = score.masked_fill(~remaining, -math.inf)
+        # Where nothing is pruned the score is handed on as it is, not copied.
+        alive[name] = score if remaining.all() else torch.where(remaining, score, -math.inf)
     return alive
 
 

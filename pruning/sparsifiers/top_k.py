@@ -25,6 +25,10 @@ class TopK:
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
         """Keep `keep` weights; a score that stands for several keeps or drops them together."""
-        cost = weight.numel() // score.numel()
-        mask = select_top(score, keep // cost).expand_as(weight).clone()
+        mask = self.choose(weight, score, keep).clone()
         return Sparse(mask, weight.masked_fill(~mask, 0.0))
+
+    def choose(self, weight: Tensor, score: Tensor, keep: int) -> Tensor:
+        """Choose the weights that `sparsify` keeps: the mask alone, which may be a view."""
+        cost = weight.numel() // score.numel()
+        return select_top(score, keep // cost).expand_as(weight)

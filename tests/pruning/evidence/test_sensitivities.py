@@ -195,3 +195,31 @@ def test_sipp_takes_the_first_images_of_its_sample() -> None:
         model, list(find_prunable(model)), [(inputs[:size], torch.zeros(size))], "mean"
     )
     assert all(torch.equal(scores[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1), (4, 7, 5)),
+        (nn.Conv2d(4, 6, (3, 2), stride=(2, 3), padding=(1, 0), bias=False), (4, 9, 8)),
+        (nn.Conv2d(4, 6, 3, dilation=(2, 1), groups=2, padding=2), (4, 7, 8)),
+        (nn.Conv2d(4, 8, 3, groups=4, stride=2, padding=1, padding_mode="reflect"), (4, 8, 8)),
+        (nn.Conv2d(4, 6, 4, padding="same", padding_mode="circular"), (4, 6, 6)),
+        (nn.Conv2d(4, 6, 1, stride=2), (4, 5, 5)),
+        (nn.Linear(5, 4), (3, 5)),
+        (nn.Linear(5, 4), (2, 3, 5)),
+        (nn.Linear(5, 4), (5,)),
+    ],
+)
+def test_products_by_offset_are_those_of_patches(layer: Layer, shape: tuple[int, ...]) -> None:
+    """The product of matrices on the CPU, and the maxima of products as they are written."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, *shape, generator=generator, dtype=torch.float64).relu()
+    groups = count_groups(layer)
+    rows = layer.weight.detach().double().reshape(groups, len(layer.weight) // groups, -1)
+    signs = torch.cat([rows.clamp_min(0.0), (-rows).clamp_min(0.0)], 1)
+    patches = extract_patches(layer, inputs)
+    inverse = module._invert_sums(signs @ patches)
+    expected = module._maximise_positions(inverse, patches)
+    offsets = module._maximise_by_offset(layer, inputs, signs)
+    torch.testing.assert_close(offsets, expected, rtol=1e-12, atol=0)

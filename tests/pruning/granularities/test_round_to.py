@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError, ParameterError
 from pruning.granularities import granularities
-from pruning.masks import build_full_masks, density, find_prunable, select_weight_masks
+from pruning.granularities._rounding import Rounding
+from pruning.granularities.channel import _WeightCounter
+from pruning.masks import (
+    build_full_masks,
+    density,
+    find_prunable,
+    select_top,
+    select_weight_masks,
+)
 from pruning.networks.loading import load_model
 from tests.support.channel_nets import select, widths
 
@@ -39,6 +49,53 @@ def test_multiples_remain_in_every_group(allocation: str, multiple: int) -> None
             more = keep.clone()
             more[group.start + removed] = True
             assert density(full | graph.masks(model, graph.closed(more))) > target, group.name
+
+
+def choose_slowly(rounding: Rounding, counts: dict[str, int]) -> torch.Tensor:
+    """The choice of `counts` channels by `select_top`, filled up where shortcuts add some."""
+    keep = rounding.before.clone()
+    for group in rounding.graph.removable:
+        keep[group.span] = select_top(rounding.importance[group.name], counts[group.name])
+    while True:
+        keep = rounding.graph.closed(keep)
+        grown = keep.clone()
+        for group in rounding.graph.removable:
+            kept, before = keep[group.span], int(rounding.before[group.span].sum())
+            count = min(before, math.ceil(int(kept.sum()) / rounding.multiple) * rounding.multiple)
+            score = rounding.importance[group.name]
+            grown[group.span] = select_top(score.masked_fill(kept, math.nextafter(1e9, 0)), count)
+        if torch.equal(grown, keep):
+            return keep
+        keep = grown
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_choices_are_those_of_selections_and_their_weights_those_of_masks(seed: int) -> None:
+    """Importances are whole numbers, so that many are equal; some channels are gone."""
+    model = build()
+    weights = find_prunable(model)
+    graph = ChannelGraph.of(model, SHAPE, list(weights))
+    generator = torch.Generator().manual_seed(seed)
+    gone = torch.rand(graph.size, generator=generator) < 0.2
+    before = torch.ones(graph.size, dtype=torch.bool)
+    importance = {}
+    for group in graph.removable:
+        before[group.span] &= ~gone[group.span]
+    before = graph.closed(before)
+    for group in graph.removable:
+        score = torch.randint(0, 5, (group.size,), generator=generator).double()
+        importance[group.name] = score.masked_fill(~before[group.span], -math.inf)
+    rounding = Rounding(graph, importance, before, 4)
+    old = build_full_masks(weights) | graph.masks(model, before)
+    counter = _WeightCounter(graph, select_weight_masks(old))
+    for share in (0.2, 0.5, 0.8):
+        keeps = {name: int(share * len(score)) for name, score in importance.items()}
+        counts = rounding.round_down(keeps)
+        chosen = rounding.choose(counts)
+        assert torch.equal(chosen, choose_slowly(rounding, counts))
+        masks = select_weight_masks(old | graph.masks(model, chosen))
+        left = sum(int((mask & old[name]).sum()) for name, mask in masks.items())
+        assert counter.count(chosen) == left
 
 
 def test_a_second_round_is_nested() -> None:

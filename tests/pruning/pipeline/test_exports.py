@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pruning.errors import CheckpointError, ParameterError
+from pruning.measurement.latency import measure_latency
 from pruning.measurement.measure import measure_network
 from pruning.measurement.onnx_network import describe_disagreement
 from pruning.pipeline import estimate_job, exports, latencies
@@ -241,11 +242,10 @@ def test_networks_of_equal_shapes_are_timed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[nn.Module] = []
-    measure = latencies.measure_latency
 
     def record(model: nn.Module, *arguments: Any, **named: Any) -> Any:
         timed.append(model)
-        return measure(model, *arguments, **named)
+        return measure_latency(model, *arguments, **named)
 
     monkeypatch.setattr(latencies, "measure_latency", record)
     criteria = ({"name": "magnitude"}, {"name": "random"})
