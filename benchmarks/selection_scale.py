@@ -4,7 +4,8 @@
 magnitude, under three allocations, each in a process of its own, and prints CPU seconds and the
 peak of resident memory, less what the process held before it built the network, as a multiple of
 the network's own bytes. Stacks of square layers stand for the smaller sizes; ResNet-101 and
-ViT-L/16 have their own shapes. `python benchmarks/selection_scale.py 100` stops at 100 million weights.
+ViT-L/16 have their own shapes. `python benchmarks/selection_scale.py 100` stops at 100 million
+weights.
 
 Limits: 3 times the network's memory, the network itself included, and a time that grows with a
 power of the weights of at most 1.15.

@@ -230,7 +230,7 @@ def select_top_together(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
 def _split(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
     """The entries of the tensors in order, at most `CHUNK` at a time; views of contiguous ones."""
     for tensor in tensors:
-        yield from tensor.flatten().split(CHUNK)
+        yield from torch.split(tensor.flatten(), CHUNK)
 
 
 def _find_threshold(scores: Sequence[Tensor], keep: int) -> Tensor:
