@@ -201,6 +201,9 @@ def _maximise_by_offset(layer: Layer, inputs: Tensor, signs: Tensor) -> Tensor:
     the inputs, and of 1 / z laid out where the offset finds its input. torch has such a product on
     the CPU, for a sparse first matrix, so that inputs of zero cost nothing.
     """
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
     if isinstance(layer, nn.Linear):
         # Positions as the columns of a grid, (N, K, 1, L), seen by a kernel of one.
         grid = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).movedim(3, 1)
