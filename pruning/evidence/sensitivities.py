@@ -77,7 +77,7 @@ def _compute_edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
     worst = torch.zeros_like(signs)
     images = _count_images_at_once(extract_patches(layer, use.inputs[:1]), signs)
     for part in torch.split(split_signs(use.inputs), images):
-        if positions == "max" and part.is_cpu and part.dtype in (torch.float32, torch.float64):
+        if positions == "max" and has_sparse_maxima(part):
             seen = _maximise_by_offset(layer, part, signs)
         else:
             patches = extract_patches(layer, part)  # (N, G, K, L)
@@ -88,6 +88,11 @@ def _compute_edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
     # A weight has one sign: the other row of its output has 0 for it.
     by_sign = (signs * worst).reshape(len(signs), 2, *matrices.shape[1:])
     return by_sign.amax(1).reshape(weight.shape)
+
+
+def has_sparse_maxima(inputs: Tensor) -> bool:
+    """Return whether torch has products in which maxima stand for sums, for such inputs."""
+    return inputs.is_cpu and inputs.dtype in (torch.float32, torch.float64)
 
 
 def _invert_sums(sums: Tensor) -> Tensor:
@@ -207,9 +212,7 @@ def _maximise_by_offset(layer: Layer, inputs: Tensor, signs: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         # Positions as the columns of a grid, (N, K, 1, L), seen by a kernel of one.
         grid = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).movedim(3, 1)
-        kernel: tuple[int, ...] = (1, 1)
-        stride: tuple[int, ...] = (1, 1)
-        dilation: tuple[int, ...] = (1, 1)
+        kernel, stride, dilation = (1, 1), (1, 1), (1, 1)
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         grid = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)

@@ -70,13 +70,29 @@ def _check_train_limit(spec: FamilySpec, images: int) -> None:
 
 def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
     """Return the work of one member's job, in forward passes of one image."""
+    from pruning.networks import resolve
+    from pruning.networks.loading import build_outline
+    from pruning.pipeline.evaluation_traits import reads_losses
     from pruning.rounds.costs import Costs, count_split_images
+    from pruning.training.batchnorm import has_running_statistics
 
     spec = JobSpec.model_validate(document)
     recipe = spec.recipe()
     data = describe_dataset(spec.dataset.builtin, known)
     images = count_split_images(recipe, data["counts"])
-    return float(Costs(recipe, images, len(data["classes"])).total)
+    classes = len(data["classes"])
+    assert spec.model.architecture is not None
+    architecture = resolve(
+        spec.model.architecture, spec.model.kwargs, shape=data["shape"], classes=classes
+    )
+    costs = Costs(
+        recipe,
+        images,
+        classes,
+        reads_losses=reads_losses(recipe),
+        has_batchnorm=has_running_statistics(build_outline(architecture)),
+    )
+    return float(costs.total)
 
 
 def estimate_replicates(payload: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +104,11 @@ def estimate_replicates(payload: dict[str, Any]) -> dict[str, Any]:
     estimate = estimate_job(spec, *uploads, most_data_bytes=payload.get("most_data_bytes"))
     count = spec.get("replicates", 1)
     summed = {name: count * estimate[name] for name in (*SUMMED, "checkpoints")}
-    evaluations = {name: count * units for name, units in estimate["evaluations"].items()}
-    return estimate | summed | {"evaluations": evaluations}
+    scaled = {
+        key: {name: count * units for name, units in estimate[key].items()}
+        for key in ("parts", "evaluations")
+    }
+    return estimate | summed | scaled
 
 
 def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +126,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
     kinds = Counter((member.depth, member.width, member.fraction) for member in members)
     total: dict[str, Any] = dict.fromkeys(SUMMED, 0)
     total |= {"checkpoints": 0, "memory_bytes": 0, "warnings": []}
+    parts: Counter[str] = Counter()
     for (depth, width, fraction), count in kinds.items():
         member = Member(
             depth=depth,
@@ -119,6 +139,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
         estimate = _estimate_member(spec, member, sizes[depth, width], payload)
         for name in SUMMED:
             total[name] += count * estimate[name]
+        parts.update({name: count * units for name, units in estimate["parts"].items()})
         total["memory_bytes"] = max(total["memory_bytes"], estimate["memory_bytes"])
         total["images"] = estimate["images"]
         total["decoded_images"] = estimate["decoded_images"]
@@ -133,7 +154,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
         total["warnings"].append(
             f"adaptive: at most {most} of {len(members)} members are run; this is the cost of all"
         )
-    return total | {"evaluations": {}}
+    return total | {"parts": dict(parts)} | {"evaluations": {}}
 
 
 def _warn_of_scarce_images(

@@ -139,6 +139,9 @@ def test_python_and_the_timing(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(folder: Path, service: Running) -> None:
     (folder / "small.onnx").unlink(missing_ok=True)
+    job = json.loads(documented("job.json"))
+    del job["latency"]  # measured in the two sessions before
+    (folder / "job.json").write_text(json.dumps(job))
     out = run_shell(documented("curl"), folder, service)
     assert out.strip().endswith(" succeeded")
     results = json.loads((folder / "results.json").read_text())

@@ -33,6 +33,7 @@ ESTIMATE: dict[str, Any] = {
     "flops": 1e9,
     "memory_bytes": 10**6,
     "units": 42.0,
+    "parts": {"training": 30.0, "measuring": 12.0},
     "evaluations": {},
     "warnings": [],
 }
