@@ -16,7 +16,7 @@ import torch
 from pruning.channels.compaction import load_compact
 from pruning.errors import BudgetError
 from pruning.networks.loading import load_model
-from pruning.pipeline import exports
+from pruning.pipeline import exports, latencies
 from pruning.pipeline import run_job as job_runner
 from pruning.schemas.report import Report
 from tests.support.known_networks import (
@@ -83,7 +83,7 @@ def test_a_network_goes_all_the_way(
     monkeypatch.setattr(job_runner, "write_report", write_json)
     # What files weigh and how fast networks are takes longer than all else; other tests hold it.
     monkeypatch.setattr(exports, "measure_file_sizes", lambda *args, **named: {})
-    monkeypatch.setattr(exports, "measure_latency", lambda *args, **named: [])
+    monkeypatch.setattr(latencies, "measure_latency", lambda *args, **named: [])
     architecture, kwargs = CASES[case]
     own = architecture == "huggingface"
     uploaded = upload(tmp_path, architecture, kwargs | {"classes": 3})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pruning.data.uploads import read_dataset
-from pruning.pipeline import exports
+from pruning.pipeline import exports, latencies
 from pruning.schemas.job import JobSpec
 from pruning.schemas.presets import expand_preset
 from tests.support.photo_world import CLASSES, encode, make_photo, run_job, write_zip
@@ -46,7 +46,7 @@ def run_preset(
     )
     # What files weigh and how fast networks are takes longer than all else; other tests hold it.
     monkeypatch.setattr(exports, "measure_file_sizes", lambda *args, **named: {})
-    monkeypatch.setattr(exports, "measure_latency", lambda *args, **named: [])
+    monkeypatch.setattr(latencies, "measure_latency", lambda *args, **named: [])
     arrays = read_dataset(path, path.name, 2**30)
     return run_job(folder, arrays, spec, monkeypatch), JobSpec.model_validate(spec)
 
