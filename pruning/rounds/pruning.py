@@ -155,7 +155,8 @@ def mask_scores(evidence: Evidence, scores: Scores) -> Scores:
             raise ScoreError(f"{name}: {broken} scores are not finite")
         remaining = _reduce_mask(evidence.masks[name], score)
         # Where nothing is pruned the score is handed on as it is, not copied.
-        alive[name] = score if remaining.all() else torch.where(remaining, score, -math.inf)
+        is_whole = int(remaining.count_nonzero()) == remaining.numel()
+        alive[name] = score if is_whole else torch.where(remaining, score, -math.inf)
     return alive
 
 
