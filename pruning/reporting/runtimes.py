@@ -69,13 +69,17 @@ def describe_latency(item: Latency) -> str:
         parts.append(describe_ratio(item))
     if item.peak_memory_bytes is not None:
         parts.append(wording.file_size(item.peak_memory_bytes))
-    if item.measured_of is not None:
+    if item.measured_of not in (None, "given"):
         parts.append(f"measured of {item.measured_of}, of equal shapes")
     return ", ".join(parts)
 
 
 def describe_ratio(item: Latency) -> str:
-    """Return the ratio of a latency to that of the network as given, with its interval."""
+    """Return the ratio of a latency to that of the network as given, with its interval; words where
+    it is that network's own, which is no measured ratio.
+    """
+    if item.measured_of == "given":
+        return "that of given, whose shapes are equal"
     interval = ""
     if item.against_given_low is not None and item.against_given_high is not None:
         interval = f" [{item.against_given_low:.2f}, {item.against_given_high:.2f}]"

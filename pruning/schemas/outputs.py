@@ -144,7 +144,8 @@ class Latency(Document):
     """
     measured_of: str | None = None
     """The network of equal shapes whose measurement this is, `given` or a checkpoint's id: dense
-    kernels take the same time whatever the values. `null` where the network itself was run.
+    kernels take the same time whatever the values. With `given` the ratio and its interval are 1 by
+    construction and not measured. `null` where the network itself was run.
     """
 
 

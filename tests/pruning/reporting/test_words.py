@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pruning import wording
-from pruning.reporting import summary, to_html, to_junit, to_markdown
+from pruning.reporting import runtimes, summary, to_html, to_junit, to_markdown
 from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.comment import escape
 from pruning.reporting.plots import plot_section
@@ -262,3 +262,22 @@ def test_one_of_a_thing_is_no_plural() -> None:
     for text in both(report):
         assert "1 thread," in text
     assert escape(wording.count_of(2, "thread")) in to_markdown(base)
+
+
+def test_a_latency_of_another_network_is_said_to_be_so() -> None:
+    own = Latency(
+        device="cpu",
+        threads=2,
+        batch=1,
+        p50=2.0,
+        p95=2.5,
+        against_given=1.0,
+        against_given_low=1.0,
+        against_given_high=1.0,
+        measured_of="given",
+    )
+    text = runtimes.describe_latency(own)
+    assert text.endswith("that of given, whose shapes are equal")
+    assert "[1.00, 1.00]" not in text
+    other = own.model_copy(update={"against_given": 0.5, "measured_of": "magnitude-0.5"})
+    assert "measured of magnitude-0.5, of equal shapes" in runtimes.describe_latency(other)
