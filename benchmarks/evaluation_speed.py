@@ -17,11 +17,12 @@ import time
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.fast_answers import FastClassifier, choose_dtypes
+from pruning.analysis.fast_answers import FastClassifier
 from pruning.library import load_model
 from pruning.masks import find_prunable
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.measurement.objective import choose_answers
+from pruning.networks.device import choose_dtypes
 
 IMAGES, NETWORKS = 2000, 8
 LIMITS = {torch.bfloat16: 2.5, torch.float32: 1.2}

@@ -17,6 +17,7 @@ from pruning.errors import StructureError
 from pruning.graphs.tracing import fold_batchnorm
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.measurement.objective import choose_answers
+from pruning.networks.device import choose_dtypes
 from pruning.training.layout import choose_layout
 
 CALIBRATION = 64
@@ -168,17 +169,6 @@ def find_doubtful(logits: Tensor, tolerance: float) -> Tensor:
     """
     first, second = logits.topk(2, dim=1).values.unbind(1)
     return ~(first - second > tolerance) | ~logits.isfinite().all(1)
-
-
-def choose_dtypes(device: torch.device) -> list[torch.dtype]:
-    """The types in which a forward pass may be computed on a device, the fastest first: bfloat16
-    where the processor has instructions for it.
-    """
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    return [torch.bfloat16, torch.float32] if has_bfloat16 else [torch.float32]
 
 
 def _is_like(network: nn.Module, plain: nn.Module, layout: torch.memory_format) -> bool:

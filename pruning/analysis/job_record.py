@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pruning.analysis.fast_answers import FastClassifiers
 from pruning.data.tensors import Data
 from pruning.measurement.measure import Measured
 from pruning.rounds.pruning import StageLoss
@@ -164,6 +165,8 @@ class JobRecord:
     """The cache of tensors that are expensive to compute, shared with later jobs."""
     memo: dict[Any, Tensor] = field(default_factory=dict)
     """Measurements of one evaluation that others may use."""
+    classifiers: FastClassifiers = field(default_factory=FastClassifiers)
+    """The networks that answered images under shift, for further evaluations."""
     advance: Callable[[int], None] = lambda images: None
     """Reports progress: to be called with the number of images that went through a network. A job
     that is silent for long counts as stuck.

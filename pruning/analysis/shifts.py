@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.fast_answers import FastClassifiers
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.noise import NoiseUnit, add_noise, key_noise, scale_noise
 from pruning.data.corrupted import corrupt
@@ -276,7 +275,6 @@ def errors_under_shifts(
     again; the images of a shift are made once for all networks.
     """
     networks = name_compared_networks(record, against)
-    classifiers = FastClassifiers()
     for shift in shifts:
         missing = [
             network
@@ -285,7 +283,7 @@ def errors_under_shifts(
         ]
         if missing:
             split = draw_sample(record, images, shift.dataset, validation=validation)
-            errors = _compute_missing_errors(record, missing, split, shift, classifiers)
+            errors = _compute_missing_errors(record, missing, split, shift)
             for name, wrong in errors.items():
                 record.memo[name, shift, images, validation] = wrong
     return {
@@ -301,7 +299,6 @@ def _compute_missing_errors(
     networks: Sequence[NamedNetwork],
     split: Split,
     shift: Shift,
-    classifiers: FastClassifiers,
 ) -> dict[str, Tensor]:
     """The errors of networks under one shift, means over the draws of noise where it has some."""
     draws = shift.noise_draws if shift.noise else 1
@@ -321,7 +318,7 @@ def _compute_missing_errors(
                 wrong = compute_network_errors(network.load(), record.data, inputs, split.labels)
                 record.advance(len(split))
             else:
-                classifier = classifiers.load(network.name, network.load)
+                classifier = record.classifiers.load(network.name, network.load)
                 answers = classifier.choose_answers(inputs, EVAL_BATCH, record.advance)
                 wrong = (answers != split.labels).cpu()
             by_draw[network.name].append(wrong)

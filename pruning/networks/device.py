@@ -1,4 +1,4 @@
-"""The device that a job asks for."""
+"""The device that a job asks for, and the types that it multiplies fastest."""
 
 from __future__ import annotations
 
@@ -19,3 +19,14 @@ def pick_device(wanted: str) -> torch.device:
             "the job asks for a CUDA device and this worker has none; use 'auto' or 'cpu'"
         )
     return torch.device(wanted)
+
+
+def choose_dtypes(device: torch.device) -> list[torch.dtype]:
+    """The types in which a forward pass may be computed on a device, the fastest first: bfloat16
+    where the processor has instructions for it.
+    """
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    return [torch.bfloat16, torch.float32] if has_bfloat16 else [torch.float32]

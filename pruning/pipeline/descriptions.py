@@ -99,8 +99,12 @@ def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) ->
     return tuple(layers)
 
 
-def describe_environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
-    """The machine on which the numbers are measured, with batches of `batch` images."""
+def describe_environment(
+    device: torch.device, batch: int = EVAL_BATCH, precision: str | None = None
+) -> Environment:
+    """The machine on which the numbers are measured, with batches of `batch` images, and the
+    precision of retraining.
+    """
     if device.type == "cuda":
         device_name = torch.cuda.get_device_name(device)
     else:
@@ -114,6 +118,7 @@ def describe_environment(device: torch.device, batch: int = EVAL_BATCH) -> Envir
         python=platform.python_version(),
         secateur=importlib.metadata.version("secateur"),
         platform=platform.platform(),
+        precision=precision,
     )
 
 

@@ -23,6 +23,7 @@ from pruning.networks.loading import load_weights_
 from pruning.pipeline.control_trainer import ControlTrainer
 from pruning.pipeline.evaluation_traits import reads_losses, reads_unretrained
 from pruning.pipeline.ledger import Ledger, Watcher, copy_state
+from pruning.pipeline.precision_choice import PrecisionChoice
 from pruning.pipeline.pruner import CriterionRound, Pruner
 from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import DenseStage, RoundStage, Weights
@@ -36,6 +37,7 @@ from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
 from pruning.seeding import generator, seeded
 from pruning.storage.stages import Stages, State, StoredStage
+from pruning.storage.tensor_cache import TensorCache
 from pruning.training.batchnorm import has_running_statistics, reestimate_
 from pruning.types import Masks
 from pruning.verdict.baseline import check_baseline, compare_splits, refuse_non_finite
@@ -71,6 +73,8 @@ class Pipeline:
     """The criteria that could not go on."""
     evaluations: Mapping[str, int] = field(default_factory=dict)
     """The costs of the evaluations that will follow, by name: a share of the progress."""
+    cache: TensorCache | None = None
+    """The tensors that are kept for later jobs, where any are."""
 
     def __post_init__(self) -> None:
         rewinds = self.recipe.retrain.mode == "weight_rewind"
@@ -94,6 +98,15 @@ class Pipeline:
             watcher=self.watcher,
             total=float(self.costs.total + sum(self.evaluations.values())),
         )
+        self.precision = PrecisionChoice(
+            recipe=self.recipe,
+            data=self.data,
+            device=self.device,
+            costs=self.costs,
+            ledger=self.ledger,
+            load_dense=self.dense,
+            cache=self.cache,
+        )
         self.trainer = Trainer(
             recipe=self.recipe,
             data=self.data,
@@ -102,6 +115,7 @@ class Pipeline:
             load_rewind=self._load_rewind,
             checkpoint_steps=self.checkpoint_steps,
             zeros=self.zeros,
+            choose_precision=self.precision.choose,
         )
         self._warn_of_zeros(given.describe(self.recipe))
         self.control_trainer = ControlTrainer(
@@ -120,6 +134,7 @@ class Pipeline:
     def run(self) -> None:
         """Run every stage up to the last round."""
         self._make_dense()
+        self.precision.prepare()
         labels = label_criteria(self.recipe)
         errors: list[SecateurError] = []
         for index, criterion in enumerate(self.recipe.criteria):

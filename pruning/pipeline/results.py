@@ -39,7 +39,6 @@ from pruning.schemas.report import (
     Section,
 )
 from pruning.schemas.verdicts import PairedCounts
-from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
 from pruning.verdict.decision import decide
 from pruning.verdict.gates import check_gates
@@ -62,7 +61,6 @@ class Results:
     origin: Origin
     folder: Path
     on_file: Callable[[str, str, Path], None] = field(default=lambda checkpoint, format, path: None)
-    cache: TensorCache | None = None
     outputs: Outputs = field(default=Outputs(), kw_only=True)
 
     def __post_init__(self) -> None:
@@ -83,7 +81,7 @@ class Results:
 
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
-        return run_evaluations(self.pipeline, self.cache)
+        return run_evaluations(self.pipeline, self.pipeline.cache)
 
     def report(
         self,
@@ -124,7 +122,9 @@ class Results:
             recipe_digest=recipe.digest(),
             model=describe_model(dense, self.origin, data, recipe.exclude),
             data=describe_data(data, self.origin),
-            environment=describe_environment(pipeline.device, data.at_once(EVAL_BATCH)),
+            environment=describe_environment(
+                pipeline.device, data.at_once(EVAL_BATCH), pipeline.precision.describe()
+            ),
             baseline=given,
             control=_drop_name(controls[0]),
             controls=controls,

@@ -121,8 +121,6 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         dataset_sha256=job["dataset"]["sha256"],
     )
     results = Results(pipeline, origin, folder / "files", watcher.file, outputs=spec.outputs)
-    if job["cache"]["bytes"]:
-        results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
     for note in (*arrays.notes, *data.notes):
         pipeline.ledger.warn(f"dataset: {note}")
     guess = describe_guess(data.source) if spec.model.id is not None else None
@@ -240,6 +238,7 @@ def _build_pipeline(
         initial=load_network("model"),
         rewind=load_network("rewind"),
     )
+    cache = job["cache"]
     return Pipeline(
         recipe=recipe,
         networks=networks,
@@ -249,6 +248,7 @@ def _build_pipeline(
         device=device,
         checkpoint_steps=job["checkpoint_steps"],
         evaluations=estimate_evaluation_units(job_size),
+        cache=TensorCache(Path(cache["folder"]), cache["bytes"]) if cache["bytes"] else None,
     )
 
 

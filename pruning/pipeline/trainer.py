@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -36,6 +37,8 @@ class Trainer:
     checkpoint_steps: int
     zeros: GivenZeros
     """The zeros that the network came with, where they are kept."""
+    choose_precision: Callable[[], Literal["fp32", "bf16"]]
+    """Chooses what retraining computes in, where the recipe leaves it open."""
 
     @property
     def rewinds(self) -> bool:
@@ -84,6 +87,8 @@ class Trainer:
         if masks is None and self.zeros.masks:
             masks = self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
         schedule, name = self._choose_schedule(number)
+        if schedule.precision == "auto":
+            schedule = schedule.model_copy(update={"precision": self.choose_precision()})
         retrain = self.recipe.retrain
         if self.rewinds:
             load_weights_(model, self.load_rewind())

@@ -237,6 +237,16 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
 def _count_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[int, int]:
     """The optimiser steps of all trainings of a job, and the largest batch of images."""
     recipe, fit = costs.recipe, costs.images["fit"]
+    steps, largest_batch = count_retraining_steps(costs, planned_rounds)
+    if recipe.train is not None:
+        steps += count_steps_per_epoch(fit, recipe.train.batch_size) * recipe.train.epochs
+        largest_batch = max(largest_batch, recipe.train.batch_size)
+    return steps, largest_batch
+
+
+def count_retraining_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[int, int]:
+    """The optimiser steps of the retrainings of a job, and the largest batch of images."""
+    recipe, fit = costs.recipe, costs.images["fit"]
     replayed = recipe.when == "before_training" or recipe.retrain.mode in (
         "weight_rewind",
         "lr_rewind",
@@ -248,11 +258,7 @@ def _count_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[
     controls = [control.epochs for control in planned_controls if control.epochs]
     epochs += sum(stop - start for start, stop in controls)
     steps = count_steps_per_epoch(fit, training.batch_size) * epochs
-    largest_batch = training.batch_size if epochs else EVAL_BATCH
-    if recipe.train is not None:
-        steps += count_steps_per_epoch(fit, recipe.train.batch_size) * recipe.train.epochs
-        largest_batch = max(largest_batch, recipe.train.batch_size)
-    return steps, largest_batch
+    return steps, training.batch_size if epochs else EVAL_BATCH
 
 
 def _check_counts(

@@ -319,6 +319,10 @@ class Environment(Document):
     python: str
     secateur: str
     platform: str
+    precision: str | None = None
+    """The precision of retraining and the reason for it, where the job left that open; errors are
+    measured in fp32 either way.
+    """
 
 
 class ModelInfo(Document):

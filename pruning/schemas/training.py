@@ -145,8 +145,12 @@ class Training(Document):
     """The sizes of `augment` `scaled_crop`; by default from half to twice the shorter side of the
     dataset's images, and a crop as large as that side.
     """
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16`: training steps under autocast. `auto`: bf16 for retraining from trained weights where
+    a trial on the job's own network finds it at least 1.2 times as fast and its error no higher, as
+    `environment.precision` of the report says; else fp32. Reported errors are measured in fp32
+    either way.
+    """
     corrupt: Corrupt | None = None
     """Robust training; cropping and flipping come after it, but before it for photos."""
     keep: Literal["last", "best"] = "last"

@@ -105,8 +105,8 @@ def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
     )
 
 
-DIGEST = "c3e4ee713ead14de88b43d9128c821d5fb1cc310b917343b95a7950542c82224"
-TRAINED_DIGEST = "a1e1d9c31fd15355507618d941b93b56267b8b310cf378c4b036f3dc2226c128"
+DIGEST = "1e4b338def8ea343a4df0868b2f3ec1411addf6e2f9e486afd4c6a63e5110ec3"
+TRAINED_DIGEST = "2a2d14793eea8a95d443a665ee703ff8fb85590ba8338ae71b44f678810d8097"
 
 
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
