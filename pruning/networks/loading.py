@@ -143,9 +143,10 @@ def check_fits(
 
 
 def load_model(
-    architecture: str, state: Mapping[str, Tensor] | Path | None = None, **kwargs: Any
+    architecture: str, state: Mapping[str, Tensor] | Path | str | None = None, **kwargs: Any
 ) -> nn.Module:
-    """A registered network in eval mode, with the weights of a state dict or a safetensors file.
+    """A registered network in eval mode, with the weights of a state dict or of a safetensors file
+    at a path.
 
     Raises `UnknownNameError`, `ParameterError`, and `ModelError` when names, shapes or types do not
     fit.
@@ -159,7 +160,7 @@ def load_model(
     """
     model = build_network(resolve(architecture, kwargs))
     if state is not None:
-        load_state_(model, read_state(state) if isinstance(state, Path) else state)
+        load_state_(model, read_state(Path(state)) if isinstance(state, Path | str) else state)
     return model.eval()
 
 
