@@ -65,6 +65,36 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Override:
+    """The sparsity that a layer is to have, whatever the allocation would give it."""
+
+    sparsity: float
+    """The fraction of the layer's units that is gone at the next target."""
+    progress: float
+    """The fraction of the way from the masks before to that target; 1 at the target."""
+    pointer: str
+    """The place of the override in the job."""
+
+    def count(self, size: int, alive: int) -> int:
+        """Count the units that remain of `alive`, of a layer of `size`: at the target those that
+        round the sparsity to the nearest whole number, before it in proportion.
+
+        Raises `BudgetError` where the target would leave none.
+
+        >>> Override(0.5, 1.0, "").count(10, 10), Override(0.5, 0.5, "").count(10, 10)
+        (5, 8)
+        """
+        last = size - round(self.sparsity * size)
+        if last == 0:
+            raise BudgetError(
+                f"overrides: sparsity {self.sparsity:g} leaves none of {size}; at least one must "
+                "remain",
+                pointer=self.pointer,
+            )
+        return alive - int(self.progress * max(0, alive - last))
+
+
+@dataclass(frozen=True)
 class DrawLaw:
     """The law of a layer's draws with replacement, as error bounds of the draws need it."""
 
@@ -165,6 +195,11 @@ class Selection:
     """Returns the shape of an image, or raises `EvidenceError`."""
     view: Callable[[str], LayerView] | None = None
     """Returns what a sparsifier may see of the layer, by weight name."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """The layers whose share is not the allocation's, by weight name.
+
+    Only a granularity that `overrides` layers itself is given any.
+    """
     known: dict[Hashable, Any] = field(default_factory=dict)
     """Findings about the structure of the network alone: selections of one network share them."""
 
@@ -187,8 +222,9 @@ class Selected:
 class Granularity(Protocol):
     """A kind of units that are removed together: single weights, blocks, N of M, channels.
 
-    It may have two class attributes: `allocation`, which it uses whatever the criterion's own is,
-    and `compacts`, True where what is removed leaves the network.
+    It may have three class attributes: `allocation`, which it uses whatever the criterion's own is,
+    `compacts`, True where what is removed leaves the network, and `overrides`, True where it reads
+    those of a selection, because it cannot select the masks of each layer by itself.
     """
 
     def select(self, selection: Selection) -> Selected:

@@ -82,7 +82,9 @@ class Trainer:
         network came with.
         """
         if masks is None and self.zeros.masks:
-            masks = self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
+            masks = self.zeros.build_masks(
+                find_prunable(model, self.recipe.exclude, self.recipe.include)
+            )
         schedule, name = self._choose_schedule(number)
         retrain = self.recipe.retrain
         if self.rewinds:
@@ -151,6 +153,7 @@ class Trainer:
             name=name,
             masks=masks,
             exclude=self.recipe.exclude,
+            include=self.recipe.include,
             start_epoch=epochs[0],
             stop_epoch=epochs[1],
             teacher=teacher,

@@ -218,7 +218,7 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
 def test_layers_of_awkward_networks_are_all_listed() -> None:
     for name in cases.AWKWARD:
         model, _ = cases.awkward(name)
-        layers = describe_layers(model, cases.half_masks(model), ())
+        layers = describe_layers(model, cases.half_masks(model), cases.recipe(0.5))
         assert [layer.name for layer in layers] == [key for key, _ in model.named_parameters()]
         assert all(
             (layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in layers
