@@ -6,6 +6,7 @@ The interfaces of criteria are in `pruning.evidence.criterion`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -75,9 +76,10 @@ class Override:
     pointer: str
     """The place of the override in the job."""
 
-    def count(self, size: int, alive: int) -> int:
+    def count(self, size: int, alive: int, *, ahead: bool = False) -> int:
         """Count the units that remain of `alive`, of a layer of `size`: at the target those that
-        round the sparsity to the nearest whole number, before it in proportion.
+        round the sparsity to the nearest whole number, before it in proportion, and where that is
+        no whole number one more, or with `ahead` one less.
 
         Raises `BudgetError` where the target would leave none.
 
@@ -91,7 +93,8 @@ class Override:
                 "remain",
                 pointer=self.pointer,
             )
-        return alive - int(self.progress * max(0, alive - last))
+        removed = self.progress * max(0, alive - last)
+        return alive - (math.ceil(removed) if ahead else math.floor(removed))
 
 
 @dataclass(frozen=True)

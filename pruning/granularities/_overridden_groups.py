@@ -39,7 +39,7 @@ def count_overridden(graph: ChannelGraph, selection: Selection, before: Tensor) 
                 pointer=override.pointer,
             )
         alive = int(before[group.span].count_nonzero())
-        keeps[group.name] = override.count(group.size, alive)
+        keeps[group.name] = override.count(group.size, alive, ahead=True)
     return keeps
 
 

@@ -137,7 +137,8 @@ class Channel:
             least = choice.count_least(multiple) if choice.alive or fixed else old_count
             raise BudgetError(
                 f"density {selection.density:.4g} cannot be reached by removing channels: with "
-                f"{'one' if multiple == 1 else multiple} of each group it is "
+                f"{'one' if multiple == 1 else multiple} of each group "
+                f"{'that has no override ' if fixed else ''}it is "
                 f"{least / total:.4g}{_explain_dense(left_dense)}"
             )
         return _apply_choice(graph, selection, importance, chosen, left_dense)

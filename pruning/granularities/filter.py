@@ -155,7 +155,7 @@ class _Search:
         for key, override in self.selection.overrides.items():
             if key in layers:
                 name = layers[key]
-                fixed[name] = override.count(len(self.importance[name]), alive[name])
+                fixed[name] = override.count(len(self.importance[name]), alive[name], ahead=True)
             elif override.sparsity:
                 raise ParameterError(
                     f"overrides: no {'input channel' if self.by_input else 'filter'} of {key} can "

@@ -36,8 +36,8 @@ def resolve_overrides(patterns: Mapping[str, float], names: Iterable[str]) -> di
         for name in meant:
             if name in pattern_of:
                 raise ParameterError(
-                    f"overrides: {name} is meant by {pattern_of[name]!r} and by {pattern!r}; only one "
-                    "pattern may set the sparsity of a layer",
+                    f"overrides: {name} is meant by {pattern_of[name]!r} and by {pattern!r}; only "
+                    "one pattern may set the sparsity of a layer",
                     pointer=pointer,
                 )
             pattern_of[name] = pattern

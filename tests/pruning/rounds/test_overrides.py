@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruning.architectures import architectures
-from pruning.errors import BudgetError, ParameterError
+from pruning.errors import BudgetError, ParameterError, SecateurError
 from pruning.evidence.evidence import Evidence
 from pruning.masks import build_full_masks, find_prunable
 from pruning.networks.loading import build_network
@@ -25,7 +25,7 @@ from pruning.types import Masks
 from tests.support.attention_nets import build_transformer
 
 Shape = tuple[int, int, int]
-RESNET = {"depth": 8, "width": 0.25, "shortcut": "B"}
+RESNET: dict[str, Any] = {"depth": 8, "width": 0.25, "shortcut": "B"}
 NETWORKS: Mapping[str, tuple[Shape, dict[str, float]]] = {
     "resnet": ((3, 8, 8), {"layer2.*": 0.3, "layer3.0.conv1": 0.9}),
     "vgg": ((3, 32, 32), {"features.?.weight": 0.25, "features.11": 0.0}),
@@ -39,11 +39,12 @@ def build(net: str) -> nn.Module:
     torch.manual_seed(0)
     if net == "transformer":
         return build_transformer("fused").float()
-    name, kwargs = {
+    networks: dict[str, tuple[str, dict[str, Any]]] = {
         "resnet": ("cifar_resnet", RESNET),
         "vgg": ("vgg", {"depth": 11, "width": 0.125}),
         "mlp": ("mlp", {"height": 8, "width": 8, "hidden": (32, 16)}),
-    }[net]
+    }
+    name, kwargs = networks[net]
     return build_network(architectures.create(name, kwargs))
 
 
@@ -151,7 +152,10 @@ def test_channels_are_counted_to_the_whole_channel(
     net: str, criterion: str, granularity: str, allocation: str
 ) -> None:
     overrides = NETWORKS[net][1]
-    fields = {"granularity": {"name": granularity}, "allocation": {"name": allocation}}
+    fields: dict[str, Any] = {
+        "granularity": {"name": granularity},
+        "allocation": {"name": allocation},
+    }
     targets = (0.2, 0.4) if net == "transformer" else (0.7, 0.8)
     recipe = write(*targets, criterion=criterion, overrides=overrides, **fields)
     for sparsity, masks in zip(recipe.targets.sparsity, run(net, recipe), strict=True):
@@ -208,7 +212,7 @@ def test_what_is_not_included_or_is_excluded_is_never_touched(granularity: str) 
     assert touched == {"features.11.weight", "features.15.weight", "features.18.weight"}
 
 
-def refuse(net: str, recipe: Recipe) -> BudgetError | ParameterError:
+def refuse(net: str, recipe: Recipe) -> SecateurError:
     with pytest.raises((BudgetError, ParameterError)) as caught:
         run(net, recipe)
     return caught.value
@@ -226,7 +230,7 @@ def test_targets_beyond_reach_are_refused_with_what_can_be_reached() -> None:
     assert "leave no other layer, and the sparsity is 0.5" in error.message
     run("mlp", write(0.5, overrides={"*": 0.5}))
     for granularity in ("channel", "filter"):
-        fields = {"granularity": {"name": granularity}}
+        fields: dict[str, Any] = {"granularity": {"name": granularity}}
         error = refuse(
             "vgg", write(0.2, overrides={"features.25": 0.9, "features.22": 0.9}, **fields)
         )
@@ -255,7 +259,7 @@ def test_patterns_without_meaning_or_with_two_are_refused() -> None:
 
 @pytest.mark.parametrize("granularity", ["channel", "filter"])
 def test_layers_that_keep_their_channels_are_refused_by_name(granularity: str) -> None:
-    fields = {"granularity": {"name": granularity}}
+    fields: dict[str, Any] = {"granularity": {"name": granularity}}
     error = refuse("mlp", write(0.5, overrides={"fc3": 0.5}, **fields))
     assert "fc3.weight" in error.message
     assert error.pointer == "/overrides/fc3"
@@ -272,7 +276,7 @@ def test_coupled_layers_with_different_overrides_are_refused_by_name() -> None:
 
 
 def test_drawn_channels_cannot_be_counted() -> None:
-    fields = {"granularity": {"name": "channel"}, "sparsifier": {"name": "sample"}}
+    fields: dict[str, Any] = {"granularity": {"name": "channel"}, "sparsifier": {"name": "sample"}}
     error = refuse("mlp", write(0.5, overrides={"fc1": 0.5}, **fields))
     assert error.pointer == "/overrides"
     assert "random" in error.message
