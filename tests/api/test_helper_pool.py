@@ -117,9 +117,11 @@ def test_upload_and_estimate(real: World, tmp_path: Path) -> None:
             (error,) = response.json()["errors"]
             assert error["pointer"] == pointer
             assert words in error["message"]
-    fields = {"include": [{"kind": "Linear"}], "exclude": ["fc2"], "overrides": {"fc1": 0.5}}
-    job = spec | fields | {"targets": {"sparsity": [0.5]}}
-    assert real.client.post("/v1/jobs?validate_only=true", json=job).status_code == 200
+    chosen = {"include": [{"kind": "Linear"}], "exclude": ["fc2"], "overrides": {"fc1": 0.5}}
+    response = real.client.post(
+        "/v1/jobs?validate_only=true", json={**spec, **chosen, "targets": {"sparsity": [0.5]}}
+    )
+    assert response.status_code == 200, response.text
 
 
 def test_files_that_are_not_what_they_claim_leave_nothing(real: World, tmp_path: Path) -> None:
