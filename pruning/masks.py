@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.errors import BudgetError, ParameterError, ScoreError
+from pruning.schemas.layer_patterns import Kind, LayerPattern, list_layers, matches, name_pointer
 from pruning.types import Keeps, Masks
 
 PRUNABLE = (nn.Linear, nn.Conv2d)
@@ -32,30 +34,73 @@ DIGIT_BITS = 16
 """The bits of a score that one pass of a selection looks at."""
 
 
-def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
-    """Find the prunable weights: every Linear and Conv2d weight that trains, less `exclude`.
+def find_prunable(
+    model: nn.Module,
+    exclude: Collection[LayerPattern] = (),
+    include: Collection[LayerPattern] = (),
+) -> dict[str, Tensor]:
+    """Find the prunable weights: every Linear and Conv2d weight that trains and is among `include`,
+    where that names any, less `exclude`.
 
     Returns them by parameter name. Shared (tied) weights appear once, under their first name. The
     packed weight of an attention's queries, keys and values is the weight of a layer. Biases and
     BatchNorm are never pruned, nor is what takes part in training alone, or has `left_dense`.
-    Raises `ParameterError` for a name in `exclude` that is not a prunable weight, and where
-    `exclude` leaves none.
+    Both hold names, glob patterns and kinds of layers (`pruning.schemas.layer_patterns`). Raises
+    `ParameterError` for one that is of no prunable weight, and where `exclude` leaves none.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 3))
+    >>> list(find_prunable(net, exclude=["2.*"]))
+    ['0.weight', '3.weight']
+    >>> list(find_prunable(net, exclude=["3"], include=[Kind(kind="Linear")]))
+    ['2.weight']
     """
-    prunable: dict[str, Tensor] = {
-        name: parameter
-        for name, parameter, module in _list_weights(model)
-        if parameter.requires_grad and not hasattr(module, "left_dense")
-    }
-    for name in exclude:
-        if name not in prunable:
-            raise ParameterError(
-                f"exclude: {name!r} is not a prunable weight; known: {', '.join(prunable)}",
-                pointer="/exclude",
-            )
-    left = {name: weight for name, weight in prunable.items() if name not in exclude}
+    prunable: dict[str, Tensor] = {}
+    kinds: dict[str, str] = {}
+    for name, parameter, module in _list_weights(model):
+        if parameter.requires_grad and not hasattr(module, "left_dense"):
+            prunable[name] = parameter
+            kinds[name] = type(module).__name__
+    included = _find_matching("include", include, kinds) if include else set(prunable)
+    left = included - _find_matching("exclude", exclude, kinds)
     if exclude and not left:
         raise ParameterError("exclude: nothing is left to prune", pointer="/exclude")
-    return left
+    return {name: weight for name, weight in prunable.items() if name in left}
+
+
+def _find_matching(
+    field: str, patterns: Collection[LayerPattern], kinds: Mapping[str, str]
+) -> set[str]:
+    """The prunable weights, given with the kinds of their layers, that any of the patterns means;
+    `ParameterError` for a pattern that means none.
+    """
+    meant_by_any = set()
+    for index, pattern in enumerate(patterns):
+        meant = [name for name, kind in kinds.items() if matches(pattern, name, kind)]
+        if not meant:
+            raise build_unmatched_error(name_pointer(field, index), pattern, kinds)
+        meant_by_any.update(meant)
+    return meant_by_any
+
+
+def build_unmatched_error(
+    pointer: str, pattern: LayerPattern, kinds: Mapping[str, str]
+) -> ParameterError:
+    """The refusal of a pattern that means none of the weights, with the nearest names of those
+    there are, given with the kinds of their layers.
+    """
+    field = pointer.split("/")[1]
+    if isinstance(pattern, Kind):
+        wanted, known = pattern.kind, sorted(set(kinds.values()))
+        fault = f"{wanted!r} is the kind of no layer with a prunable weight"
+    else:
+        wanted, known = pattern, list(kinds)
+        fault = f"{wanted!r} is not a prunable weight"
+        if any(sign in wanted for sign in "*?["):
+            fault = f"{wanted!r} matches no prunable weight and no layer of one"
+    candidates = known if isinstance(pattern, Kind) else list_layers(known)
+    close = difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.5)
+    nearest = f"; the nearest: {', '.join(close)}" if close else ""
+    return ParameterError(f"{field}: {fault}; known: {', '.join(known)}{nearest}", pointer=pointer)
 
 
 def list_layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -111,10 +156,19 @@ def _iterate_used_parameters(
                 yield full_name, parameter, module
 
 
-def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
+def explain_dense(
+    model: nn.Module,
+    name: str,
+    exclude: Collection[LayerPattern],
+    include: Collection[LayerPattern] = (),
+) -> str:
     """Explain for the report why a parameter is left dense."""
-    if name in exclude:
-        return "excluded by the recipe"
+    if (exclude or include) and name in find_prunable(model):
+        kind = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        if any(matches(pattern, name, kind) for pattern in exclude):
+            return "excluded by the recipe"
+        if include:
+            return "not included by the recipe"
     if name not in _find_used_parameters(model):
         return "used in training alone"
     owner = model.get_submodule(name.rpartition(".")[0])

@@ -6,6 +6,7 @@ The interfaces of criteria are in `pruning.evidence.criterion`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -62,6 +63,38 @@ class Budget:
                 f"the allocation keeps {sum(keeps.values())} weights, the budget is {self.keep}"
             )
         return keeps
+
+
+@dataclass(frozen=True)
+class Override:
+    """The sparsity that a layer is to have, whatever the allocation would give it."""
+
+    sparsity: float
+    """The fraction of the layer's units that is gone at the next target."""
+    progress: float
+    """The fraction of the way from the masks before to that target; 1 at the target."""
+    pointer: str
+    """The place of the override in the job."""
+
+    def count(self, size: int, alive: int, *, ahead: bool = False) -> int:
+        """Count the units that remain of `alive`, of a layer of `size`: at the target those that
+        round the sparsity to the nearest whole number, before it in proportion, and where that is
+        no whole number one more, or with `ahead` one less.
+
+        Raises `BudgetError` where the target would leave none.
+
+        >>> Override(0.5, 1.0, "").count(10, 10), Override(0.5, 0.5, "").count(10, 10)
+        (5, 8)
+        """
+        last = size - round(self.sparsity * size)
+        if last == 0:
+            raise BudgetError(
+                f"overrides: sparsity {self.sparsity:g} leaves none of {size}; at least one must "
+                "remain",
+                pointer=self.pointer,
+            )
+        removed = self.progress * max(0, alive - last)
+        return alive - (math.ceil(removed) if ahead else math.floor(removed))
 
 
 @dataclass(frozen=True)
@@ -165,6 +198,11 @@ class Selection:
     """Returns the shape of an image, or raises `EvidenceError`."""
     view: Callable[[str], LayerView] | None = None
     """Returns what a sparsifier may see of the layer, by weight name."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """The layers whose share is not the allocation's, by weight name.
+
+    Only a granularity that `overrides` layers itself is given any.
+    """
     known: dict[Hashable, Any] = field(default_factory=dict)
     """Findings about the structure of the network alone: selections of one network share them."""
 
@@ -187,8 +225,9 @@ class Selected:
 class Granularity(Protocol):
     """A kind of units that are removed together: single weights, blocks, N of M, channels.
 
-    It may have two class attributes: `allocation`, which it uses whatever the criterion's own is,
-    and `compacts`, True where what is removed leaves the network.
+    It may have three class attributes: `allocation`, which it uses whatever the criterion's own is,
+    `compacts`, True where what is removed leaves the network, and `overrides`, True where it reads
+    those of a selection, because it cannot select the masks of each layer by itself.
     """
 
     def select(self, selection: Selection) -> Selected:

@@ -39,6 +39,7 @@ from pruning.masks import apply_masks_, build_full_masks, density
 from pruning.networks.layers import record_uses
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import mask_scores
+from pruning.schemas.layer_patterns import LayerPattern
 from pruning.types import Scores, Selection, Shape
 
 MEMORY = 256 * 2**20
@@ -104,7 +105,8 @@ class Study:
         shape: Shape,
         generator: Generator,
         *,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[LayerPattern] = (),
+        include: Sequence[LayerPattern] = (),
     ) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(method):
@@ -116,7 +118,12 @@ class Study:
         if calibration:
             self._check_folding(dense, calibration[0][0][:1])
         self.evidence = Evidence(
-            self.model, batches=calibration, generator=generator, exclude=exclude, shape=shape
+            self.model,
+            batches=calibration,
+            generator=generator,
+            exclude=exclude,
+            include=include,
+            shape=shape,
         )
         self.names = list(self.evidence.weights)
         criterion = method.criterion
@@ -163,7 +170,7 @@ class Study:
     def prune(self, sparsity: float, trial: int, generator: Generator) -> Pruned:
         """The network pruned in one shot; `BudgetError` for a sparsity that cannot be reached."""
         evidence = self.evidence
-        selected = self.method.granularity.select(
+        selected = self.method.select(
             Selection(
                 model=self.model,
                 weights=evidence.weights,

@@ -66,7 +66,7 @@ class RepeatedPrunings:
         recipe, data = record.recipe, record.data
         method = PruningMethod.of(recipe, criterion)
         model = record.dense()
-        weights = find_prunable(model, recipe.exclude)
+        weights = find_prunable(model, recipe.exclude, recipe.include)
         given = GivenZeros({name: weight != 0 for name, weight in weights.items()})
         zeros = given.kept_by(recipe)
         draw = "draw", number, planned.number

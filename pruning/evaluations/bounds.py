@@ -35,7 +35,7 @@ from pruning.evidence.calibration import choose_calibration, draw_batches
 from pruning.measurement.costs import count_flops
 from pruning.rounds.method import PruningMethod
 from pruning.schemas.criterion_labels import label_criteria
-from pruning.schemas.recipe import Method, Recipe, Targets
+from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
@@ -156,7 +156,7 @@ class Bounds:
         if self.methods is not None:
             # A recipe of these methods alone labels them as a job's criteria are labelled.
             recipe = Recipe(
-                criterion=self.methods, targets=Targets(sparsity=(0.5,)), exclude=recipe.exclude
+                criterion=self.methods, targets=recipe.targets, overrides=recipe.overrides
             )
         methods = {
             label: PruningMethod.of(recipe, method)
@@ -201,6 +201,7 @@ class Bounds:
             data.shape,
             generator(record.seed, "bounds", label),
             exclude=record.recipe.exclude,
+            include=record.recipe.include,
         )
         pruned = self._prune(study, record, label, notes)
         outcomes = study.outcomes(

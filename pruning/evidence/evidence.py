@@ -14,6 +14,7 @@ from pruning.evidence.curvature import Curvature, compute_diagonal
 from pruning.evidence.hessian import compute_exact_diagonal, estimate_diagonal
 from pruning.masks import find_prunable
 from pruning.networks.modes import evaluate_mode
+from pruning.schemas.layer_patterns import LayerPattern
 from pruning.types import Masks, Scores, Shape
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -27,14 +28,15 @@ class Evidence:
     `EvidenceError`. `shape` is that of an image; without it, it is read from the batches.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the rarer ones are by keyword)
         self,
         model: nn.Module,
         masks: Masks | None = None,
         batches: Batches | Callable[[], Batches] | None = None,
         generator: Generator | None = None,
-        exclude: Collection[str] = (),
+        exclude: Collection[LayerPattern] = (),
         *,
+        include: Collection[LayerPattern] = (),
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         shape: Shape | None = None,
     ) -> None:
@@ -45,7 +47,7 @@ class Evidence:
         self._shape = shape
         self._curvatures: dict[tuple[Curvature | None, int], Scores] = {}
         self.weights = {
-            name: weight.detach() for name, weight in find_prunable(model, exclude).items()
+            name: weight.detach() for name, weight in find_prunable(model, exclude, include).items()
         }
         """The prunable weights by name."""
         self.masks = masks or {

@@ -176,8 +176,7 @@ def build_member_job(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]
         "priority": spec.priority,
         "labels": dict(spec.labels),
     }
-    if spec.exclude:
-        job["exclude"] = list(spec.exclude)
+    job |= spec.model_dump(mode="json", include={"include", "exclude"}, exclude_defaults=True)
     if spec.method == "imp":
         job |= {
             "criterion": {"name": "magnitude"},

@@ -92,7 +92,9 @@ def _count_weights(architecture: Architecture, spec: FamilySpec) -> tuple[int, i
 
     with torch.device("meta"):
         network = build_network(architecture).eval()
-    prunable = sum(weight.numel() for weight in find_prunable(network, spec.exclude).values())
+    prunable = sum(
+        weight.numel() for weight in find_prunable(network, spec.exclude, spec.include).values()
+    )
     return count_parameters(network), prunable
 
 

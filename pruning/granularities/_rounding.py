@@ -27,6 +27,8 @@ class Rounding:
     before: Tensor
     """The channels that remained before, bool by number."""
     multiple: int
+    exact: frozenset[str] = frozenset()
+    """The groups that are not rounded."""
 
     def round_down(self, keeps: Keeps) -> dict[str, int]:
         """The widths of groups that are allocated `keeps`: at least one multiple each."""
@@ -66,11 +68,12 @@ class Rounding:
         for the groups first that lost most by rounding.
         """
         counts = self.round_down(keeps)
+        growing = [name for name in counts if name not in self.exact]
         best = self.choose(counts)
         is_growing = True
         while is_growing:
             is_growing = False
-            for name in sorted(counts, key=lambda name: counts[name] - keeps[name]):
+            for name in sorted(growing, key=lambda name: counts[name] - keeps[name]):
                 step = self._steps[name]
                 more = counts | {name: min(self._alive[name], (counts[name] // step + 1) * step)}
                 if more[name] == counts[name]:
@@ -84,7 +87,9 @@ class Rounding:
     def _steps(self) -> dict[str, int]:
         """The number of units of each group that are the least multiple."""
         return {
-            group.name: self.multiple // math.gcd(self.multiple, group.head_size or 1)
+            group.name: 1
+            if group.name in self.exact
+            else self.multiple // math.gcd(self.multiple, group.head_size or 1)
             for group in self.graph.removable
         }
 

@@ -8,7 +8,7 @@ the members of a group; normalisation by the group's mean).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -21,18 +21,15 @@ from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
-from pruning.granularities._channel_scores import NoShapes, distinguishes, scores_inputs
-from pruning.granularities._rounding import Rounding
-from pruning.masks import count_kept, select_top, select_weight_masks
+from pruning.granularities._channel_choice import ChannelChoice, WeightCounter
+from pruning.granularities._channel_scores import distinguishes, scores_inputs
+from pruning.granularities._overridden_groups import count_overridden
+from pruning.masks import count_kept, select_weight_masks
 from pruning.networks.layers import name_layer
-from pruning.types import Budget, DrawLaw, Keeps, Masks, Selected, Selection
+from pruning.types import DrawLaw, Masks, Selected, Selection
 
 DEFAULT_MULTIPLE = 8
 """The multiple that is tried by default: the floats that a vector register of CPUs holds."""
-LEAST_SHARE = 0.99
-"""The share of the weights, and of the importance, that channels chosen in multiples have to keep
-of those chosen one by one, so that rounding costs nothing.
-"""
 
 
 @granularities.register("channel")
@@ -76,6 +73,7 @@ class Channel:
     """
 
     compacts: ClassVar[bool] = True
+    overrides: ClassVar[bool] = True
     normalize: bool = True
     round_to: Annotated[
         int | None,
@@ -98,9 +96,12 @@ class Channel:
         keeps at least 99 % of the weights and of the importance that channels chosen one by one
         keep.
 
-        Masks stay as they are where the density is reached already. Raises `BudgetError` where one
-        channel of every group is still too much, `StructureError` for a network whose channels
-        cannot be distinguished.
+        A group with an override keeps exactly the channels that this asks for, and those between
+        two of them along shortcuts. Masks stay as they are where the density is reached already.
+        Raises `BudgetError` where one channel of every group is still too much, or the groups with
+        overrides leave no other that could bring the density there, `ParameterError` for an
+        override of a layer whose channels stay, or that differs from that of another layer of its
+        group, `StructureError` for a network whose channels cannot be distinguished.
         """
         graph = ChannelGraph.of_selection(selection)
         left_dense = graph.left_dense(selection.model, selection.weights)
@@ -112,27 +113,37 @@ class Channel:
             return Selected(selection.masks, dict(selection.weights), left_dense)
         before = graph.kept(selection.model, selection.masks)
         importance = self.compute_importance(graph, selection, before)
-        counter = _WeightCounter(graph, old)
-        choice = _Choice(
+        counter = WeightCounter(graph, old)
+        fixed = count_overridden(graph, selection, before)
+        if fixed and _draws_channels(selection):
+            raise ParameterError(
+                "overrides: where channels are drawn, how many distinct ones remain is random; use "
+                "the sparsifier top_k",
+                pointer="/overrides",
+            )
+        choice = ChannelChoice(
             graph=graph,
             selection=selection,
             importance=importance,
             before=before,
             counter=counter,
             budget=budget,
+            fixed=fixed,
         )
+        choice.refuse_too_sparse(total)
         chosen = self._choose(choice, can_round=not _draws_channels(selection))
         if chosen is None:
             multiple = self.round_to or 1
-            least = choice.count_least(multiple) if choice.alive else old_count
+            least = choice.count_least(multiple) if choice.alive or fixed else old_count
             raise BudgetError(
                 f"density {selection.density:.4g} cannot be reached by removing channels: with "
-                f"{'one' if multiple == 1 else multiple} of each group it is "
+                f"{'one' if multiple == 1 else multiple} of each group "
+                f"{'that has no override ' if fixed else ''}it is "
                 f"{least / total:.4g}{_explain_dense(left_dense)}"
             )
         return _apply_choice(graph, selection, importance, chosen, left_dense)
 
-    def _choose(self, choice: _Choice, *, can_round: bool) -> Tensor | None:
+    def _choose(self, choice: ChannelChoice, *, can_round: bool) -> Tensor | None:
         """Choose the channels that remain, in multiples where these are asked for or cost nothing;
         None where the budget is too small.
         """
@@ -227,142 +238,9 @@ def _apply_choice(
     return Selected(masks, masked, left_dense, laws)
 
 
-class _WeightCounter:
-    """Counts the weights that remain with some of the channels."""
-
-    def __init__(self, graph: ChannelGraph, masks: Masks) -> None:
-        self.graph = graph
-        own_masks = {name: mask for name, mask in masks.items() if name_layer(name) in graph.inputs}
-        others = {name: mask for name, mask in masks.items() if name not in own_masks}
-        self.others = sum(count_kept(others).values())
-        # The weights of each output and column, as floats for products: (out, in / groups).
-        self.kernels = {
-            name: mask.reshape(*mask.shape[:2], -1).count_nonzero(2).float().cpu()
-            for name, mask in own_masks.items()
-        }
-
-    def count(self, keep: Tensor) -> int:
-        """Count the weights that remain where `keep` marks the channels that do."""
-        total = self.others
-        for name, kernels in self.kernels.items():
-            owner = name_layer(name)
-            reads = keep[self.graph.inputs[owner]].float()
-            writes = keep[self.graph.outputs[owner]].double()
-            groups = len(reads) // kernels.shape[1]
-            by_group = kernels.reshape(groups, -1, kernels.shape[1])
-            rows = (by_group @ reads.reshape(groups, -1, 1)).flatten()
-            # A row has fewer weights than a float32 can count, a layer may have more.
-            total += int(rows.double() @ writes)
-        return total
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """The choice of the most channels whose weights fit into a budget."""
-
-    graph: ChannelGraph
-    selection: Selection
-    importance: dict[str, Tensor]
-    before: Tensor
-    counter: _WeightCounter
-    budget: int
-
-    @property
-    def alive(self) -> int:
-        """The channels that can be chosen."""
-        return sum(int((score > -math.inf).sum()) for score in self.importance.values())
-
-    def choose_exactly(self) -> Tensor | None:
-        """Choose channels one by one; None where one of every group is too much."""
-        channels = self._find_most(self._choose)
-        return None if channels is None else self._choose(channels)
-
-    def choose_rounded(self, multiple: int) -> Tensor | None:
-        """Choose channels in multiples; None where one multiple of every group is too much."""
-        rounding = Rounding(self.graph, self.importance, self.before, multiple)
-        channels = self._find_most(lambda channels: self._choose_floor(rounding, channels))
-        if channels is None:
-            return None
-        return rounding.fill(self._allocate(channels), self._can_afford)
-
-    def costs_nothing(self, rounded: Tensor, exact: Tensor) -> bool:
-        """Whether channels chosen in multiples keep nearly all the weights and the importance of
-        those chosen one by one.
-        """
-        weights, most = (self._count_weights(keep) for keep in (rounded, exact))
-        if weights < LEAST_SHARE * most:
-            return False
-        total, most_important = (self._sum_importance(keep) for keep in (rounded, exact))
-        return total >= LEAST_SHARE * most_important > 0
-
-    def count_least(self, multiple: int) -> int:
-        """Count the weights that remain with the fewest channels."""
-        if multiple == 1:
-            return self._count_weights(self._choose(1))
-        rounding = Rounding(self.graph, self.importance, self.before, multiple)
-        return self._count_weights(self._choose_floor(rounding, 1))
-
-    def _find_most(self, choose: Callable[[int], Tensor]) -> int | None:
-        """Find the most channels to allocate; None where the fewest are too many."""
-        if not self.alive or not self._can_afford(choose(1)):
-            return None
-        return _bisect(
-            lambda channels: self._can_afford(choose(channels)),
-            affordable=1,
-            too_many=self.alive,
-        )
-
-    def _allocate(self, channels: int) -> Keeps:
-        sizes = {name: len(score) for name, score in self.importance.items()}
-        budget = Budget(channels, sizes, NoShapes())
-        return self.selection.allocation.allocate(self.importance, budget)
-
-    def _choose(self, channels: int) -> Tensor:
-        keeps = self._allocate(channels)
-        return _choose_best(self.graph, self.importance, keeps, self.before)
-
-    def _choose_floor(self, rounding: Rounding, channels: int) -> Tensor:
-        return rounding.choose(rounding.round_down(self._allocate(channels)))
-
-    def _can_afford(self, keep: Tensor) -> bool:
-        return self._count_weights(keep) <= self.budget
-
-    def _count_weights(self, keep: Tensor) -> int:
-        return self.counter.count(self.graph.closed(keep))
-
-    def _sum_importance(self, keep: Tensor) -> float:
-        """The importance of the channels that remain, over all groups."""
-        groups = self.graph.removable
-        parts = [self.importance[group.name][keep[group.span]] for group in groups]
-        return sum(float(part.sum()) for part in parts)
-
-
 def _draws_channels(selection: Selection) -> bool:
     """Return whether channels are drawn at random and stand for others."""
     return bool(getattr(selection.sparsifier, "reweights", False))
-
-
-def _choose_best(
-    graph: ChannelGraph, importance: Mapping[str, Tensor], keeps: Keeps, before: Tensor
-) -> Tensor:
-    """Choose the most important channels of each group, at least one."""
-    keep = before.clone()
-    for group in graph.removable:
-        alive = int(before[group.span].sum())
-        count = min(alive, max(1, keeps[group.name]))
-        keep[group.span] = select_top(importance[group.name], count)
-    return keep
-
-
-def _bisect(can_afford: Callable[[int], bool], *, affordable: int, too_many: int) -> int:
-    """Find a count that can be afforded where the next one cannot."""
-    while too_many - affordable > 1:
-        middle = (affordable + too_many) // 2
-        if can_afford(middle):
-            affordable = middle
-        else:
-            too_many = middle
-    return affordable
 
 
 def _intersect(new: Masks, old: Masks) -> Masks:

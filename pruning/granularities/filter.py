@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -69,12 +69,17 @@ class Filter:
             [ True, False,  True, False]])
     """
 
+    overrides: ClassVar[bool] = True
+
     def select(self, selection: Selection) -> Selected:
         """Select filters with which the density, in weights, is at most the target, and within
         `TOLERANCE` of it where whole filters allow that.
 
-        Masks stay as they are where the density is reached already. Raises `BudgetError` where one
-        filter of every layer is still too much, `ParameterError` for a sparsifier that reweights,
+        A layer with an override keeps as many filters (or input channels) as this asks for. Masks
+        stay as they are where the density is reached already. Raises `BudgetError` where one filter
+        of every layer is still too much, or where overrides leave no others that could bring the
+        density there, `ParameterError` for a sparsifier that reweights, and for an override of a
+        layer whose filters stay,
         `StructureError` for a network whose channels cannot be distinguished.
         """
         if getattr(selection.sparsifier, "reweights", False):
@@ -115,6 +120,10 @@ class _Search:
     """The weights of layers that the graph does not know."""
     importance: dict[str, Tensor] = field(init=False)
     """The score of each filter or input channel by layer, -inf for what is removed."""
+    alive: Keeps = field(init=False)
+    """The filters that remain, of the layers without overrides."""
+    fixed: Keeps = field(init=False)
+    """The filters that are to remain of the layers with overrides."""
 
     def __post_init__(self) -> None:
         self.by_input = scores_inputs(self.selection)
@@ -136,16 +145,54 @@ class _Search:
         self.alive = {
             name: int((score > -math.inf).sum()) for name, score in self.importance.items()
         }
+        self.fixed = self.count_overridden(self.alive)
+        self.alive = {name: left for name, left in self.alive.items() if name not in self.fixed}
+
+    def count_overridden(self, alive: Keeps) -> Keeps:
+        """Count the filters that remain of the layers with overrides."""
+        fixed: Keeps = {}
+        layers = {self.channels.weights[name]: name for name in self.importance}
+        for key, override in self.selection.overrides.items():
+            if key in layers:
+                name = layers[key]
+                fixed[name] = override.count(len(self.importance[name]), alive[name], ahead=True)
+            elif override.sparsity:
+                raise ParameterError(
+                    f"overrides: no {'input channel' if self.by_input else 'filter'} of {key} can "
+                    "be removed by its score, or it writes the network's outputs",
+                    pointer=override.pointer,
+                )
+        return fixed
+
+    def refuse_too_sparse(self, budget: int, total: int) -> None:
+        """Raise `BudgetError` where the layers with overrides lose more than the budget asks for;
+        less than one more filter in each of them is no more.
+        """
+        overrides = self.selection.overrides.values()
+        if not self.fixed or any(override.progress < 1.0 for override in overrides):
+            return
+        more = {name: count + 1 for name, count in self.fixed.items()}
+        sizes = {name: int((self.importance[name] > -math.inf).sum()) for name in more}
+        more = {name: min(sizes[name], count) for name, count in more.items()}
+        if self.count(self.alive | more) <= budget:
+            densest = self.count(self.alive | self.fixed) / total
+            raise BudgetError(
+                f"density {self.selection.density:.4g} cannot be reached with the overrides: with "
+                f"all filters of the other layers it is {densest:.4g}",
+                pointer="/targets/sparsity",
+            )
 
     def find(self, budget: int, total: int) -> Keeps:
         """Find how many filters each layer keeps; raises `BudgetError` where one is too much."""
+        self.refuse_too_sparse(budget, total)
         if self.count(self.allocate(1)) > budget:
             least = self.count(self.allocate(1)) / total
             raise BudgetError(
                 f"density {self.selection.density:.4g} cannot be reached by removing filters: "
                 f"with one of each layer it is {least:.4g}"
             )
-        affordable, too_many = 1, sum(self.alive.values())
+        # With overrides all the filters of the other layers may be affordable.
+        affordable, too_many = 1, sum(self.alive.values()) + bool(self.fixed)
         while too_many - affordable > 1:
             middle = (affordable + too_many) // 2
             if self.count(self.allocate(middle)) <= budget:
@@ -156,10 +203,13 @@ class _Search:
 
     def allocate(self, filters: int) -> Keeps:
         """Divide this many filters over the layers, at least one for each that has any."""
-        sizes = {name: len(score) for name, score in self.importance.items()}
-        budget = Budget(filters, sizes, NoShapes())
-        keeps = self.selection.allocation.allocate(self.importance, budget)
-        return {name: min(alive, max(1, keeps[name])) for name, alive in self.alive.items()}
+        if not self.alive:
+            return dict(self.fixed)
+        free = {name: self.importance[name] for name in self.alive}
+        budget = Budget(filters, {name: len(score) for name, score in free.items()}, NoShapes())
+        keeps = self.selection.allocation.allocate(free, budget)
+        own = {name: min(alive, max(1, keeps[name])) for name, alive in self.alive.items()}
+        return own | self.fixed
 
     def approach(self, keeps: Keeps, budget: int, tolerance: float) -> Keeps:
         """Come as near below the budget as the tolerance asks, by one filter more in a layer, or
@@ -185,14 +235,16 @@ class _Search:
         """The counts with one filter more in a layer; with fewer left than that adds, those with
         one less in another layer too.
         """
-        more = [keeps | {name: keeps[name] + 1} for name in keeps if keeps[name] < self.alive[name]]
+        more = [
+            keeps | {name: keeps[name] + 1} for name in self.alive if keeps[name] < self.alive[name]
+        ]
         here = self.count(keeps)
         if any(0 < self.count(changed) - here <= missing for changed in more):
             return more
         return [
             changed | {name: changed[name] - 1}
             for changed in more
-            for name in keeps
+            for name in self.alive
             if changed[name] == keeps[name] > 1
         ]
 

@@ -15,6 +15,8 @@ from pruning.masks import count_parameters, explain_dense, find_prunable
 from pruning.measurement.guessing import guessing_error
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.pipeline.exports import Origin
+from pruning.rounds.overrides import resolve_overrides
+from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import (
     BatchNorm,
     DataInfo,
@@ -26,16 +28,17 @@ from pruning.schemas.report import (
 from pruning.types import Masks
 
 
-def describe_model(
-    model: nn.Module, origin: Origin, data: Data, exclude: tuple[str, ...]
-) -> ModelInfo:
+def describe_model(model: nn.Module, origin: Origin, data: Data, recipe: Recipe) -> ModelInfo:
     """The dense network: its architecture, its parameters, and how its inputs are normalised."""
     return ModelInfo(
         architecture=origin.architecture,
         kwargs=origin.kwargs,
         sha256=origin.model_sha256,
         parameters=count_parameters(model),
-        prunable=sum(weight.numel() for weight in find_prunable(model, exclude).values()),
+        prunable=sum(
+            weight.numel()
+            for weight in find_prunable(model, recipe.exclude, recipe.include).values()
+        ),
         normalize={"mean": data.mean, "std": data.std},
         preprocessing=data.preprocessing,
     )
@@ -82,9 +85,11 @@ def describe_batchnorm(record: RoundRecord) -> BatchNorm | None:
     )
 
 
-def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:
+def describe_layers(model: nn.Module, masks: Masks, recipe: Recipe) -> tuple[Layer, ...]:
     """Every parameter: how many weights remain, or why it was left dense."""
     layers = []
+    prunable = find_prunable(model, recipe.exclude, recipe.include)
+    asked = resolve_overrides(recipe.overrides, prunable)
     for name, parameter in model.named_parameters():
         pruned = name in masks
         layers.append(
@@ -93,10 +98,15 @@ def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) ->
                 shape=tuple(parameter.shape),
                 total=parameter.numel(),
                 kept=int(masks[name].sum()) if pruned else parameter.numel(),
-                reason=None if pruned else explain_dense(model, name, exclude),
+                reason=None if pruned else _explain_dense(model, name, recipe),
+                asked=recipe.overrides[asked[name]] if name in asked else None,
             )
         )
     return tuple(layers)
+
+
+def _explain_dense(model: nn.Module, name: str, recipe: Recipe) -> str:
+    return explain_dense(model, name, recipe.exclude, recipe.include)
 
 
 def describe_environment(

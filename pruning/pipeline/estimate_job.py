@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -39,6 +39,7 @@ from pruning.pipeline.huggingface_export import explain_no_folder
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
 from pruning.rounds.method import PruningMethod
+from pruning.rounds.overrides import check_overrides
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
@@ -109,8 +110,11 @@ def estimate_job(
         segmentation=segmentation,
         classes=len(dataset["classes"]),
     )
-    prunable = [tuple(weight.shape) for weight in find_prunable(outline, recipe.exclude).values()]
-    zeros = _count_kept_zeros(recipe, model)
+    weights = find_prunable(outline, recipe.exclude, recipe.include)
+    prunable = [tuple(weight.shape) for weight in weights.values()]
+    kept_zeros = _list_kept_zeros(recipe, model, weights)
+    zeros = sum(kept_zeros.values())
+    check_overrides(recipe, weights, kept_zeros)
     costs = estimate_costs(
         recipe,
         dataset["counts"],
@@ -173,12 +177,14 @@ def starts_from_scratch(spec: JobSpec, architecture: Architecture) -> bool:
     return has_backbone and spec.model.id is None and spec.model.backbone is None
 
 
-def _count_kept_zeros(recipe: Recipe, model: Mapping[str, Any]) -> int:
+def _list_kept_zeros(
+    recipe: Recipe, model: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, int]:
     """The zeros of an uploaded network that count as pruned, by layer as its upload found them."""
     if not keeps_zeros(recipe):
-        return 0
+        return {}
     zeros: Mapping[str, int] = model.get("zeros") or {}
-    return sum(count for name, count in zeros.items() if name not in recipe.exclude)
+    return {name: zeros[name] for name in names if name in zeros}
 
 
 def _list_model_warnings(spec: JobSpec, preprocessing: ChosenPreprocessing) -> list[str]:

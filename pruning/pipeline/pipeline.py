@@ -185,7 +185,9 @@ class Pipeline:
         """The masks of the dense network: of the zeros it came with where they are kept, else full
         ones.
         """
-        return self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
+        return self.zeros.build_masks(
+            find_prunable(model, self.recipe.exclude, self.recipe.include)
+        )
 
     def _restore_dense(self, stored: StoredStage) -> DenseStage:
         return DenseStage.restore(

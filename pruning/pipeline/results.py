@@ -120,7 +120,7 @@ class Results:
             job_id=self.origin.job_id,
             spec=self.origin.spec,
             recipe_digest=recipe.digest(),
-            model=describe_model(dense, self.origin, data, recipe.exclude),
+            model=describe_model(dense, self.origin, data, recipe),
             data=describe_data(data, self.origin),
             environment=describe_environment(
                 pipeline.device, data.at_once(EVAL_BATCH), pipeline.precision.describe()
@@ -176,7 +176,8 @@ class Results:
         What a control costs is measured of the first alone: the others differ in their values.
         """
         costs = self._exports.measure_dense(name, model)
-        zeros = measure_zeros(find_prunable(model, self.pipeline.recipe.exclude).values())
+        recipe = self.pipeline.recipe
+        zeros = measure_zeros(find_prunable(model, recipe.exclude, recipe.include).values())
         removed = self.pipeline.zeros.count
         total = count_parameters(model)
         return Network(
@@ -228,7 +229,7 @@ class Results:
             val_error_increase=estimate_increase(measured.val_wrong, control.measured.val_wrong),
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
             val_counts=_count(measured.val_wrong, control.measured.val_wrong),
-            layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
+            layers=describe_layers(dense, masks, self.pipeline.recipe),
             retrain_epochs=record.retrain_epochs,
             load_snippet=write_load_snippet(
                 record.id, self.origin, data, compacted=record.compacted

@@ -48,6 +48,7 @@ def train_second_network(pipeline: Pipeline) -> nn.Module | None:
                 name="train",
                 masks=None,
                 exclude=pipeline.recipe.exclude,
+                include=pipeline.recipe.include,
                 start_epoch=0,
                 stop_epoch=schedule.epochs,
                 controls=controls,

@@ -85,7 +85,9 @@ class Trainer:
         network came with.
         """
         if masks is None and self.zeros.masks:
-            masks = self.zeros.build_masks(find_prunable(model, self.recipe.exclude))
+            masks = self.zeros.build_masks(
+                find_prunable(model, self.recipe.exclude, self.recipe.include)
+            )
         schedule, name = self._choose_schedule(number)
         if schedule.precision == "auto":
             schedule = schedule.model_copy(update={"precision": self.choose_precision()})
@@ -156,6 +158,7 @@ class Trainer:
             name=name,
             masks=masks,
             exclude=self.recipe.exclude,
+            include=self.recipe.include,
             start_epoch=epochs[0],
             stop_epoch=epochs[1],
             teacher=teacher,

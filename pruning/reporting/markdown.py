@@ -232,6 +232,7 @@ def _tabulate_files(report: Report) -> list[str]:
 
 
 def _tabulate_layers(checkpoint: Checkpoint) -> str:
+    overridden = any(layer.asked is not None for layer in checkpoint.layers)
     rows = [
         (
             escape(layer.name),
@@ -239,10 +240,20 @@ def _tabulate_layers(checkpoint: Checkpoint) -> str:
             wording.count(layer.kept),
             wording.count(layer.total),
             _describe_density(layer),
+            *([_describe_asked(layer)] if overridden else []),
         )
         for layer in checkpoint.layers
     ]
-    return format_table(["Parameter", "Shape", "Kept", "of", "Density"], rows, right=(2, 3))
+    asked = ["Sparsity asked for"] if overridden else []
+    titles = ["Parameter", "Shape", "Kept", "of", "Density", *asked]
+    return format_table(titles, rows, right=(2, 3))
+
+
+def _describe_asked(layer: Layer) -> str:
+    """The sparsity that the job asks of a layer; what it has stands beside."""
+    if layer.asked is None:
+        return ""
+    return f"{wording.short_percent(layer.asked)} of the weights or channels"
 
 
 def _describe_density(layer: Layer) -> str:

@@ -35,7 +35,7 @@ class GivenZeros:
         if state is None:
             return GivenZeros({})
         with torch.device("meta"):
-            names = find_prunable(build(), recipe.exclude)
+            names = find_prunable(build(), recipe.exclude, recipe.include)
         return GivenZeros({name: state[name] != 0 for name in names})
 
     @property

@@ -5,7 +5,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pruning.allocations import allocations
 from pruning.criteria import criteria
@@ -17,9 +17,10 @@ from pruning.evidence.criterion import (
     moves_weights,
 )
 from pruning.granularities import granularities
+from pruning.rounds.overrides import LayerOverrides
 from pruning.schemas.recipe import Method, Recipe
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Allocation, Granularity, Sparsifier
+from pruning.types import Allocation, Granularity, Selected, Selection, Sparsifier
 
 TRUST = 0.5
 """The largest fraction of the remaining weights that a stage may remove before a local loss model
@@ -35,6 +36,7 @@ class PruningMethod:
     allocation: Allocation
     sparsifier: Sparsifier
     granularity: Granularity
+    overrides: LayerOverrides = field(default_factory=LayerOverrides)
 
     @staticmethod
     def of(recipe: Recipe, method: Method) -> PruningMethod:
@@ -56,7 +58,14 @@ class PruningMethod:
             allocation=allocations.create(allocation.name, allocation.params),
             sparsifier=sparsifiers.create(sparsifier.name, sparsifier.params),
             granularity=granularity,
+            overrides=LayerOverrides(recipe.overrides, recipe.targets.sparsity),
         )
+
+    def select(self, selection: Selection) -> Selected:
+        """Select the masks at the density of a selection, the layers with a sparsity of their own
+        at that.
+        """
+        return self.overrides.select(selection, self.granularity)
 
     @property
     def compacts(self) -> bool:

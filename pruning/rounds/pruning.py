@@ -57,7 +57,7 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
     for number, stage_density in enumerate(method.stages(density(masks), target)):
         stage_evidence = evidence(masks, number)
         scores = mask_scores(stage_evidence, method.criterion.score(stage_evidence))
-        selected = method.granularity.select(
+        selected = method.select(
             Selection(
                 model=model,
                 weights=stage_evidence.weights,

@@ -42,7 +42,8 @@ class _Network:
 def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     """Prune an untrained network by random scores, and return which layers are left dense, and why.
 
-    Single weights can be pruned to any density: only other granularities are tried. Raises what the
+    Single weights can be pruned to any density: only other granularities are tried, and all where
+    layers have sparsities of their own. Raises what the
     job would raise: `BudgetError` for a density that cannot be reached, `ParameterError` for
     choices that do not go together, `StructureError` for a network whose channels cannot be
     distinguished. `BudgetError` too where a round would be retrained but removes nothing, because
@@ -60,7 +61,8 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     pruning.errors.BudgetError: density 0.1 cannot be ... with 2:4: the least is 0.5...
     """
     weights = {
-        name: weight.detach() for name, weight in find_prunable(model, recipe.exclude).items()
+        name: weight.detach()
+        for name, weight in find_prunable(model, recipe.exclude, recipe.include).items()
     }
     if sum(weight.numel() for weight in weights.values()) > LARGEST:
         return []
@@ -95,7 +97,7 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
 
 def _list_methods(recipe: Recipe) -> list[PruningMethod]:
     """The methods of a recipe that are rehearsed: those that random scores distinguish, without
-    single weights.
+    single weights unless layers have sparsities of their own.
     """
     methods: list[PruningMethod] = []
     for criterion in recipe.criteria:
@@ -104,7 +106,7 @@ def _list_methods(recipe: Recipe) -> list[PruningMethod]:
             earlier.granularity == method.granularity and earlier.allocation == method.allocation
             for earlier in methods
         )
-        if not repeated and not isinstance(method.granularity, Weight):
+        if not repeated and (recipe.overrides or not isinstance(method.granularity, Weight)):
             methods.append(method)
     return methods
 
@@ -134,7 +136,7 @@ def _rehearse_rounds(
             masks, kept = build_full_masks(weights), total
         alive = {name: score.masked_fill(~masks[name], -math.inf) for name, score in scores.items()}
         try:
-            selected = method.granularity.select(
+            selected = method.select(
                 Selection(
                     model=network.model,
                     weights=weights,

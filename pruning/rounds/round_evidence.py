@@ -34,6 +34,7 @@ def collect_evidence(
             batches=partial(draw_batches, data, calibration, recipe.seed, *draw, stage),
             generator=generator(recipe.seed, "criterion", *draw, stage),
             exclude=recipe.exclude,
+            include=recipe.include,
             loss=choose_loss(data.fit.labels),
             shape=data.shape,
         )

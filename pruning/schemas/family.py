@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.job import DatasetRef, JobFields
+from pruning.schemas.layer_patterns import LayerPattern
 from pruning.schemas.recipe import Limit, Name
 from pruning.schemas.training import Train
 
@@ -122,8 +123,12 @@ class FamilySpec(JobFields):
     method: Literal["imp", "synflow"] = "imp"
     keep: Annotated[float, Field(ge=0.05, le=0.99)] = 0.8
     floor_density: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    exclude: tuple[str, ...] = ()
-    """Weights that are never pruned, by name; every network of the family has them."""
+    include: tuple[LayerPattern, ...] = ()
+    """The weights that are prunable, by name, glob pattern or kind of layer; none: all."""
+    exclude: tuple[LayerPattern, ...] = ()
+    """Weights that are never pruned, by name, glob pattern or kind of layer; every network of the
+    family has some that match.
+    """
     max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
     """Test errors tolerated, below that of guessing; none: 1.25 times the least unpruned error that
     was measured.
@@ -144,6 +149,11 @@ class FamilySpec(JobFields):
             raise ValueError(
                 "replicates: only pruning jobs have them; list the seeds of a family in "
                 "members.seeds"
+            )
+        if isinstance(family, dict) and "overrides" in family:
+            raise ValueError(
+                "overrides: only pruning jobs have them; the law of a family is of networks whose "
+                "layers are ranked together, for which include and exclude choose the weights"
             )
         return family
 

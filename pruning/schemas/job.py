@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
+from pruning.schemas.layer_patterns import LayerPattern, Overrides
 from pruning.schemas.outputs import Export, LatencyRequest, Outputs, name_format, refuse_repeats
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.presets import PRESETS, expand_preset
@@ -200,7 +201,21 @@ class JobSpec(JobFields):
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
     independent: bool = False
-    exclude: tuple[str, ...] = ()
+    include: tuple[LayerPattern, ...] = ()
+    """The weights that are prunable: names of weights or layers, glob patterns over them
+    (`layer3.*`), or kinds of layers (`{"kind": "Conv2d"}`, as `GET /v1/models/{id}/layers` has
+    them); none: all.
+    """
+    exclude: tuple[LayerPattern, ...] = ()
+    """Weights left dense, written like `include`; they do not count as prunable."""
+    overrides: Overrides = {}
+    """The sparsity at every target of the layers that a glob pattern names: `{"layer3.*": 0.5}`.
+
+    It is the share of each layer's own weights that is removed, and with the granularities
+    `channel` and `filter` the share of its channels. The allocation divides what remains of the
+    target over the other layers. No two patterns may name the same layer. Rounds before the first
+    target lead there in proportion.
+    """
     retrain: RetrainSpec | None = None
     """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
     control: Control = Control()

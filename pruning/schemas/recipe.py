@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pruning.schemas.base import Document
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.gates import Gates as Gates
+from pruning.schemas.layer_patterns import LayerPattern, Overrides
 from pruning.schemas.training import Train, Training
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -208,8 +209,14 @@ class Recipe(Document):
     independent: bool = False
     """Restart every target from the dense network instead of continuing one cascade."""
     targets: Targets
-    exclude: tuple[str, ...] = ()
-    """Parameters left dense, by name; they do not count as prunable."""
+    include: tuple[LayerPattern, ...] = ()
+    """The weights that are prunable, by name, glob pattern or kind of layer; none: all."""
+    exclude: tuple[LayerPattern, ...] = ()
+    """Weights left dense, by name, glob pattern or kind of layer; they do not count as prunable."""
+    overrides: Overrides = {}
+    """The sparsity at every target of the layers that a glob pattern names, as a share of their
+    own weights; of their own channels, where channels are removed.
+    """
     train: Train | None = None
     """Train the network first; without it the weights are taken as they come."""
     retrain: Retrain = Retrain()
@@ -328,6 +335,11 @@ class Recipe(Document):
             del document["shifts"]
         if self.keep_zeros:
             del document["keep_zeros"]
+        document = {
+            name: value
+            for name, value in document.items()
+            if value or name not in ("include", "overrides")
+        }
         if not self.limit.stratify:
             del document["limit"]["balanced"]
         if self.image_seed == self.seed:

@@ -169,6 +169,10 @@ class Layer(Document):
     kept: int
     reason: str | None = None
     """The reason why the tensor was not pruned; `null` for a pruned one."""
+    asked: float | None = None
+    """The sparsity that `overrides` asks of it, of its weights or of the channels that it writes;
+    `null` where the allocation gave it its share.
+    """
 
 
 class Increase(Document):

@@ -15,6 +15,7 @@ from pruning.errors import DivergenceError, OutOfMemoryError, ParameterError
 from pruning.masks import apply_masks_, find_prunable
 from pruning.measurement.objective import distillation_loss, training_loss, weigh_batch
 from pruning.networks.loading import load_weights_
+from pruning.schemas.layer_patterns import LayerPattern
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator, seeded
@@ -92,7 +93,8 @@ def train_(  # noqa: PLR0913 (all but model, data and schedule are by keyword)
     seed: int,
     name: str,
     masks: Masks | None = None,
-    exclude: Collection[str] = (),
+    exclude: Collection[LayerPattern] = (),
+    include: Collection[LayerPattern] = (),
     start_epoch: int = 0,
     stop_epoch: int | None = None,
     teacher: Teacher | None = None,
@@ -106,11 +108,11 @@ def train_(  # noqa: PLR0913 (all but model, data and schedule are by keyword)
     masks), or the teacher's loss. The order of the images, their corruption and augmentation, and
     what the network itself draws (dropout), are derived from (seed, name, epoch, step), so the
     result depends on no global state. After every update, the proximal step of the schedule's
-    `Penalty`, if it has one, is taken on the prunable weights without `exclude`, and the masks are
-    applied. With `keep` of `best` the weights are those of the epoch, among the ones trained here,
-    with the least error on `data.val`. With `controls.saver` the state is kept every
-    `controls.every_steps` steps and a later call goes on from there, to the same bytes on the same
-    device and thread count. Raises `DivergenceError` when the loss is not a finite number,
+    `Penalty`, if it has one, is taken on the prunable weights that `include` and `exclude` leave,
+    and the masks are applied. With `keep` of `best` the weights are those of the epoch, among the
+    ones trained here, with the least error on `data.val`. With `controls.saver` the state is kept
+    every `controls.every_steps` steps and a later call goes on from there, to the same bytes on the
+    same device and thread count. Raises `DivergenceError` when the loss is not a finite number,
     `ParameterError` where a batch of one image leaves BatchNorm without a variance.
     """
     run = _Run(
@@ -121,6 +123,7 @@ def train_(  # noqa: PLR0913 (all but model, data and schedule are by keyword)
         name=name,
         masks=masks or {},
         exclude=exclude,
+        include=include,
         teacher=teacher,
         controls=controls or Controls(),
     )
@@ -145,7 +148,8 @@ class _Run:
         seed: int,
         name: str,
         masks: Masks,
-        exclude: Collection[str],
+        exclude: Collection[LayerPattern],
+        include: Collection[LayerPattern],
         teacher: Teacher | None,
         controls: Controls,
     ) -> None:
@@ -160,8 +164,7 @@ class _Run:
         self.l1 = training.l1 if isinstance(training, Train) else 0.0
         self.penalised: list[Tensor] = []
         if self.l1:
-            weights = find_prunable(model).items()
-            self.penalised = [weight for name, weight in weights if name not in exclude]
+            self.penalised = list(find_prunable(model, exclude, include).values())
         self.images = TrainingImages(data, training, seed, name)
         self.device = next(model.parameters()).device
         self.micro_batch = training.batch_size

@@ -10,7 +10,7 @@ import typer
 
 from pruning.schemas.recipe import Retrain
 from secateur.cli.console import Json, print_json, print_table, say, show, tell
-from secateur.cli.specs import override, read_spec
+from secateur.cli.specs import choose_layers, override, read_spec
 from secateur.cli.watch import watch as watch_job
 from secateur.client import Client
 
@@ -66,6 +66,24 @@ def submit(
     replicates: Annotated[
         int | None, typer.Option(help="Runs under as many seeds, pooled in one report.")
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN|kind:KIND", help="Prune these layers alone; repeat for several."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN|kind:KIND", help="Layers left dense; repeat for several."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override",
+            metavar="PATTERN=SPARSITY",
+            help="The sparsity of some layers at every target; repeat for several.",
+        ),
+    ] = None,
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")
     ] = False,
@@ -87,6 +105,9 @@ def submit(
         retrain=retrain,
         seed=seed,
         replicates=replicates,
+    )
+    document = choose_layers(
+        document, include=include or (), exclude=exclude or (), overrides=overrides or ()
     )
     if watch and validate_only:
         raise typer.BadParameter("--validate-only starts no job to --watch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -90,6 +91,52 @@ def override(
         spec["replicates"] = replicates
     _require_fields(spec, family=family)
     return spec
+
+
+def choose_layers(
+    spec: dict[str, Any],
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    """Return the spec with the layers that the flags choose written over it.
+
+    A kind of layer is written `kind:Conv2d`, a sparsity `PATTERN=SPARSITY`.
+
+    >>> choose_layers({}, include=["kind:Conv2d"], exclude=["conv1"], overrides=["layer3.*=0.5"])
+    {'include': [{'kind': 'Conv2d'}], 'exclude': ['conv1'], 'overrides': {'layer3.*': 0.5}}
+    """
+    chosen = dict(spec)
+    for field, patterns in (("include", include), ("exclude", exclude)):
+        if patterns:
+            chosen[field] = [_read_pattern(pattern) for pattern in patterns]
+    if overrides:
+        chosen["overrides"] = {}
+        for text in overrides:
+            pattern, sparsity = _read_override(text)
+            if pattern in chosen["overrides"]:
+                raise typer.BadParameter(f"--override {text}: {pattern} is given twice")
+            chosen["overrides"][pattern] = sparsity
+    return chosen
+
+
+def _read_pattern(text: str) -> str | dict[str, str]:
+    """A pattern of names, or a kind of layer written `kind:Conv2d`."""
+    prefix, _, kind = text.partition(":")
+    return {"kind": kind} if prefix == "kind" else text
+
+
+def _read_override(text: str) -> tuple[str, float]:
+    """A pattern and its sparsity, written `PATTERN=SPARSITY`."""
+    pattern, _, sparsity = text.rpartition("=")
+    try:
+        number = float(sparsity)
+    except ValueError:
+        number = math.nan
+    if not pattern or not math.isfinite(number):
+        raise typer.BadParameter(f"--override {text}: write PATTERN=SPARSITY, as in layer3.*=0.5")
+    return pattern, number
 
 
 def _require_fields(spec: dict[str, Any], *, family: bool) -> None:

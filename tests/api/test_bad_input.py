@@ -36,6 +36,11 @@ BODIES: list[tuple[dict[str, Any], str, str]] = [
         "invalid_request",
         "/criterion/1/name",
     ),
+    (changed(exclude=["fc1", 5]), "invalid_request", "/exclude/1"),
+    (changed(include=[""]), "invalid_request", "/include/0"),
+    (changed(include=[{"kind": "Linear", "name": "fc1"}]), "invalid_request", "/include/0/name"),
+    (changed(overrides={"fc1/*": 1.0}), "invalid_request", "/overrides/fc1~1*"),
+    (changed(overrides=["fc1"]), "invalid_request", "/overrides"),
     (changed(when="before_training", retrain={"mode": "fine_tune"}), "invalid_request", "/retrain"),
     (changed(retrain={"mode": "none", "epochs": 2}), "invalid_request", "/retrain"),
     (

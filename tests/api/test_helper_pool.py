@@ -105,6 +105,23 @@ def test_upload_and_estimate(real: World, tmp_path: Path) -> None:
     assert response.status_code == 422, response.text
     response = real.client.post("/v1/jobs", json={**spec, "exclude": ["fc9.weight"]})
     assert response.status_code == 422, response.text
+    for fields, pointer, words in (
+        ({"include": ["fc1", {"kind": "linear"}]}, "/include/1", "the nearest: Linear"),
+        ({"exclude": ["Fc1.*"]}, "/exclude/0", "the nearest: fc1"),
+        ({"overrides": {"fc3": 0.5}}, "/overrides/fc3", "the nearest: fc2"),
+        ({"overrides": {"fc1": 0.25}}, "/targets/sparsity", "can be reached"),
+    ):
+        for path in ("/v1/jobs", "/v1/jobs?validate_only=true"):
+            response = real.client.post(path, json=spec | fields)
+            assert response.status_code == 422, response.text
+            (error,) = response.json()["errors"]
+            assert error["pointer"] == pointer
+            assert words in error["message"]
+    chosen = {"include": [{"kind": "Linear"}], "exclude": ["fc2"], "overrides": {"fc1": 0.5}}
+    response = real.client.post(
+        "/v1/jobs?validate_only=true", json={**spec, **chosen, "targets": {"sparsity": [0.5]}}
+    )
+    assert response.status_code == 200, response.text
 
 
 def test_files_that_are_not_what_they_claim_leave_nothing(real: World, tmp_path: Path) -> None:

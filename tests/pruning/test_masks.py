@@ -132,8 +132,8 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
         with pytest.raises(
             ParameterError, match=r"is not a prunable weight; known: 1\.weight, 3\.weight"
         ) as caught:
-            find_prunable(net, [name])
-        assert caught.value.pointer == "/exclude"
+            find_prunable(net, ["3.weight", name])
+        assert caught.value.pointer == "/exclude/1"
     with pytest.raises(ParameterError, match="nothing is left to prune") as caught:
         find_prunable(net, ["3.weight", "1.weight"])
     assert caught.value.pointer == "/exclude"

@@ -35,6 +35,21 @@ def test_a_family_comes_from_a_file(finished: Imitation, run: Run, tmp_path: Pat
     assert "lacks members" in " ".join(err.split())
 
 
+def test_layers_are_chosen_by_flags(finished: Imitation, run: Run) -> None:
+    chosen = ["--include", "layer?.*", "--include", "kind:Conv2d", "--exclude", "layer1.0.conv1"]
+    assert run("jobs", "submit", *FLAGS, *chosen, "--override", "layer3.*=0.5")[0] == 0
+    sent = finished.seen("POST /v1/jobs")[-1].json
+    assert sent["include"] == ["layer?.*", {"kind": "Conv2d"}]
+    assert sent["exclude"] == ["layer1.0.conv1"]
+    assert sent["overrides"] == {"layer3.*": 0.5}
+    for text in ("layer3", "=0.5", "layer3=half"):
+        code, _, err = run("jobs", "submit", *FLAGS, "--override", text)
+        assert code == 2
+        assert "PATTERN=SPARSITY" in " ".join(err.split())
+    twice = ("--override", "a=0.5", "--override", "a=0.6")
+    assert run("jobs", "submit", *FLAGS, *twice)[0] == 2
+
+
 @pytest.mark.parametrize("mode", get_args(Retrain.model_fields["mode"].annotation))
 def test_every_way_to_retrain_is_a_flag(finished: Imitation, run: Run, mode: str) -> None:
     assert run("jobs", "submit", *FLAGS, "--retrain", mode)[0] == 0

@@ -62,6 +62,11 @@ pytestmark = pytest.mark.slow
             "criterion": {"name": "synflow", "params": {"rounds": 5}},
             "allocation": {"name": "erk"},
         },
+        {
+            "retrain": {"mode": "fine_tune"},
+            "include": ["fc?", {"kind": "Linear"}],
+            "overrides": {"fc2": 0.5},
+        },
     ],
     ids=lambda change: "-".join(change),
 )

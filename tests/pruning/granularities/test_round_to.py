@@ -10,8 +10,8 @@ import torch
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError, ParameterError
 from pruning.granularities import granularities
+from pruning.granularities._channel_choice import WeightCounter
 from pruning.granularities._rounding import Rounding
-from pruning.granularities.channel import _WeightCounter
 from pruning.masks import (
     build_full_masks,
     density,
@@ -87,7 +87,7 @@ def test_choices_are_those_of_selections_and_their_weights_those_of_masks(seed: 
         importance[group.name] = score.masked_fill(~before[group.span], -math.inf)
     rounding = Rounding(graph, importance, before, 4)
     old = build_full_masks(weights) | graph.masks(model, before)
-    counter = _WeightCounter(graph, select_weight_masks(old))
+    counter = WeightCounter(graph, select_weight_masks(old))
     for share in (0.2, 0.5, 0.8):
         keeps = {name: int(share * len(score)) for name, score in importance.items()}
         counts = rounding.round_down(keeps)

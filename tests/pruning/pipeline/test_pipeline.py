@@ -157,6 +157,38 @@ def test_one_interruption_anywhere_changes_nothing(tmp_path: Path, mode: str) ->
         same(tensors(again), whole)
 
 
+@pytest.mark.parametrize(
+    "granularity", [None, {"name": "block", "params": {"columns": 2}}, {"name": "channel"}]
+)
+def test_a_job_with_overrides_goes_on_to_the_same_bytes(
+    tmp_path: Path, granularity: dict[str, Any] | None
+) -> None:
+    recipe = cases.recipe(
+        *((0.5,) if granularity == {"name": "channel"} else (0.45, 0.55)),
+        schedule={"name": "linear", "params": {"rounds": 2}},
+        overrides={"1": 0.5},
+        granularity=granularity,
+        **MODES["fine_tune"],
+    )
+    names: list[str] = []
+    whole = run(recipe, tmp_path / "whole", on_saved=lambda name, path: names.append(name))
+    saved_names: list[str] = []
+    for record in whole.done:
+        if record.target is not None:
+            mask = record.masks()["1.weight"]
+            kept = mask.any(1) if granularity == {"name": "channel"} else mask
+            assert int(kept.sum()) == kept.numel() // 2
+
+    def die(name: str, path: Path) -> None:
+        saved_names.append(name)
+        if len(saved_names) == len(names) // 2 + 1:
+            raise InterruptionError(name)
+
+    with pytest.raises(InterruptionError):
+        run(recipe, tmp_path / "again", on_saved=die)
+    same(tensors(run(recipe, tmp_path / "again")), tensors(whole))
+
+
 def test_a_finished_job_is_not_done_again(tmp_path: Path) -> None:
     recipe = gridded("fine_tune", "targets_only", False)
     first = run(recipe, tmp_path)

@@ -215,10 +215,21 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     json.dumps(section.details)
 
 
+def test_the_table_of_layers_tells_what_was_asked_and_why_a_layer_is_dense() -> None:
+    model = cases.mlp()
+    recipe = cases.recipe(0.5, include=["3"], overrides={"3.*": 0.25})
+    masks = {"3.weight": cases.half_masks(model)["3.weight"]}
+    layers = {layer.name: layer for layer in describe_layers(model, masks, recipe)}
+    assert layers["3.weight"].asked == 0.25
+    assert layers["3.weight"].reason is None
+    assert layers["1.weight"].asked is None
+    assert layers["1.weight"].reason == "not included by the recipe"
+
+
 def test_layers_of_awkward_networks_are_all_listed() -> None:
     for name in cases.AWKWARD:
         model, _ = cases.awkward(name)
-        layers = describe_layers(model, cases.half_masks(model), ())
+        layers = describe_layers(model, cases.half_masks(model), cases.recipe(0.5))
         assert [layer.name for layer in layers] == [key for key, _ in model.named_parameters()]
         assert all(
             (layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in layers

@@ -278,6 +278,7 @@ def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.Mon
             name="train",
             masks={},
             exclude=(),
+            include=(),
             teacher=None,
             controls=Controls(),
         )

@@ -28,7 +28,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "when": [{"when": "before_training", "train": {}}],
     "independent": [{"independent": True}],
     "targets": [{"targets": {"sparsity": [0.5]}}, {"targets": {"sparsity": [0.5, 0.9000001]}}],
-    "exclude": [{"exclude": ["fc1.weight"]}],
+    "exclude": [{"exclude": ["fc1.weight"]}, {"exclude": [{"kind": "Conv2d"}]}],
+    "include": [{"include": ["fc1.weight"]}, {"include": [{"kind": "Conv2d"}]}],
+    "overrides": [{"overrides": {"fc1": 0.5}}, {"overrides": {"fc1": 0.6}}],
     "train": [
         {"train": {}},
         {"train": {"epochs": 2}},

@@ -75,6 +75,7 @@ def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
         {},
         {"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2}}},
         {"exclude": ["fc1.weight"]},
+        {"include": [{"kind": "Linear"}], "exclude": ["fc1"]},
         {"dataset": {"id": "dst_00000000"}},
     ],
 )
@@ -271,8 +272,11 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
     assert "nothing is left" in refused(
         ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=smallest
     )
-    message = refused(ParameterError, "/exclude", exclude=["fc3.weight"])  # not every member has it
+    message = refused(
+        ParameterError, "/exclude/0", exclude=["fc3.weight"]
+    )  # not every member has it
     assert "is not a prunable weight" in message
+    refused(ParameterError, "/include/1", include=["fc1", {"kind": "Conv2d"}])
 
 
 def test_an_answer_is_a_job_like_the_members() -> None:
