@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning import wording
-from pruning.analysis.job_record import ControlRecord, RoundRecord
+from pruning.analysis.job_record import Asked, ControlRecord, RoundRecord
 from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
@@ -27,6 +28,7 @@ from pruning.pipeline.pruner import CriterionRound, Pruner
 from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
+from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import Costs
 from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.method import PruningMethod, refuse_repeated
@@ -71,6 +73,8 @@ class Pipeline:
     """The criteria that could not go on."""
     evaluations: Mapping[str, int] = field(default_factory=dict)
     """The costs of the evaluations that will follow, by name: a share of the progress."""
+    file_info: Mapping[str, Any] = field(default_factory=dict)
+    """The metadata of the files of the job's networks, which budgets of bytes account for."""
 
     def __post_init__(self) -> None:
         rewinds = self.recipe.retrain.mode == "weight_rewind"
@@ -79,6 +83,10 @@ class Pipeline:
                 "weight rewinding needs the weights to rewind to", pointer="/retrain/mode"
             )
         refuse_repeated(self.recipe)
+        network = self._build_network()
+        gauge = Gauge.of(self.recipe, network, self.data.shape, self.file_info)
+        if gauge is not None:
+            self.recipe = gauge.settle(self.recipe)
         given = GivenZeros.find(self.networks.build, self.networks.initial, self.recipe)
         self.zeros = given.kept_by(self.recipe)
         self.costs = Costs(
@@ -87,7 +95,7 @@ class Pipeline:
             len(self.data.classes),
             self.zeros.density,
             reads_losses=reads_losses(self.recipe),
-            has_batchnorm=has_running_statistics(self._build_network()),
+            has_batchnorm=has_running_statistics(network),
         )
         self.ledger = Ledger(
             stages=self.stages,
@@ -114,7 +122,11 @@ class Pipeline:
             measure=self._measure,
         )
         self.pruner = Pruner(
-            recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
+            recipe=self.recipe,
+            data=self.data,
+            ledger=self.ledger,
+            costs=self.costs,
+            gauge=gauge,
         )
 
     def run(self) -> None:
@@ -349,6 +361,7 @@ class Pipeline:
             sparsity=1.0 - kept,
             density=kept,
             target=planned.target,
+            budget=self._find_budget(planned.target),
             retrain_epochs=planned.trained_epochs,
             stored=stored,
             pruned=stage.pruned,
@@ -357,6 +370,13 @@ class Pipeline:
             stages=tuple(stage.stages),
             batchnorm=stage.batchnorm,
         )
+
+    def _find_budget(self, target: float | None) -> Asked | None:
+        """The budget that a round ends at; None where there is none."""
+        targets = self.recipe.targets
+        if target is None or targets.quantity == "sparsity":
+            return None
+        return Asked(targets.quantity, targets.find_asked(target))
 
     def _build_initial(self) -> nn.Module:
         """The network before any training of the job, on the job's device."""

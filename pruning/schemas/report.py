@@ -17,6 +17,7 @@ from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
+from pruning.schemas.targets import RequestedBudget
 from pruning.schemas.verdicts import CrossedVariance, JointStatement, NeededImages, PairedCounts
 from pruning.schemas.verdicts import GateResult as GateResult
 from pruning.schemas.verdicts import RecommendationVerdict as RecommendationVerdict
@@ -208,7 +209,8 @@ class Checkpoint(Network):
     """
     criterion: Method
     round: int
-    requested_sparsity: float
+    requested_sparsity: float | None
+    requested: RequestedBudget | None = None
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
     pruned: Evaluated
@@ -248,6 +250,11 @@ class Checkpoint(Network):
     images as this report does.
     """
     warnings: tuple[str, ...] = ()
+
+    @property
+    def removal(self) -> float:
+        """The part that the target asks to remove: the sparsity, or a share of what is counted."""
+        return self.requested.removal if self.requested else self.requested_sparsity or 0.0
 
 
 class Round(Document):
