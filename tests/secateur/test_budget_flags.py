@@ -12,7 +12,7 @@ from secateur.cli.specs import override
 FLAGS: dict[str, Any] = dict.fromkeys(("epochs", "retrain", "seed", "replicates"))
 
 
-def read(sparsity: tuple[float, ...] = (), **budgets: tuple[str, ...]) -> Any:
+def read(budgets: dict[str, tuple[str, ...]], sparsity: tuple[float, ...] = ()) -> Any:
     spec = override(
         {},
         model="mdl_00000000",
@@ -36,11 +36,11 @@ def read(sparsity: tuple[float, ...] = (), **budgets: tuple[str, ...]) -> Any:
     ],
 )
 def test_a_flag_becomes_a_budget(quantity: str, text: str, value: float) -> None:
-    assert read(**{quantity: (text,)}) == {quantity: [value]}
+    assert read({quantity: (text,)}) == {quantity: [value]}
 
 
 def test_targets_of_two_kinds_and_nonsense_are_refused() -> None:
     with pytest.raises(typer.BadParameter, match="of one kind"):
-        read((0.5,), flops=("0.5",))
+        read({"flops": ("0.5",)}, (0.5,))
     with pytest.raises(typer.BadParameter, match="--size much: give a share"):
-        read(size_bytes=("much",))
+        read({"size_bytes": ("much",)})
