@@ -47,6 +47,8 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     """
     from pruning.laws.queries import forecast_error
 
+    if spec.targets.sparsity is None:
+        return []  # how sparse a network is within a budget is known when its weights are scored
     # The criteria without a law yet: their JSON, and their name.
     open_criteria = {
         json.dumps(criterion.model_dump(mode="json"), sort_keys=True): criterion.name
@@ -86,7 +88,7 @@ def _foresee_by_families(
     """Return the forecasts by the joint laws of families, for the criteria without another law."""
     from pruning.laws.family_queries import find_network, forecast_networks, read_family_law
 
-    densities = [1 - sparsity for sparsity in spec.targets.sparsity]
+    densities = [1 - sparsity for sparsity in spec.targets.sparsity or ()]
     forecasts: list[Foreseen] = []
     with services.store.read() as session:
         network = _identify_network(session, dump_spec(spec))

@@ -190,6 +190,7 @@ class CheckpointResult(Answer):
     """The job whose checkpoint it is: of a family a member, of several replicates one of them."""
     criterion: Any = None
     requested_sparsity: float | None = None
+    requested: dict[str, Any] | None = None
     sparsity: float | None = None
     density: float | None = None
     error: Measured | None = None

@@ -224,7 +224,7 @@ def _build_checkpoint(
     job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]
 ) -> CheckpointView:
     """Return a checkpoint, with its numbers from the report and its files from the store."""
-    fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
+    fields = ("criterion", "requested_sparsity", "requested", "sparsity", "density", "error")
     return CheckpointView(
         id=name,
         job=job_id,

@@ -164,6 +164,27 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
+class CriterionReach(BaseModel):
+    """The least that a criterion can leave of what budgets are told in."""
+
+    criterion: str
+    least: int
+    """The closest to nothing that can be reached, with what has to stay."""
+    share: float
+    """The same as a share of what the dense network has."""
+
+
+class Reach(BaseModel):
+    """The range of budgets that can be reached: from the least of a criterion to below `dense`."""
+
+    quantity: str
+    """The quantity of the budgets: `flops`, `parameters` or `size_bytes`."""
+    dense: int
+    """The amount that the dense network has."""
+    criteria: list[CriterionReach]
+    """Empty for a network that is too large to be rehearsed: there the job finds out."""
+
+
 class JobEstimate(BaseModel):
     """The cost of a job."""
 
@@ -181,6 +202,8 @@ class JobEstimate(BaseModel):
     """The part of the units that each evaluation takes; 0 for one that only reads what is measured
     anyway. Evaluations that share a measurement are counted as if each were alone.
     """
+    reach: Reach | None = None
+    """The range that budgets can reach; `null` where the targets are sparsities."""
     warnings: list[str] = []
 
 

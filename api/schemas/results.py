@@ -12,6 +12,7 @@ from pruning.schemas.estimates import Estimate
 from pruning.schemas.family_report import FamilyGate, FamilyRecommendation, FamilyReport
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Recommendation, Report
+from pruning.schemas.targets import RequestedBudget
 from pruning.schemas.verdicts import GateResult, JointStatement
 
 
@@ -26,6 +27,8 @@ class CheckpointView(BaseModel):
     """The job whose checkpoint it is; for a family, one of its members."""
     criterion: Annotated[dict[str, Any] | None, DescribedBy(Method | None)]
     requested_sparsity: float | None
+    requested: Annotated[dict[str, Any] | None, DescribedBy(RequestedBudget | None)] = None
+    """The budget that was asked for and what was reached, where no sparsity was asked for."""
     sparsity: float | None
     density: float | None
     error: Annotated[dict[str, Any] | None, DescribedBy(Estimate | None)]

@@ -80,7 +80,8 @@ function checkpoints(page, id, results) {
       [h("code", null, c.id), chosen(c) ? tag(advice) : null,
         c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null,
         c.job && c.job !== id ? h("span", { cls: "under" }, link(c.job)) : null],
-      share(c.requested_sparsity), share(c.sparsity), estimate(c.error), files,
+      c.requested ? `${c.requested.value} ${c.requested.quantity}` : share(c.requested_sparsity),
+      share(c.sparsity), estimate(c.error), files,
     ]);
   }));
 }

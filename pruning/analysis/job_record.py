@@ -14,6 +14,7 @@ from pruning.measurement.measure import Measured
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Section
+from pruning.schemas.targets import Quantity, Targets
 from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
 
@@ -46,6 +47,22 @@ class StoredRound(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A budget as it was asked for."""
+
+    quantity: Quantity
+    value: float
+    """A share of what the dense network has, or a whole number."""
+
+    @staticmethod
+    def find(targets: Targets, target: float | None) -> Asked | None:
+        """The budget that a round ends at; None where it ends at none."""
+        if target is None or targets.quantity == "sparsity":
+            return None
+        return Asked(targets.quantity, targets.find_asked(target))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """A prune-and-retrain round of a job with its measurements."""
@@ -56,7 +73,7 @@ class RoundRecord:
     sparsity: float
     density: float
     target: float | None
-    """The requested sparsity where this round is a target."""
+    """The requested sparsity where this round is a target; of a budget the share that goes."""
     retrain_epochs: int
     """The epochs of retraining that the weights have had since they were given or rewound."""
     stored: StoredRound
@@ -71,12 +88,18 @@ class RoundRecord:
     """The change of the loss at each stage of the pruning, as a loss model predicted it and as
     measured.
     """
+    budget: Asked | None = None
+    """The budget where this round is a target and the job has budgets."""
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
 
     @property
     def id(self) -> str:
-        """The id of a target's checkpoint: `magnitude-0.95`, unique within a job, safe in a URL."""
+        """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`, unique within a
+        job, safe in a URL.
+        """
+        if self.budget is not None:
+            return f"{self.label}-{self.budget.quantity}-{self.budget.value!r}"
         return f"{self.label}-{self.target!r}"
 
     @property

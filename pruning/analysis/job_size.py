@@ -30,7 +30,7 @@ class JobSize:
     @property
     def checkpoints(self) -> int:
         """The number of checkpoints: the targets of every criterion."""
-        return len(self.recipe.targets.sparsity) * len(self.recipe.criteria)
+        return len(self.recipe.targets.values) * len(self.recipe.criteria)
 
     @property
     def controls(self) -> int:

@@ -55,15 +55,16 @@ class RepeatedPrunings:
         losses = [own]
         for number in range(1, self.draws):
             try:
-                losses.append(self._prune_again(row.criterion, planned, number))
+                losses.append(self._prune_again(row, planned, number))
             except PRUNING_ERRORS:
                 return None
         return torch.stack(losses)
 
-    def _prune_again(self, criterion: Method, planned: PlannedRound, number: int) -> Tensor:
+    def _prune_again(self, row: RoundRecord, planned: PlannedRound, number: int) -> Tensor:
         """The losses after the pruning of a round under the draw of this number."""
         record = self.record
         recipe, data = record.recipe, record.data
+        criterion = row.criterion
         method = PruningMethod.of(recipe, criterion)
         model = record.dense()
         weights = find_prunable(model, recipe.exclude, recipe.include)
@@ -72,10 +73,12 @@ class RepeatedPrunings:
         draw = "draw", number, planned.number
         costs = Costs(recipe, data.sizes, len(data.classes))
         stages, stage_cost = costs.pruning(criterion, planned)
+        # Another draw keeps to the number of weights that a budget came to.
+        is_sparsity = recipe.targets.quantity == "sparsity"
         prune_(
             model,
             zeros.build_masks(weights),
-            planned.density,
+            planned.density if is_sparsity else row.density,
             method,
             collect_evidence(model, recipe, data, method, *draw),
             generator=generator(recipe.seed, "sparsifier", *draw),

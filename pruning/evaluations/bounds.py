@@ -149,7 +149,7 @@ class Bounds:
         return PASSES * images * draws * len(self._list_sparsities(size.recipe))
 
     def _list_sparsities(self, recipe: Recipe) -> Sequence[float]:
-        return self.sparsities or sorted({*GRID, *recipe.targets.sparsity})
+        return self.sparsities or sorted({*GRID, *(recipe.targets.sparsity or ())})
 
     def _list_methods(self, recipe: Recipe) -> dict[str, PruningMethod]:
         """The methods to bound, by label."""

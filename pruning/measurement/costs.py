@@ -6,6 +6,7 @@ import json
 import tempfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruning.architectures._attention_heads import AttentionHeads
+from pruning.masks import count_kept
 from pruning.networks.layers import forward_hooks
 from pruning.networks.loading import build_network, resolve
 from pruning.networks.modes import evaluate_mode
@@ -44,6 +46,27 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
     return flops, kept
 
 
+@dataclass(frozen=True)
+class FlopsTable:
+    """The FLOPs of one image by what they depend on."""
+
+    by_weight: Mapping[str, int]
+    """The FLOPs that each single weight of a layer takes, by the name of the layer's weight."""
+    sizes: Mapping[str, int]
+    """The number of weights of each layer."""
+    heads: int
+    """The FLOPs of the heads of attention."""
+
+    def count(self, masks: Masks | None = None) -> int:
+        """Count them without those of pruned weights."""
+        return self.count_kept(count_kept(masks or {}))
+
+    def count_kept(self, kept: Mapping[str, int]) -> int:
+        """Count them where so many weights remain of some layers, and all of the others."""
+        weights = dict(self.sizes) | {name: kept[name] for name in kept if name in self.sizes}
+        return self.heads + sum(flops * weights[name] for name, flops in self.by_weight.items())
+
+
 def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
     """Two times the multiply-adds of one image through every Linear and convolution, without those
     of pruned weights, and through the heads of attention.
@@ -53,37 +76,41 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | No
     `AttentionHeads.count_flops` says. Equals the dense count of `torch.utils.flop_counter` when
     nothing is pruned.
     """
+    return tabulate_flops(model, shape).count(masks)
+
+
+def tabulate_flops(model: nn.Module, shape: tuple[int, int, int]) -> FlopsTable:
+    """Find the FLOPs of one image, see `count_flops`, from one pass through the network."""
     cores = [module for module in model.modules() if isinstance(module, AttentionHeads)]
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
     # A tied weight is listed once, under its first name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    total = 0
+    by_weight: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    heads = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal total
         weight = module.get_parameter("weight")
         name = names[id(weight)]
-        kept = weight.numel()
-        if masks is not None and name in masks:
-            kept = int(masks[name].sum())
         if isinstance(module, _ConvTransposeNd):
             positions = inputs[0][0, 0].numel()
         elif isinstance(module, _ConvNd):
             positions = output[0, 0].numel()
         else:
             positions = output[0].numel() // output.shape[-1]
-        total += 2 * kept * positions
+        sizes[name] = weight.numel()
+        by_weight[name] = by_weight.get(name, 0) + 2 * positions
 
     def count_heads(core: nn.Module, handed: tuple[Any, ...], _: Any) -> None:
-        nonlocal total
+        nonlocal heads
         assert isinstance(core, AttentionHeads)
-        total += core.count_flops(handed[1])
+        heads += core.count_flops(handed[1])
 
     device = next(model.parameters()).device
     hooks = forward_hooks(layers, count), forward_hooks(cores, count_heads)
     with hooks[0], hooks[1], torch.no_grad(), evaluate_mode(model):
         model(torch.zeros(1, *shape, device=device))
-    return total
+    return FlopsTable(by_weight, sizes, heads)
 
 
 def measure_file_sizes(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from pruning.schemas.report import (
     ModelInfo,
     Round,
 )
+from pruning.schemas.targets import RequestedBudget, Targets, TargetsOfNetwork
 from pruning.types import Masks
 
 
@@ -70,6 +72,31 @@ def describe_round(record: RoundRecord) -> Round:
         pruned=record.pruned.document(),
         retrained=record.retrained.document() if record.retrained is not None else None,
         batchnorm=describe_batchnorm(record),
+    )
+
+
+def describe_budget(
+    record: RoundRecord, targets: Targets, costs: Mapping[str, Any], parameters: int
+) -> RequestedBudget | None:
+    """The budget of a target and what its checkpoint has, by its costs as the report has them;
+    None where a sparsity was asked for.
+    """
+    if record.budget is None or record.target is None:
+        return None
+    assert isinstance(targets, TargetsOfNetwork)
+    quantity = record.budget.quantity
+    assert quantity != "sparsity"
+    reached = {
+        "flops": costs["flops"],
+        "parameters": parameters,
+        "size_bytes": costs["size_bytes"]["sparse"],
+    }[quantity]
+    return RequestedBudget(
+        quantity=quantity,
+        value=record.budget.value,
+        limit=targets.limit(1.0 - record.target),
+        reached=reached,
+        dense=targets.dense,
     )
 
 

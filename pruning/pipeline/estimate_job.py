@@ -36,10 +36,12 @@ from pruning.networks.published import add_published_sizes
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations, reads_losses
 from pruning.pipeline.huggingface_export import explain_no_folder
+from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.overrides import check_overrides
+from pruning.rounds.reach import measure_reach
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
@@ -86,6 +88,15 @@ def estimate_job(
         source = resolve(backbone["architecture"], backbone["kwargs"])
         take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
     recipe = spec.recipe()
+    file_info = {
+        "architecture": model["architecture"],
+        "kwargs": read_parameters(architecture),
+        "classes": dataset["classes"],
+        "preprocessing": preprocessing.document().model_dump(mode="json"),
+    }
+    gauge = Gauge.of(recipe, outline, shape, file_info)
+    if gauge is not None:
+        recipe = gauge.settle(recipe)
     _check_folder(spec, recipe, model["architecture"])
     images = count_split_images(recipe, dataset["counts"])
     budget = MemoryBudget(most_data_bytes)
@@ -137,9 +148,17 @@ def estimate_job(
         *([FROM_SCRATCH] if starts_from_scratch(spec, architecture) else []),
         *list_reached_targets(recipe, zeros, sum(map(math.prod, prunable))),
     ]
-    warnings += rehearse(_build_small(architecture, outline), recipe, shape)
+    network = _build_small(architecture, outline)
+    reach = None
+    if gauge is None:
+        warnings += rehearse(network, recipe, shape)
+    else:
+        rows, left_dense = measure_reach(network, recipe, gauge)
+        warnings += left_dense
+        reach = {"quantity": gauge.quantity, "dense": gauge.dense, "criteria": rows}
     return costs | {
         "warnings": warnings,
+        "reach": reach,
         "preprocessing": preprocessing.document().model_dump(mode="json"),
         "data_bytes": budget.taken,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
+from typing import Any
 
 from pruning.analysis.applicability import applies_to, check_task
 from pruning.analysis.job_record import JobRecord
@@ -17,6 +18,7 @@ from pruning.pipeline.pipeline import Pipeline
 from pruning.pipeline.second_network import train_second_network
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Failure, Section
+from pruning.schemas.targets import NOUNS, Targets
 from pruning.storage.tensor_cache import TensorCache
 
 logger = logging.getLogger(__name__)
@@ -98,7 +100,34 @@ def _evaluate(method: Method, record: JobRecord) -> Section | None:
         segmentation=record.data.segmentation,
         alternatives=list_pixel_evaluations(),
     )
-    return evaluation.evaluate(record)
+    return _tell_budgets(evaluation.evaluate(record), record.recipe.targets)
+
+
+def _tell_budgets(section: Section, targets: Targets) -> Section:
+    """The section of a job with budgets: its targets are shares that go, and no sparsities."""
+    if targets.quantity == "sparsity":
+        return section
+    details = _rename_targets(section.details)
+    if details == section.details:
+        return section
+    noun = NOUNS[targets.quantity]
+    note = f"Targets are told as the shares of the dense network's {noun} that are to go."
+    units = _rename_targets(section.units)
+    return section.model_copy(
+        update={"details": details, "units": units, "notes": (note, *section.notes)}
+    )
+
+
+def _rename_targets(value: Any) -> Any:
+    """The value with the key `target_removed` for `target_sparsity`, everywhere in it."""
+    if isinstance(value, dict):
+        return {
+            "target_removed" if key == "target_sparsity" else key: _rename_targets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_rename_targets(item) for item in value]
+    return value
 
 
 def _describe_failure(method: Method, error: Exception) -> Failure:

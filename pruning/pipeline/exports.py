@@ -11,6 +11,7 @@ from torch import nn
 
 from pruning.analysis.job_record import RoundRecord, find_control
 from pruning.channels.compaction import write_arch
+from pruning.data.tensors import Data
 from pruning.errors import CheckpointError, MissingPackageError
 from pruning.measurement.costs import count_flops, measure_file_sizes
 from pruning.measurement.onnx_network import check_onnx, describe_disagreement
@@ -38,6 +39,17 @@ class Origin:
     model_sha256: str | None
     dataset_name: str
     dataset_sha256: str
+
+
+def describe_origin(origin: Origin, data: Data) -> dict[str, Any]:
+    """The metadata that all files of a job have."""
+    return {
+        "architecture": origin.architecture,
+        "kwargs": origin.kwargs,
+        "classes": data.classes,
+        "normalize": {"mean": data.mean, "std": data.std},
+        "preprocessing": data.preprocessing.model_dump(mode="json"),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,14 +300,7 @@ class Exports:
 
     def _describe_file(self, record: RoundRecord | None) -> dict[str, Any]:
         """The metadata of a checkpoint file; nothing in it differs between two equal runs."""
-        data = self.pipeline.data
-        info: dict[str, Any] = {
-            "architecture": self.origin.architecture,
-            "kwargs": self.origin.kwargs,
-            "classes": data.classes,
-            "normalize": {"mean": data.mean, "std": data.std},
-            "preprocessing": data.preprocessing.model_dump(mode="json"),
-        }
+        info = describe_origin(self.origin, self.pipeline.data)
         if record is not None:
             info["criterion"] = record.criterion.model_dump(mode="json")
             info["sparsity"] = record.sparsity

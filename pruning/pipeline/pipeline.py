@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning import wording
-from pruning.analysis.job_record import ControlRecord, RoundRecord
+from pruning.analysis.job_record import Asked, ControlRecord, RoundRecord
 from pruning.channels.compaction import build_compact
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
@@ -28,6 +29,7 @@ from pruning.pipeline.pruner import CriterionRound, Pruner
 from pruning.pipeline.round_loader import RoundLoader
 from pruning.pipeline.stage_files import DenseStage, RoundStage, Weights
 from pruning.pipeline.trainer import Trainer
+from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import Costs
 from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
 from pruning.rounds.method import PruningMethod, refuse_repeated
@@ -75,6 +77,8 @@ class Pipeline:
     """The costs of the evaluations that will follow, by name: a share of the progress."""
     cache: TensorCache | None = None
     """The tensors that are kept for later jobs, where any are."""
+    file_info: Mapping[str, Any] = field(default_factory=dict)
+    """The metadata of the files of the job's networks, which budgets of bytes account for."""
 
     def __post_init__(self) -> None:
         rewinds = self.recipe.retrain.mode == "weight_rewind"
@@ -83,6 +87,10 @@ class Pipeline:
                 "weight rewinding needs the weights to rewind to", pointer="/retrain/mode"
             )
         refuse_repeated(self.recipe)
+        network = self._build_network()
+        gauge = Gauge.of(self.recipe, network, self.data.shape, self.file_info)
+        if gauge is not None:
+            self.recipe = gauge.settle(self.recipe)
         given = GivenZeros.find(self.networks.build, self.networks.initial, self.recipe)
         self.zeros = given.kept_by(self.recipe)
         self.costs = Costs(
@@ -91,7 +99,7 @@ class Pipeline:
             len(self.data.classes),
             self.zeros.density,
             reads_losses=reads_losses(self.recipe),
-            has_batchnorm=has_running_statistics(self._build_network()),
+            has_batchnorm=has_running_statistics(network),
         )
         self.ledger = Ledger(
             stages=self.stages,
@@ -128,7 +136,7 @@ class Pipeline:
             measure=self._measure,
         )
         self.pruner = Pruner(
-            recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs
+            recipe=self.recipe, data=self.data, ledger=self.ledger, costs=self.costs, gauge=gauge
         )
 
     def run(self) -> None:
@@ -366,6 +374,7 @@ class Pipeline:
             sparsity=1.0 - kept,
             density=kept,
             target=planned.target,
+            budget=Asked.find(self.recipe.targets, planned.target),
             retrain_epochs=planned.trained_epochs,
             stored=stored,
             pruned=stage.pruned,

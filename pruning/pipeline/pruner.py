@@ -11,6 +11,7 @@ from pruning.data.tensors import Data
 from pruning.masks import density, find_collapsed
 from pruning.pipeline.ledger import Ledger
 from pruning.pipeline.stage_files import RoundStage
+from pruning.rounds.budgets import Counter, Gauge
 from pruning.rounds.costs import Costs
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.plan import PlannedRound
@@ -44,6 +45,8 @@ class Pruner:
     data: Data
     ledger: Ledger
     costs: Costs
+    gauge: Gauge | None = None
+    """The gauge of the job's budgets; None where its targets are sparsities."""
 
     def prune_(
         self, model: nn.Module, masks: Masks, current: CriterionRound
@@ -66,31 +69,40 @@ class Pruner:
         start = density(masks)
         if planned.density == planned.start:
             return masks, stage_losses  # the network came as sparse as the target
-        self._warn_of_cautions(current, start)
+        counter = None
+        if self.gauge is not None:
+            counter = Counter.of(self.gauge, model, current.criterion, method)
+        else:
+            self._warn_of_cautions(current, start, planned.density)
         masks = prune_(
             model,
             masks,
             planned.density,
             method,
             collect_evidence(model, self.recipe, self.data, method, planned.number),
+            counter=counter,
             on_stage=note_stage,
             warn=warn,
             generator=generator(self.recipe.seed, "sparsifier", planned.number),
         )
+        if counter is not None:
+            self._warn_of_cautions(current, start, density(masks))
         if density(masks) == start:
-            warn(
-                f"nothing was removed: the density is {start:.4g} already, and what goes "
-                "together is larger than the step"
+            reason = (
+                "what goes together is larger than the step"
+                if counter is None
+                else "with it the network keeps to the budget"
             )
+            warn(f"nothing was removed: the density is {start:.4g} already, and {reason}")
         for layer in find_collapsed(masks):
             warn(f"layer collapse: nothing remains of {layer}")
         return masks, stage_losses
 
-    def _warn_of_cautions(self, current: CriterionRound, start: float) -> None:
-        """Warn of what a user should know about a round from density `start`, once in a job."""
-        cautions = current.method.list_cautions(
-            start, current.planned.density, self.recipe.retrain.mode
-        )
+    def _warn_of_cautions(self, current: CriterionRound, start: float, target: float) -> None:
+        """Warn of what a user should know about a round from density `start` to `target`, once in a
+        job.
+        """
+        cautions = current.method.list_cautions(start, target, self.recipe.retrain.mode)
         for caution in cautions:
             message = f"{current.label}: {caution}"
             if message not in self.ledger.warnings:

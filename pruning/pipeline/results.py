@@ -16,6 +16,7 @@ from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase
 from pruning.measurement.paired import count_paired_errors
 from pruning.pipeline.descriptions import (
     describe_batchnorm,
+    describe_budget,
     describe_data,
     describe_environment,
     describe_layers,
@@ -196,7 +197,7 @@ class Results:
         """A finished target as the report has it; `partial` where the job goes on."""
         assert record.target is not None
         costs, file_warnings = self._exports.load_costs(record)
-        data = self.pipeline.data
+        data, recipe = self.pipeline.data, self.pipeline.recipe
         masks = record.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
         total = count_parameters(dense)
@@ -210,7 +211,8 @@ class Results:
             label=record.label,
             criterion=record.criterion,
             round=record.round,
-            requested_sparsity=record.target,
+            requested_sparsity=record.target if record.budget is None else None,
+            requested=describe_budget(record, recipe.targets, costs, total - removed),
             sparsity=record.sparsity,
             density=record.density,
             prune_ratio=removed / total,
@@ -229,7 +231,7 @@ class Results:
             val_error_increase=estimate_increase(measured.val_wrong, control.measured.val_wrong),
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
             val_counts=_count(measured.val_wrong, control.measured.val_wrong),
-            layers=describe_layers(dense, masks, self.pipeline.recipe),
+            layers=describe_layers(dense, masks, recipe),
             retrain_epochs=record.retrain_epochs,
             load_snippet=write_load_snippet(
                 record.id, self.origin, data, compacted=record.compacted

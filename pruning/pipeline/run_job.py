@@ -41,10 +41,12 @@ from pruning.networks.loading import (
 from pruning.networks.published import add_published_sizes
 from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
+from pruning.pipeline.exports import describe_origin
 from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
+from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import describe_guess
@@ -102,15 +104,6 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes)
     )
     check_fits(architecture, data.shape, data.classes, arrays.task)
-    pipeline = _build_pipeline(
-        folder,
-        job,
-        architecture=architecture,
-        data=data,
-        recipe=recipe,
-        watcher=watcher,
-        device=device,
-    )
     origin = Origin(
         job_id=job["id"],
         spec=job["spec"],
@@ -119,6 +112,16 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         model_sha256=model["sha256"],
         dataset_name=job["dataset"]["name"],
         dataset_sha256=job["dataset"]["sha256"],
+    )
+    pipeline = _build_pipeline(
+        folder,
+        job,
+        architecture=architecture,
+        data=data,
+        recipe=recipe,
+        watcher=watcher,
+        device=device,
+        file_info=describe_origin(origin, data),
     )
     results = Results(pipeline, origin, folder / "files", watcher.file, outputs=spec.outputs)
     for note in (*arrays.notes, *data.notes):
@@ -201,7 +204,7 @@ def _describe(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _build_pipeline(
+def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
     folder: Path,
     job: Mapping[str, Any],
     *,
@@ -210,6 +213,7 @@ def _build_pipeline(
     recipe: Recipe,
     watcher: JobWatcher,
     device: torch.device,
+    file_info: Mapping[str, Any],
 ) -> Pipeline:
     """The pipeline of a job, with what an earlier attempt saved in the folder."""
 
@@ -223,7 +227,11 @@ def _build_pipeline(
 
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
-        multiply_adds = max(1, count_flops(build_network(architecture), data.shape) // 2)
+        outline = build_network(architecture)
+        multiply_adds = max(1, count_flops(outline, data.shape) // 2)
+    gauge = Gauge.of(recipe, outline, data.shape, file_info)
+    if gauge is not None:
+        recipe = gauge.settle(recipe)
     job_size = JobSize(
         recipe=recipe,
         images=data.sizes,
@@ -249,6 +257,7 @@ def _build_pipeline(
         checkpoint_steps=job["checkpoint_steps"],
         evaluations=estimate_evaluation_units(job_size),
         cache=TensorCache(Path(cache["folder"]), cache["bytes"]) if cache["bytes"] else None,
+        file_info=file_info,
     )
 
 

@@ -25,6 +25,7 @@ from pruning.schemas.report import (
     Network,
     Round,
 )
+from pruning.schemas.targets import RequestedBudget
 from pruning.schemas.verdicts import CrossedVariance
 
 GIVEN = "given"
@@ -78,6 +79,7 @@ def pool_checkpoint(id: str, finished: Sequence[Finished]) -> Checkpoint:
         criterion=first.criterion,
         round=first.round,
         requested_sparsity=first.requested_sparsity,
+        requested=_pool_budget(own),
         pruned=_pool_evaluated([checkpoint.pruned for checkpoint in own]),
         retrained=_pool_evaluated(retrained) if len(retrained) == len(own) else None,
         control=first.control,
@@ -95,6 +97,12 @@ def pool_checkpoint(id: str, finished: Sequence[Finished]) -> Checkpoint:
         ),
         warnings=_list_warnings(finished, own),
     )
+
+
+def _pool_budget(own: Sequence[Checkpoint]) -> RequestedBudget | None:
+    """The budget of a checkpoint of several replicates, with the most that any of them has."""
+    budgets = [checkpoint.requested for checkpoint in own if checkpoint.requested is not None]
+    return max(budgets, key=lambda budget: budget.reached, default=None)
 
 
 def pool_increase(

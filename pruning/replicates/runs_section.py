@@ -16,6 +16,7 @@ from pruning.schemas.report import Checkpoint, Curve, Section
 
 UNITS: dict[str, Unit] = {
     "target_sparsity": "share",
+    "target_removed": "share",
     "error": "fraction",
     "val_error": "fraction",
     "spread_over_seeds": "points",
@@ -88,13 +89,18 @@ def _tabulate(checkpoint: Checkpoint, finished: Sequence[Finished]) -> dict[str,
     errors = _collect_errors(checkpoint, finished)
     return {
         "checkpoint": checkpoint.id,
-        "target_sparsity": checkpoint.requested_sparsity,
+        _name_target(checkpoint): checkpoint.removal,
         "replicates": len(errors),
         "mean_error": checkpoint.error.model_dump(),
         "increase_over_control": checkpoint.error_increase.control.model_dump(),
         "spread_over_seeds": _measure_spread(errors),
         "further_run": _predict(checkpoint, finished).model_dump(),
     }
+
+
+def _name_target(checkpoint: Checkpoint) -> str:
+    """The name of what a target asks to remove: a sparsity, or a share of what is counted."""
+    return "target_sparsity" if checkpoint.requested is None else "target_removed"
 
 
 def _list_runs(replicate: Finished) -> list[dict[str, Any]]:

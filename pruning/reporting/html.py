@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pruning import wording
-from pruning.reporting import family, runtimes, summary
+from pruning.reporting import asked, family, runtimes, summary
 from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.gates import describe_limit
 from pruning.reporting.plots import plot_section
@@ -86,6 +86,7 @@ def _create_environment() -> Environment:
     )
     environment.globals |= {
         "wording": wording,
+        "asked": asked,
         "summary": summary,
         "runtimes": runtimes,
         "family": family,

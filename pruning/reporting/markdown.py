@@ -5,7 +5,7 @@ pull-request comment.
 from __future__ import annotations
 
 from pruning import wording
-from pruning.reporting import runtimes, summary
+from pruning.reporting import asked, runtimes, summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -100,7 +100,7 @@ def _tabulate_gates(report: Report) -> str:
 def _tabulate_errors(report: Report) -> str:
     head = [
         "Network",
-        "Sparsity asked",
+        asked.name_column(report),
         "realised",
         "Density",
         "Prune ratio",
@@ -125,7 +125,7 @@ def _list_error_cells(report: Report, row: summary.Row) -> list[str]:
     requested = over_control = over_given = after_pruning = "–"
     if checkpoint is not None:
         increase = checkpoint.error_increase
-        requested = wording.short_percent(checkpoint.requested_sparsity)
+        requested = asked.describe_cell(checkpoint)
         over_control = wording.points_with_interval(increase.control, digits)
         over_given = wording.points_with_interval(increase.given, digits)
         after_pruning = "not retrained"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pruning import wording
-from pruning.reporting import runtimes
+from pruning.reporting import asked, runtimes
 from pruning.reporting.gates import count_gates, name_gate
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, ControlNetwork, Estimate, Network, Report
@@ -75,7 +75,7 @@ def order_checkpoints(report: Report) -> tuple[Checkpoint, ...]:
 
     def by_criterion(checkpoint: Checkpoint) -> tuple[int, float]:
         label = find_label(report, checkpoint.criterion)
-        return labels.index(label), checkpoint.requested_sparsity
+        return labels.index(label), checkpoint.removal
 
     return tuple(sorted(report.checkpoints, key=by_criterion))
 
@@ -303,14 +303,22 @@ def _choose_headline(
     if best is None:
         state = "recommended" if report.checkpoints else "finished"
         return f"{subject}: no checkpoint {state}"
-    sparsity = f"{wording.short_percent(best.requested_sparsity)} sparsity"
+    target = asked.describe_target(best)
     if verdict == "ship":
-        return f"{subject}: ship {sparsity}"
+        return f"{subject}: ship {target}"
     if verdict == "undecided":
-        return f"{subject}: {sparsity}, undecided"
+        return f"{subject}: {target}, undecided"
     has_failed = any(gate.outcome == "failed" for gate in report.gates)
     cause = "a gate failed" if has_failed else "its loss is beyond the margin"
-    return f"{subject}: do not ship {sparsity}, {cause}"
+    return f"{subject}: do not ship {target}, {cause}"
+
+
+def _detail_target(best: Checkpoint) -> str:
+    """Return the criterion and the id of a checkpoint, and of a budget what was reached."""
+    details = [wording.method_call(best.criterion), best.id]
+    if best.requested is not None:
+        details.append(asked.describe_reached(best.requested))
+    return ", ".join(details)
 
 
 def _list_reference_facts(report: Report) -> list[Fact]:
@@ -339,8 +347,8 @@ def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
     facts = [
         Fact(
             choose_tag(report).capitalize(),
-            f"{wording.short_percent(best.requested_sparsity)} sparse",
-            f"{wording.method_call(best.criterion)}, {best.id}",
+            asked.describe_state(best),
+            _detail_target(best),
         ),
         Fact(
             "Test error",

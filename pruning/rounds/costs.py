@@ -208,7 +208,8 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     rounds = len(planned_rounds) * len(recipe.criteria)
     if rounds > MAX_ROUNDS:
         raise BudgetError(f"{rounds} rounds; at most {MAX_ROUNDS} in one job", pointer="/schedule")
-    _check_counts(recipe, planned_rounds, total, zeros)
+    if recipe.targets.quantity == "sparsity":
+        _check_counts(recipe, planned_rounds, total, zeros)
     steps, largest_batch = _count_steps(costs, planned_rounds)
     evaluation_units = dict(evaluations or {})
     work = costs.total + sum(evaluation_units.values())
@@ -222,7 +223,7 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     )
     return {
         "rounds": rounds,
-        "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
+        "checkpoints": len(recipe.targets.values) * len(recipe.criteria),
         "steps": steps,
         "units": work,
         "parts": costs.parts | {"evaluations": sum(evaluation_units.values())},
@@ -318,8 +319,9 @@ def list_warnings(recipe: Recipe) -> list[str]:
     for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):
         pruning_method = PruningMethod.of(recipe, method)
         for planned in plan_rounds(recipe):
-            cautions = pruning_method.list_cautions(
-                planned.start, planned.density, recipe.retrain.mode
-            )
+            densities = planned.start, planned.density
+            if recipe.targets.quantity != "sparsity":
+                densities = 1.0, 1.0  # how many weights go is known when they are scored
+            cautions = pruning_method.list_cautions(*densities, recipe.retrain.mode)
             warnings += [f"{label}: {caution}" for caution in cautions]
     return list(dict.fromkeys(warnings))

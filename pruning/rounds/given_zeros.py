@@ -105,6 +105,6 @@ def list_reached_targets(recipe: Recipe, zeros: int, total: int) -> list[str]:
         "nothing is removed, and "
         "its checkpoint has the zeros of the network; set model.keep_zeros to false to train and "
         "prune the zeros like other weights"
-        for sparsity in recipe.targets.sparsity
+        for sparsity in recipe.targets.sparsity or ()
         if zeros and count_to_keep(total, 1.0 - sparsity) >= total - zeros
     ]

@@ -58,7 +58,7 @@ class PruningMethod:
             allocation=allocations.create(allocation.name, allocation.params),
             sparsifier=sparsifiers.create(sparsifier.name, sparsifier.params),
             granularity=granularity,
-            overrides=LayerOverrides(recipe.overrides, recipe.targets.sparsity),
+            overrides=LayerOverrides(recipe.overrides, recipe.targets.sparsity or ()),
         )
 
     def select(self, selection: Selection) -> Selected:

@@ -67,7 +67,7 @@ def check_overrides(
             )
     total = sum(weight.numel() for weight in weights.values())
     given = sum(zeros.values())
-    for sparsity in recipe.targets.sparsity if patterns and given else ():
+    for sparsity in (recipe.targets.sparsity or ()) if patterns and given else ():
         if count_to_keep(total, 1.0 - sparsity) >= total - given:
             raise BudgetError(
                 f"overrides: nothing is removed for the target {sparsity:g}, for the network comes "

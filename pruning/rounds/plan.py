@@ -15,11 +15,13 @@ class PlannedRound:
 
     number: int
     start: float
-    """The density before the round."""
+    """The density before the round; in a job with budgets, here and below, the share of what the
+    dense network has of the quantity that the budgets are told in.
+    """
     density: float
     sparsity: float
     target: float | None
-    """The requested sparsity when the round ends at a target."""
+    """The requested sparsity when the round ends at a target; of a budget the share that goes."""
     restart: bool
     """The round starts from the dense network."""
     epochs: tuple[int, int] | None
@@ -43,12 +45,15 @@ class PlannedRound:
 def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
     """The rounds of one criterion: the schedule's stretch to every target, densest first.
 
-    `given` is the density of the network as it comes (`pruning.rounds.given_zeros`).
+    `given` is the density of the network as it comes (`pruning.rounds.given_zeros`). Budgets are
+    told beside the dense network, with none of its weights at zero.
     """
+    if recipe.targets.quantity != "sparsity":
+        given = 1.0
     schedule = schedules.create(recipe.schedule.name, recipe.schedule.params)
     planned: list[PlannedRound] = []
     start = given
-    for sparsity in recipe.targets.sparsity:
+    for sparsity in recipe.targets.removals:
         target = 1.0 - sparsity
         if recipe.independent:
             start = given

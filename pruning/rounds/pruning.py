@@ -15,6 +15,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.masks import apply_masks_, density
 from pruning.measurement.objective import LARGEST_LOSS, limit_losses
+from pruning.rounds.budgets import Counter, select_within
 from pruning.rounds.method import PruningMethod
 from pruning.types import Masks, Scores, Selection
 
@@ -43,35 +44,42 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
     evidence: Callable[[Masks, int], Evidence],
     *,
     generator: Generator,
+    counter: Counter | None = None,
     on_stage: Callable[[StageLoss | None], None] = lambda stage: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Masks:
     """Prune the model in place to density `target` (of all prunable weights) and return the new
     masks.
 
+    With a `counter` the target, and each stage on the way to it, is a budget: the share that
+    remains of what the dense network has of the quantity that it counts.
+
     Masks are nested: what `masks` prune stays pruned. `evidence(masks, stage)` is what the
     criterion may know of this model at its current point; `on_stage` is called after each stage,
     with the losses where the criterion models them. Raises `ScoreError` for scores that cannot be
-    ranked, `BudgetError` for a density that cannot be reached.
+    ranked, `BudgetError` for a density or a budget that cannot be reached.
     """
-    for number, stage_density in enumerate(method.stages(density(masks), target)):
+    start = density(masks) if counter is None else counter.measure_share(masks)
+    for number, stage_density in enumerate(method.stages(start, target)):
         stage_evidence = evidence(masks, number)
         scores = mask_scores(stage_evidence, method.criterion.score(stage_evidence))
-        selected = method.select(
-            Selection(
-                model=model,
-                weights=stage_evidence.weights,
-                scores=scores,
-                masks=masks,
-                density=stage_density,
-                allocation=method.allocation,
-                sparsifier=method.sparsifier,
-                generator=generator,
-                # The default binds this stage's evidence: the next stage has another.
-                shape=lambda evidence=stage_evidence: evidence.shape,  # type: ignore[misc]
-                view=LayerInputs(stage_evidence),
-            )
+        selection = Selection(
+            model=model,
+            weights=stage_evidence.weights,
+            scores=scores,
+            masks=masks,
+            density=stage_density,
+            allocation=method.allocation,
+            sparsifier=method.sparsifier,
+            generator=generator,
+            # The default binds this stage's evidence: the next stage has another.
+            shape=lambda evidence=stage_evidence: evidence.shape,  # type: ignore[misc]
+            view=LayerInputs(stage_evidence),
         )
+        if counter is None:
+            selected = method.select(selection)
+        else:
+            selected = select_within(method.granularity, selection, counter)
         if number == 0:
             for name, reason in selected.left_dense.items():
                 warn(f"{name} is left dense: {reason}")

@@ -6,15 +6,16 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.gates import Gates as Gates
 from pruning.schemas.layer_patterns import LayerPattern, Overrides
+from pruning.schemas.targets import NOUNS
+from pruning.schemas.targets import Targets as Targets
 from pruning.schemas.training import Train, Training
 
-Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
@@ -30,19 +31,6 @@ class Method(Document):
         if isinstance(value, str):
             raise ValueError(f"write {json.dumps({'name': value})}")
         return value
-
-
-class Targets(Document):
-    """The sparsities to reach: fractions of the prunable weights that are zero."""
-
-    sparsity: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=64)]
-
-    @field_validator("sparsity")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a sparsity is listed twice")
-        return tuple(sorted(value))
 
 
 class Distill(Document):
@@ -281,13 +269,14 @@ class Recipe(Document):
                     f"retrain: {', '.join(sorted(ignored))} come from model.train when the job "
                     f"trains the network and the mode is {self.retrain.mode!r}"
                 )
-        if (
-            self.retrain.mode == "gradual"
-            and len(self.targets.sparsity) > 1
-            and not self.independent
-        ):
+        if self.overrides and self.targets.quantity != "sparsity":
             raise ValueError(
-                "retrain: a gradual run ends at one target; set independent, or list one sparsity"
+                "overrides: they go with targets.sparsity; under a budget of "
+                f"{NOUNS[self.targets.quantity]} the search decides how much of each layer remains"
+            )
+        if self.retrain.mode == "gradual" and len(self.targets.values) > 1 and not self.independent:
+            raise ValueError(
+                "retrain: a gradual run ends at one target; set independent, or list one target"
             )
         return self
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.described import DescribedBy
+from pruning.schemas.environment import Environment as Environment
 from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
 from pruning.schemas.job import JobSpec
@@ -17,6 +18,7 @@ from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
+from pruning.schemas.targets import RequestedBudget
 from pruning.schemas.verdicts import CrossedVariance, JointStatement, NeededImages, PairedCounts
 from pruning.schemas.verdicts import GateResult as GateResult
 from pruning.schemas.verdicts import RecommendationVerdict as RecommendationVerdict
@@ -212,7 +214,8 @@ class Checkpoint(Network):
     """
     criterion: Method
     round: int
-    requested_sparsity: float
+    requested_sparsity: float | None
+    requested: RequestedBudget | None = None
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
     pruned: Evaluated
@@ -252,6 +255,11 @@ class Checkpoint(Network):
     images as this report does.
     """
     warnings: tuple[str, ...] = ()
+
+    @property
+    def removal(self) -> float:
+        """The part that the target asks to remove: the sparsity, or a share of what is counted."""
+        return self.requested.removal if self.requested else self.requested_sparsity or 0.0
 
 
 class Round(Document):
@@ -310,23 +318,6 @@ class Recommendation(Document):
     """The one-sided confidence at which `ship` is said."""
     shifts: ShiftAdvice | None = None
     """`null` where the job declares nothing about shifts."""
-
-
-class Environment(Document):
-    """The machine and the software that the numbers were measured on."""
-
-    device: str
-    device_name: str
-    threads: int
-    eval_batch: int
-    torch: str
-    python: str
-    secateur: str
-    platform: str
-    precision: str | None = None
-    """The precision of retraining and the reason for it, where the job left that open; errors are
-    measured in fp32 either way.
-    """
 
 
 class ModelInfo(Document):

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,20 @@ from pruning.errors import CheckpointError
 from pruning.types import Masks
 
 VERSION = 1
+TYPES: Mapping[torch.dtype, str] = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names of types in safetensors, in the order in which their tensors are written."""
 
 
 def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: Any) -> None:
@@ -50,6 +64,32 @@ def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: 
         tensors[f"{name}.bitmask"] = _pack_bits(mask)
         tensors[f"{name}.values"] = tensor[mask]
     write_tensors(path, tensors, "sparse", described=_describe_tensors(state, masks), info=info)
+
+
+def count_sparse_bytes(state: Mapping[str, Tensor], kept: Mapping[str, int], **info: Any) -> int:
+    """Count the bytes of the file that `write_sparse` would write where `kept` says how many
+    entries of some tensors remain; their values may be anywhere, or nowhere.
+    """
+    tensors: list[tuple[int, str, torch.dtype, list[int]]] = []
+    order = list(TYPES)
+
+    def add(name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        tensors.append((order.index(dtype), name, dtype, list(shape)))
+
+    for name, tensor in state.items():
+        if name in kept:
+            add(f"{name}.bitmask", torch.uint8, [(tensor.numel() + 7) // 8])
+            add(f"{name}.values", tensor.dtype, [kept[name]])
+        else:
+            add(name, tensor.dtype, tensor.shape)
+    meta = _describe_file("sparse", _describe_tensors(state, kept), info)
+    header: dict[str, Any] = {"__metadata__": meta}
+    end = 0
+    for _, name, dtype, shape in sorted(tensors, key=lambda tensor: tensor[:2]):
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": TYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + (len(text) + 7) // 8 * 8 + end
 
 
 def read_sparse(path: Path) -> dict[str, Tensor]:
@@ -170,8 +210,15 @@ def write_tensors(
     info: dict[str, Any],
 ) -> None:
     """Write the tensors with one metadata entry: the format, the pruned tensors and `info`."""
+    save_durably(tensors, path, _describe_file(format, described, info))
+
+
+def _describe_file(
+    format: str, described: Mapping[str, Any], info: Mapping[str, Any]
+) -> dict[str, str]:
+    """The metadata of a file: one entry."""
     meta = {"format": format, "version": VERSION, "tensors": described, **info}
-    save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
+    return {"secateur": json.dumps(meta, sort_keys=True)}
 
 
 class DescribedTensor(BaseModel):
@@ -206,9 +253,9 @@ def read_tensors(
     return tensors, meta.tensors
 
 
-def _describe_tensors(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
+def _describe_tensors(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Any]:
     return {
-        name: {"shape": list(state[name].shape), "dtype": name_dtype(state[name])} for name in masks
+        name: {"shape": list(state[name].shape), "dtype": name_dtype(state[name])} for name in names
     }
 
 

@@ -98,7 +98,7 @@ def _rank(checkpoint: Checkpoint) -> tuple[float, float, float, float]:
     """
     latency = find_latency_ratio(checkpoint)
     return (
-        checkpoint.requested_sparsity,
+        checkpoint.removal,
         -checkpoint.val_error.value,
         -latency if latency is not None else float("-inf"),
         -checkpoint.size_bytes.get("sparse", 0),
@@ -184,7 +184,7 @@ def _describe_latencies(
     sentences = []
     for checkpoint in checkpoints:
         ratio = find_latency_ratio(checkpoint)
-        is_rival = checkpoint.requested_sparsity == best.requested_sparsity
+        is_rival = checkpoint.removal == best.removal
         if ratio is None or not is_rival or not has_lost_channels(given, checkpoint):
             continue
         text = (

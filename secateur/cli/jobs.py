@@ -55,6 +55,16 @@ def submit(
     sparsity: Annotated[
         list[float] | None, typer.Option(help="A target; repeat for several.")
     ] = None,
+    flops: Annotated[
+        list[str] | None,
+        typer.Option(help="A budget instead: a share of the dense network's FLOPs, or a number."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option(help="A budget: a share of the parameters, or a number.")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="A budget: a share of the bytes, or a size as 4MB.")
+    ] = None,
     criterion: Annotated[
         list[str] | None, typer.Option(help="What to prune by; repeat to compare.")
     ] = None,
@@ -100,6 +110,7 @@ def submit(
         model=model,
         dataset=dataset,
         sparsity=sparsity or (),
+        budgets={"flops": flops or (), "parameters": parameters or (), "size_bytes": size or ()},
         criterion=criterion or (),
         epochs=epochs,
         retrain=retrain,

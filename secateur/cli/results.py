@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,7 +196,7 @@ def _print_checkpoints(outcome: Results) -> None:
             (
                 checkpoint["id"],
                 _name_criterion(checkpoint.get("criterion")),
-                percent(checkpoint.get("requested_sparsity")),
+                _describe_target(checkpoint),
                 percent(checkpoint.get("sparsity")),
                 interval(checkpoint.get("error")),
                 interval(increase.get("control"), sign=True),
@@ -296,6 +297,16 @@ def _print_verdict(outcome: Results) -> None:
         tell(gate_line(gate))
     if outcome.job.status != "succeeded":
         tell(f"job {outcome.job.status}: these results are partial")
+
+
+def _describe_target(checkpoint: Mapping[str, Any]) -> str:
+    """The sparsity or the budget that was asked for."""
+    budget = checkpoint.get("requested")
+    if not isinstance(budget, Mapping):
+        return percent(checkpoint.get("requested_sparsity"))
+    value = budget.get("value", 0)
+    noun = str(budget.get("quantity", "")).replace("size_bytes", "bytes")
+    return f"{percent(value)} of {noun}" if value < 1 else f"{value:,.0f} {noun}"
 
 
 def _name_criterion(criterion: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -31,12 +32,48 @@ def read_spec(source: str | None) -> dict[str, Any]:
     return spec
 
 
+FLAGS = {"flops": "--flops", "parameters": "--parameters", "size_bytes": "--size"}
+"""The flag of each quantity that budgets are told in."""
+UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9}
+"""The units that may follow a number: powers of 1000."""
+
+
+def read_amount(text: str, flag: str) -> float:
+    """Return a budget: a share, or a whole number with a unit.
+
+    >>> read_amount("0.5", "--flops"), read_amount("4MB", "--size"), read_amount("1.5 M", "--flops")
+    (0.5, 4000000, 1500000)
+    """
+    matched = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMG]?B?)\s*", text.upper())
+    if matched is None:
+        raise typer.BadParameter(f"{flag} {text}: give a share as 0.5, or an amount as 4MB")
+    value = float(matched[1]) * UNITS[matched[2]]
+    return int(value) if value > 1 else value
+
+
+def _read_targets(
+    sparsity: Sequence[float], budgets: Mapping[str, Sequence[str]]
+) -> dict[str, list[float]]:
+    """The targets of the flags, empty without any; one kind of them."""
+    targets = {
+        quantity: [read_amount(value, FLAGS[quantity]) for value in values]
+        for quantity, values in budgets.items()
+        if values
+    }
+    if sparsity:
+        targets["sparsity"] = list(sparsity)
+    if len(targets) > 1:
+        raise typer.BadParameter(f"targets are of one kind, not {' and '.join(targets)}")
+    return targets
+
+
 def override(
     spec: dict[str, Any],
     *,
     model: str | None,
     dataset: str | None,
     sparsity: Sequence[float],
+    budgets: Mapping[str, Sequence[str]],
     criterion: Sequence[str],
     epochs: int | None,
     retrain: str | None,
@@ -51,6 +88,7 @@ def override(
     flags = {
         "--model": model,
         "--sparsity": sparsity or None,
+        **{FLAGS[quantity]: values or None for quantity, values in budgets.items()},
         "--criterion": criterion or None,
         "--epochs": epochs,
         "--retrain": retrain,
@@ -74,8 +112,9 @@ def override(
             if key not in ("id", "builtin")
         }
         spec["dataset"] = {kind or "id": name} | kept
-    if sparsity:
-        spec["targets"] = {"sparsity": list(sparsity)}
+    targets = _read_targets(sparsity, budgets)
+    if targets:
+        spec["targets"] = targets
     if criterion:
         methods = [{"name": name} for name in criterion]
         spec["criterion"] = methods[0] if len(methods) == 1 else methods
@@ -148,7 +187,7 @@ def _require_fields(spec: dict[str, Any], *, family: bool) -> None:
         needed = ["model", "dataset", "targets"]
     missing = [name for name in needed if name not in spec]
     if missing:
-        remedy = "a spec file, or --model, --dataset and --sparsity"
+        remedy = "a spec file, or --model, --dataset and --sparsity (or a budget)"
         if family:
             remedy = "them in the file"
         raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give {remedy}")

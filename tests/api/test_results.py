@@ -73,6 +73,7 @@ def test_results(world: World, job: str) -> None:
     assert checkpoint == {
         **REPORT["checkpoints"][0],
         "job": job,
+        "requested": None,
         "formats": ["dense", "sparse"],
         "size_bytes": {format: len(content) for format, content in files.items()},
         "sha256": {

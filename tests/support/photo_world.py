@@ -71,8 +71,10 @@ def read_files(files: Mapping[str, bytes], folder: Path, most: int = 2**30) -> A
 def run_job(
     folder: Path, arrays: Arrays, spec: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> Report:
-    """Run a job to its report as JSON: other formats take longer than the job."""
-    (folder / "stages").mkdir()
+    """Run a job to its report as JSON: other formats take longer than the job. It goes on from the
+    stages that are in the folder.
+    """
+    (folder / "stages").mkdir(exist_ok=True)
     arrays.save(folder / "data.safetensors")
 
     def write_json(report: Report, where: Path, written: Any) -> None:

@@ -60,7 +60,7 @@ def run(net: str, recipe: Recipe, *densities: float) -> list[Masks]:
     method = PruningMethod.of(recipe, recipe.criteria[0])
     masks = build_full_masks(find_prunable(model, recipe.exclude, recipe.include))
     results = []
-    for density in densities or [1.0 - sparsity for sparsity in recipe.targets.sparsity]:
+    for density in densities or [1.0 - sparsity for sparsity in recipe.targets.values]:
         masks = prune_(
             model,
             masks,
@@ -101,7 +101,7 @@ def test_single_weights_are_counted_as_asked(net: str, allocation: str, criterio
         0.5, 0.8, criterion=criterion, overrides=NETWORKS[net][1], allocation={"name": allocation}
     )
     sizes = list_weights(net)
-    for sparsity, masks in zip(recipe.targets.sparsity, run(net, recipe), strict=True):
+    for sparsity, masks in zip(recipe.targets.values, run(net, recipe), strict=True):
         for name, own in meant(net).items():
             assert count(masks, name) == sizes[name] - round(own * sizes[name])
         total = sum(sizes.values())
@@ -158,7 +158,7 @@ def test_channels_are_counted_to_the_whole_channel(
     }
     targets = (0.2, 0.4) if net == "transformer" else (0.7, 0.8)
     recipe = write(*targets, criterion=criterion, overrides=overrides, **fields)
-    for sparsity, masks in zip(recipe.targets.sparsity, run(net, recipe), strict=True):
+    for sparsity, masks in zip(recipe.targets.values, run(net, recipe), strict=True):
         for name, own in meant(net).items():
             rows = len(masks[name])
             assert count_rows(masks, name) == rows - round(own * rows)

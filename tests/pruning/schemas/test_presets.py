@@ -102,7 +102,7 @@ def test_hyper_parameters_are_the_papers(
     ) == schedule
     assert train.lr_schedule.name == ("step" if train.lr_schedule.milestones else "poly")
     assert expanded.batchnorm == "keep"
-    preset, targets = PRESETS[name], expanded.targets.sparsity
+    preset, targets = PRESETS[name], expanded.targets.values
     back = [100 * sparsity * preset.prunable / preset.parameters for sparsity in targets]
     assert (
         len(back),

@@ -1,0 +1,191 @@
+"""The targets of a pruning job: sparsities, or budgets of what a network costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from pruning.schemas.base import Document
+
+Quantity: TypeAlias = Literal["sparsity", "flops", "parameters", "size_bytes"]
+"""A quantity that targets are told in."""
+QUANTITIES: tuple[Quantity, ...] = ("sparsity", "flops", "parameters", "size_bytes")
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+NOUNS: Mapping[Quantity, str] = {
+    "sparsity": "prunable weights",
+    "flops": "FLOPs",
+    "parameters": "parameters",
+    "size_bytes": "bytes",
+}
+"""The name of what each quantity counts, as people read it."""
+LARGEST = 10**15
+"""The largest budget that is told as a number: a float64 still holds it exactly."""
+
+
+def _read_budget(value: float) -> float:
+    """A share below 1 as it is, a whole number as an int; `ValueError` for what is neither."""
+    if 0 < value < 1:
+        return value
+    if 2 <= value <= LARGEST and int(value) == value:
+        return int(value)
+    raise ValueError(
+        "a budget is a share of the dense network's cost, 0 < x < 1, or a whole number from 2 to "
+        f"{LARGEST:,}"
+    )
+
+
+Budget = Annotated[
+    int | float,
+    AfterValidator(_read_budget),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                {"type": "integer", "minimum": 2, "maximum": LARGEST},
+            ]
+        }
+    ),
+]
+Budgets = Annotated[tuple[Budget, ...], Field(min_length=1, max_length=64)]
+
+
+def _is_open(value: object) -> bool:
+    return value is None
+
+
+def find_limit(share: float, dense: int) -> int:
+    """Find the largest whole number that is at most a share of what the dense network has.
+
+    >>> find_limit(1 - (1 - 999_999 / 1_000_001), 1_000_001)
+    999999
+    """
+    # What is added makes up for the rounding of 1 - (1 - share).
+    return math.floor(share * dense + 5e-16 * dense + 1e-6)
+
+
+class Targets(Document):
+    """The targets to reach, told in one quantity.
+
+    `sparsity`: fractions of the prunable weights that are zero. The others are budgets that the
+    pruned network keeps to: each value is a share of the dense network's, 0 < x < 1, or a whole
+    number from 2 on; a list has shares alone or numbers alone. How many weights or channels remain
+    is then searched for, so that the budget is met from below. `flops`: those of one image, as the
+    report counts them. `parameters`: those that are not pruned. `size_bytes`: the bytes of the
+    checkpoint in the format `sparse`, its share that of the dense file.
+
+    >>> Targets(flops=(0.25, 0.5)).removals
+    (0.5, 0.75)
+    """
+
+    sparsity: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=64)] | None = Field(
+        default=None, exclude_if=_is_open
+    )
+    flops: Budgets | None = Field(default=None, exclude_if=_is_open)
+    parameters: Budgets | None = Field(default=None, exclude_if=_is_open)
+    size_bytes: Budgets | None = Field(default=None, exclude_if=_is_open)
+
+    @model_validator(mode="after")
+    def _one_quantity(self) -> Targets:
+        given = [name for name in QUANTITIES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(QUANTITIES)}; "
+                f"{' and '.join(given) if given else 'none'} is given"
+            )
+        if len(set(self.values)) != len(self.values):
+            noun = "sparsity" if self.sparsity is not None else "budget"
+            raise ValueError(f"{self.quantity}: a {noun} is listed twice")
+        if len({value < 1 for value in self.values}) > 1:
+            raise ValueError(
+                f"{self.quantity}: list shares of the dense network or numbers, not both"
+            )
+        if self.sparsity is not None:
+            # The document is frozen once it is validated.
+            object.__setattr__(self, "sparsity", tuple(sorted(self.sparsity)))
+        return self
+
+    @property
+    def quantity(self) -> Quantity:
+        """The quantity that the targets are told in."""
+        return next(name for name in QUANTITIES if getattr(self, name) is not None)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The targets as they are given."""
+        values: tuple[float, ...] = getattr(self, self.quantity)
+        return values
+
+    @property
+    def are_amounts(self) -> bool:
+        """Whether the targets are whole numbers, which only mean something beside a network."""
+        return self.values[0] > 1
+
+    @property
+    def removals(self) -> tuple[float, ...]:
+        """The part that each target removes, the least first: the sparsity, or the share of the
+        dense network's cost, 1 - budget / cost.
+
+        Raises `ValueError` for whole numbers: see `TargetsOfNetwork`.
+        """
+        return tuple(sorted(self.find_removal(value) for value in self.values))
+
+    def find_removal(self, value: float) -> float:
+        """The part that one of the targets removes."""
+        if value > 1:
+            raise ValueError(f"{value} {self.quantity} is a share of a known network alone")
+        return value if self.quantity == "sparsity" else 1.0 - value
+
+    def find_asked(self, removal: float) -> float:
+        """The target, as it is given, that removes this part."""
+        return min(self.values, key=lambda value: abs(self.find_removal(value) - removal))
+
+    def find_pointer(self, removal: float) -> str:
+        """The JSON pointer to the target that removes this part."""
+        index = self.values.index(self.find_asked(removal))
+        return f"/targets/{self.quantity}" + ("" if self.sparsity is not None else f"/{index}")
+
+
+class TargetsOfNetwork(Targets):
+    """The targets of a job whose dense network is known; written as they are given."""
+
+    dense: Annotated[int, Field(ge=1)]
+    """The amount that the dense network has."""
+
+    def find_removal(self, value: float) -> float:
+        """The part that one of the targets removes."""
+        return 1.0 - value / self.dense if value > 1 else super().find_removal(value)
+
+    def limit(self, share: float) -> int:
+        """The largest whole number that is at most this share of what the dense network has."""
+        return find_limit(share, self.dense)
+
+
+class RequestedBudget(Document):
+    """A budget that a checkpoint keeps to: what was asked for, and what it has."""
+
+    quantity: Literal["flops", "parameters", "size_bytes"]
+    value: float
+    """The target as it was asked for: a share of what the dense network has, or a number."""
+    limit: int
+    """The most that the checkpoint may have: the largest whole number within the budget."""
+    reached: int
+    """The amount that the checkpoint has, the most of any replicate: its `flops`,
+    `parameters`, or bytes in the format `sparse`.
+    """
+    dense: int
+    """The amount that the dense network has, with none of its weights at zero; of bytes, those of
+    the dense file.
+    """
+
+    @property
+    def removal(self) -> float:
+        """The share of what the dense network has that is to go."""
+        return 1.0 - self.limit / self.dense
+
+    @property
+    def noun(self) -> str:
+        """The name of what the quantity counts, as people read it."""
+        return NOUNS[self.quantity]
