@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.schemas.members import MemberView, ReplicateView
 from api.schemas.predictions import Foreseen
@@ -202,8 +202,8 @@ class JobEstimate(BaseModel):
     """The part of the units that each evaluation takes; 0 for one that only reads what is measured
     anyway. Evaluations that share a measurement are counted as if each were alone.
     """
-    reach: Reach | None = None
-    """The range that budgets can reach; `null` where the targets are sparsities."""
+    reach: Reach | None = Field(default=None, exclude_if=lambda reach: reach is None)
+    """The range that budgets can reach; left out where the targets are sparsities."""
     warnings: list[str] = []
 
 

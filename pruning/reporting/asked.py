@@ -56,7 +56,7 @@ def describe_reached(budget: RequestedBudget) -> str:
     ...     quantity="flops", value=0.5, limit=40_551_040, reached=40_390_000, dense=81_102_080
     ... )
     >>> describe_reached(half)
-    '50 % of the FLOPs asked: 0.498 reached (40.4 MFLOPs)'
+    '50 % of the FLOPs asked: 0.498 reached (40.4 MFLOP)'
     """
     share = f"{budget.reached / budget.dense:.3g} reached"
     return f"{describe_budget(budget)} asked: {share} ({_format_amount(budget, budget.reached)})"

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from pruning.schemas.base import Document
 
@@ -87,6 +94,20 @@ class Targets(Document):
     parameters: Budgets | None = Field(default=None, exclude_if=_is_open)
     size_bytes: Budgets | None = Field(default=None, exclude_if=_is_open)
 
+    @field_validator(*QUANTITIES)
+    @classmethod
+    def _check_list(
+        cls, values: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        if values is None:
+            return None
+        if len(set(values)) != len(values):
+            noun = "sparsity" if info.field_name == "sparsity" else "budget"
+            raise ValueError(f"a {noun} is listed twice")
+        if len({value < 1 for value in values}) > 1:
+            raise ValueError("list shares of the dense network or numbers, not both")
+        return values
+
     @model_validator(mode="after")
     def _one_quantity(self) -> Targets:
         given = [name for name in QUANTITIES if getattr(self, name) is not None]
@@ -94,13 +115,6 @@ class Targets(Document):
             raise ValueError(
                 f"give exactly one of {', '.join(QUANTITIES)}; "
                 f"{' and '.join(given) if given else 'none'} is given"
-            )
-        if len(set(self.values)) != len(self.values):
-            noun = "sparsity" if self.sparsity is not None else "budget"
-            raise ValueError(f"{self.quantity}: a {noun} is listed twice")
-        if len({value < 1 for value in self.values}) > 1:
-            raise ValueError(
-                f"{self.quantity}: list shares of the dense network or numbers, not both"
             )
         if self.sparsity is not None:
             # The document is frozen once it is validated.
