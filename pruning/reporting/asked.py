@@ -15,9 +15,9 @@ def name_column(report: Report) -> str:
 
 def describe_cell(checkpoint: Checkpoint) -> str:
     """Return what was asked for, and of a budget what was reached."""
-    if checkpoint.requested is not None:
-        return describe_reached(checkpoint.requested)
-    return wording.short_percent(checkpoint.removal)
+    if checkpoint.requested is None:
+        return wording.short_percent(checkpoint.removal)
+    return f"{describe_budget(checkpoint.requested)}; {_describe_share(checkpoint.requested)}"
 
 
 def describe_target(checkpoint: Checkpoint) -> str:
@@ -58,8 +58,12 @@ def describe_reached(budget: RequestedBudget) -> str:
     >>> describe_reached(half)
     '50 % of the FLOPs asked: 0.498 reached (40.4 MFLOP)'
     """
-    share = f"{budget.reached / budget.dense:.3g} reached"
-    return f"{describe_budget(budget)} asked: {share} ({_format_amount(budget, budget.reached)})"
+    amount = _format_amount(budget, budget.reached)
+    return f"{describe_budget(budget)} asked: {_describe_share(budget)} ({amount})"
+
+
+def _describe_share(budget: RequestedBudget) -> str:
+    return f"{budget.reached / budget.dense:.3g} reached"
 
 
 def _format_amount(budget: RequestedBudget, amount: float) -> str:

@@ -305,7 +305,8 @@ def _describe_target(checkpoint: Mapping[str, Any]) -> str:
     if not isinstance(budget, Mapping):
         return percent(checkpoint.get("requested_sparsity"))
     value = budget.get("value", 0)
-    noun = str(budget.get("quantity", "")).replace("size_bytes", "bytes")
+    quantity = str(budget.get("quantity", ""))
+    noun = {"flops": "FLOPs", "size_bytes": "bytes"}.get(quantity, quantity)
     return f"{percent(value)} of {noun}" if value < 1 else f"{value:,.0f} {noun}"
 
 
