@@ -65,7 +65,7 @@ pytestmark = pytest.mark.slow
         {
             "retrain": {"mode": "fine_tune"},
             "include": ["fc?", {"kind": "Linear"}],
-            "overrides": {"fc2": 0.5},
+            "overrides": {"fc2": 0.75},
         },
     ],
     ids=lambda change: "-".join(change),
