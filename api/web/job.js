@@ -54,6 +54,14 @@ function failure(error) {
       error.retryable === undefined ? "" : error.retryable ? "a retry may help" : "a retry will not help"].filter(Boolean).join(", ")));
 }
 
+const COSTS = { flops: "FLOPs", parameters: "parameters", size_bytes: "bytes" };
+
+// A budget as it was asked for: a share of what the dense network has, or a number.
+function budget(asked) {
+  const noun = COSTS[asked.quantity];
+  return asked.value < 1 ? `${share(asked.value)} of the ${noun}` : `${asked.value.toLocaleString("en")} ${noun}`;
+}
+
 // Only a checkpoint that the test images prove is recommended in green; a family of an earlier version has no verdict.
 function tag(advice) {
   const ships = advice.verdict ? advice.verdict === "ship" : advice.job;
@@ -80,7 +88,7 @@ function checkpoints(page, id, results) {
       [h("code", null, c.id), chosen(c) ? tag(advice) : null,
         c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null,
         c.job && c.job !== id ? h("span", { cls: "under" }, link(c.job)) : null],
-      c.requested ? `${c.requested.value} ${c.requested.quantity}` : share(c.requested_sparsity),
+      c.requested ? budget(c.requested) : share(c.requested_sparsity),
       share(c.sparsity), estimate(c.error), files,
     ]);
   }));

@@ -125,15 +125,13 @@ def describe_layers(model: nn.Module, masks: Masks, recipe: Recipe) -> tuple[Lay
                 shape=tuple(parameter.shape),
                 total=parameter.numel(),
                 kept=int(masks[name].sum()) if pruned else parameter.numel(),
-                reason=None if pruned else _explain_dense(model, name, recipe),
+                reason=None
+                if pruned
+                else explain_dense(model, name, recipe.exclude, recipe.include),
                 asked=recipe.overrides[asked[name]] if name in asked else None,
             )
         )
     return tuple(layers)
-
-
-def _explain_dense(model: nn.Module, name: str, recipe: Recipe) -> str:
-    return explain_dense(model, name, recipe.exclude, recipe.include)
 
 
 def describe_environment(

@@ -31,6 +31,8 @@ from pruning.training.precision import (
 
 NO_TRIAL = torch.full((2, len(PRECISIONS), SEEDS), torch.nan, dtype=torch.float64)
 """The seconds and errors where the device does not multiply bfloat16."""
+KNOWN = 64
+"""The validation images by which the data of an earlier trial are known again."""
 STAGE = "precision"
 """The stage of the trial: a job that is resumed goes on in the precision that it began with."""
 
@@ -41,8 +43,8 @@ class PrecisionChoice:
 
     A trial needs a classifier that is retrained from trained weights, and a job of enough steps of
     enough arithmetic (`pruning.training.precision`). Its result is kept for later jobs on the same
-    network, schedule and machine; on a device without bfloat16 the choice is fp32, and kept too,
-    so that a job that goes on elsewhere stays in its precision.
+    network, data, schedule and machine; on a device without bfloat16 the choice is fp32, and kept
+    too, so that a job that goes on elsewhere stays in its precision.
     """
 
     recipe: Recipe
@@ -94,20 +96,25 @@ class PrecisionChoice:
         network = self.load_dense()
         if self.cache is None:
             return self._try(network, steps)
-        weights = torch.cat([value.detach().flatten().float() for value in network.parameters()])
-        training = self.recipe.retraining.model_dump_json(exclude={"epochs", "mode"})
+        weights = torch.cat([value.flatten().double() for value in network.state_dict().values()])
+        fit, val = self.data.fit, self.data.val
+        known = torch.arange(min(KNOWN, len(val)), device=val.labels.device)
         machine = f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
         if self.device.type == "cuda":
             machine = torch.cuda.get_device_name(self.device)
         key = hash_content(
             weights,
+            hash_content(fit.dataset_indices),
+            hash_content(fit.labels),
+            hash_content(val.dataset_indices),
+            hash_content(val[known].images),
+            self.recipe.retraining.model_dump_json(exclude={"epochs", "mode"}),
+            self.recipe.retrain.model_dump_json(include={"distill"}),
             STAGE,
             steps,
-            training,
             machine,
             torch.get_num_threads(),
             torch.__version__,
-            str(self.data.shape),
         )
         return self.cache.get(key, lambda: self._try(network, steps))
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError
-from pruning.granularities.channel import Channel
 from pruning.masks import (
     build_full_masks,
     count_kept,
@@ -186,7 +185,7 @@ def select_within(granularity: Granularity, selection: Selection, counter: Count
     if counter.count(selection.masks) <= limit:
         return Selected(selection.masks, dict(selection.weights))
     selected, count = _Search(granularity, selection, counter).find_most(limit)
-    chooses_multiples = isinstance(granularity, Channel) and granularity.round_to is None
+    chooses_multiples = getattr(granularity, "round_to", 1) is None
     if chooses_multiples and limit - count > TOLERANCE * limit:
         one_by_one = replace(granularity, round_to=1)  # type: ignore[type-var]
         other, other_count = _Search(one_by_one, selection, counter).find_most(limit)

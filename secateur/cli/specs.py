@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import typer
@@ -43,12 +44,16 @@ def read_amount(text: str, flag: str) -> float:
 
     >>> read_amount("0.5", "--flops"), read_amount("4MB", "--size"), read_amount("1.5 M", "--flops")
     (0.5, 4000000, 1500000)
+    >>> read_amount("4.1MB", "--size")
+    4100000
     """
     matched = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMG]?B?)\s*", text.upper())
     if matched is None:
         raise typer.BadParameter(f"{flag} {text}: give a share as 0.5, or an amount as 4MB")
-    value = float(matched[1]) * UNITS[matched[2]]
-    return int(value) if value > 1 else value
+    amount = Decimal(matched[1]) * UNITS[matched[2]]
+    if amount > 1 and amount != int(amount):
+        raise typer.BadParameter(f"{flag} {text}: an amount above 1 is a whole number")
+    return int(amount) if amount > 1 else float(amount)
 
 
 def _read_targets(

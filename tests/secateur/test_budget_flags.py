@@ -33,6 +33,8 @@ def read(budgets: dict[str, tuple[str, ...]], sparsity: tuple[float, ...] = ()) 
         ("parameters", "100000", 100_000),
         ("size_bytes", "4MB", 4_000_000),
         ("size_bytes", "1.5kB", 1500),
+        ("size_bytes", "4.1MB", 4_100_000),
+        ("size_bytes", "8.2 GB", 8_200_000_000),
     ],
 )
 def test_a_flag_becomes_a_budget(quantity: str, text: str, value: float) -> None:
@@ -44,3 +46,7 @@ def test_targets_of_two_kinds_and_nonsense_are_refused() -> None:
         read({"flops": ("0.5",)}, (0.5,))
     with pytest.raises(typer.BadParameter, match="--size much: give a share"):
         read({"size_bytes": ("much",)})
+    with pytest.raises(
+        typer.BadParameter, match=r"--flops 2\.7: an amount above 1 is a whole number"
+    ):
+        read({"flops": ("2.7",)})

@@ -133,6 +133,17 @@ def test_a_later_job_on_the_same_network_needs_no_trial(machine: Machine, tmp_pa
     assert len(machine.steps) == 2, "another learning rate is another trial"
 
 
+def test_the_same_network_on_other_data_is_tried_again(machine: Machine, tmp_path: Path) -> None:
+    """The report tells the errors of the trial: they are to be those of the job's own images."""
+    cache = TensorCache(tmp_path / "cache", 10**6)
+    for number in range(2):
+        pipeline = pipelines.make(make_recipe(), tmp_path / str(number))
+        pipeline.precision.cache = cache
+        pipeline.precision.data = cases.make_data(seed=number)
+        pipeline.run()
+    assert len(machine.steps) == 2
+
+
 @pytest.mark.parametrize(
     "fields",
     [
