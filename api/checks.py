@@ -141,7 +141,7 @@ def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     if spec.sparsifier is not None:
         yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
-    for index, method in enumerate(spec.evaluations or ()):
+    for index, method in enumerate(spec.recipe().named_evaluations):
         yield "evaluation", "evaluations", build_pointer("evaluations", index), method
 
 

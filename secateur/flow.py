@@ -94,7 +94,7 @@ class Policy:
         return min(self.cap_s, self.base_s * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1.0)
 
 
-class Broken(Exception):  # noqa: N818 (a signal from client to flow)
+class ConnectionBroken(Exception):  # noqa: N818 (a signal from client to flow)
     """A request got no whole answer; `sent` is false where it never left, `lasting` where trying
     again cannot help.
     """
@@ -176,7 +176,7 @@ def advance(flow: Stream[Any] | Flow[Any], outcome: Any) -> Any:
     end.
     """
     try:
-        return flow.throw(outcome) if isinstance(outcome, Broken) else flow.send(outcome)
+        return flow.throw(outcome) if isinstance(outcome, ConnectionBroken) else flow.send(outcome)
     except StopIteration as stop:
         return Returned(stop.value)
 
@@ -196,7 +196,7 @@ def retrying(request: Request, attempt: Callable[[], Flow[T]]) -> Flow[T]:
         last = number >= policy.retries or request.retry == "never"
         try:
             return (yield from attempt())
-        except Broken as broken:
+        except ConnectionBroken as broken:
             if last or broken.lasting or (broken.sent and request.retry != "always"):
                 tries = f" ({number + 1} attempts)" if number else ""
                 raise ConnectionFailed(f"{broken}{tries}") from broken
@@ -211,7 +211,9 @@ def retrying(request: Request, attempt: Callable[[], Flow[T]]) -> Flow[T]:
 
 
 def exchange(request: Request) -> Flow[Reply]:
-    """Send a request once; raises `ApiError` for a refusal and `Broken` for a broken connection."""
+    """Send a request once; raises `ApiError` for a refusal, `ConnectionBroken` for a broken
+    connection.
+    """
     reply: Reply = yield Send(request)
     if reply.status >= 400:
         raise ApiError.from_answer(reply.status, reply.headers, reply.content)

@@ -13,7 +13,7 @@ import httpx2
 
 from secateur.flow import (
     AskPolicy,
-    Broken,
+    ConnectionBroken,
     Digest,
     Open,
     Pack,
@@ -47,7 +47,7 @@ class Channel:
             self._response = None
 
     def perform(self, command: object) -> Any:
-        """Return the outcome of a command; a broken connection is returned as `Broken`."""
+        """Return the outcome of a command, a `ConnectionBroken` for a broken connection."""
         http = self._http
         try:
             match command:
@@ -99,7 +99,7 @@ class AsyncChannel:
             self._response = None
 
     async def perform(self, command: object) -> Any:
-        """Return the outcome of a command; a broken connection is returned as `Broken`."""
+        """Return the outcome of a command, a `ConnectionBroken` for a broken connection."""
         http = self._http
         try:
             match command:
@@ -160,8 +160,8 @@ def _read_reply(response: httpx2.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content)
 
 
-def _describe_break(url: str, error: Exception) -> Broken:
-    return Broken(
+def _describe_break(url: str, error: Exception) -> ConnectionBroken:
+    return ConnectionBroken(
         f"no answer from {url}: {error or type(error).__name__}",
         sent=not isinstance(error, _NEVER_SENT),
         lasting=isinstance(error, _LASTING),

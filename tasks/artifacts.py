@@ -63,26 +63,28 @@ def hash_file(path: Path) -> str:
 
 
 def copy_durably(source: IO[bytes], target: Path) -> None:
-    """Copy `source` to a file beside `target`, flush it to disk, and rename it.
+    """Write `source` to a temporary file beside `target`, flush it to disk, and rename it to
+    `target`.
 
-    The target is whole or absent, even after a power cut.
+    After a power cut `target` is as it was before, or has all of the new content.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             shutil.copyfileobj(source, file, CHUNK)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(target)
+        temporary.replace(target)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)  # the rename itself must survive a power cut
+    # The rename itself must survive a power cut.
+    folder_descriptor = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(folder_descriptor)
     finally:
-        os.close(folder)
+        os.close(folder_descriptor)
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,14 @@ class S3Artifacts:
     def fetch(self, key: str, target: Path) -> None:
         """Copy the bytes to `target`, which is whole or absent."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 for chunk in self.stream(key):
                     file.write(chunk)
-            aside.replace(target)
+            temporary.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def size(self, key: str) -> int:
         """Return the size in bytes."""

@@ -134,24 +134,29 @@ class Supervisor:
 
     @contextmanager
     def _open_process(self, folder: Path) -> Iterator[Process]:
-        """Run the job process with a pipe to this one; kill it on leaving."""
-        read, write = os.pipe()
-        # The process ends itself when the supervisor's death closes its stdin.
-        stdin, lifeline = os.pipe()
+        """Yield the running job process, whose messages `self._pipe` reads; on leaving, kill its
+        process group.
+        """
         with ExitStack() as stack, (folder / "log").open("wb") as log:
-            self._pipe = stack.enter_context(os.fdopen(read, "r"))
-            stack.callback(os.close, lifeline)
+            message_reader, message_writer = os.pipe()
+            self._pipe = stack.enter_context(os.fdopen(message_reader, "r"))
+            # The supervisor alone holds the end for writing: if it dies, the process reads the end
+            # of its stdin and exits.
+            stdin_reader, stdin_writer = os.pipe()
+            stack.callback(os.close, stdin_writer)
             try:
+                # `launch` puts the number of the channel's descriptor in place of "{channel}".
                 process = launch(
                     "tasks.processes.job",
                     [str(folder), "{channel}"],
-                    streams=(stdin, log, log),
+                    streams=(stdin_reader, log, log),
                     environment=clean_environment(),
-                    channel=write,
+                    channel=message_writer,
                 )
             finally:
-                os.close(stdin)
-                os.close(write)
+                # The process has copies of its own; with ours open the pipes would never end.
+                os.close(stdin_reader)
+                os.close(message_writer)
             try:
                 yield process
             finally:

@@ -62,19 +62,25 @@ class BoundOptimal:
 
 
 def _share_by_weights(scores: Scores, budget: Budget) -> dict[str, float]:
-    """Compute what the sides of each layer get together."""
-    sums = []
-    weights = []
-    limits = []
+    """Return how many weights each layer keeps, not yet rounded: the sum over its sides."""
+    sensitivity_sums = []
+    factors = []
+    alive_counts = []
     for name, score in scores.items():
         alive = score > -math.inf
-        weight = budget.weights[name] if name in budget.weights else torch.ones_like(score)
+        signed = name in budget.weights
+        weight = budget.weights[name] if signed else torch.ones_like(score)
+        factor = 1 / (len(score) * (2 if signed else 1))  # l_i, one over the sides of the layer
         for side in (weight > 0, weight < 0):
             in_side = alive & side
-            sums.append(torch.where(in_side, score, 0.0).double().flatten(1).sum(1).cpu())
-            limits.append(in_side.flatten(1).sum(1).double().cpu())
-            weights.append(torch.full_like(sums[-1], 0.5 / len(score)))
-    kept = spend_budget(torch.cat(sums), torch.cat(weights), torch.cat(limits), budget.keep)
+            sums = torch.where(in_side, score, 0.0).double().flatten(1).sum(1).cpu()
+            sensitivity_sums.append(sums)
+            alive_counts.append(in_side.flatten(1).sum(1).double().cpu())
+            factors.append(torch.full_like(sums, factor))
+    kept = spend_budget(
+        torch.cat(sensitivity_sums), torch.cat(factors), torch.cat(alive_counts), budget.keep
+    )
+    # Each layer has the positive sides of its filters, then the negative ones.
     parts = torch.split(kept, [2 * len(score) for score in scores.values()])
     return {name: float(part.sum()) for name, part in zip(scores, parts, strict=True)}
 

@@ -1,3 +1,3 @@
-"""The computations behind evaluations: distances between networks, tightness of bounds, changes of
-the loss, shifts.
+"""Computations of the evaluations: distances between networks, tightness of bounds, changes of the
+loss, errors under shift.
 """

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from pruning.analysis.job_record import JobRecord
 from pruning.errors import ParameterError
+from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Section
 
 
@@ -15,9 +16,11 @@ class Evaluation(Protocol):
 
     Optional class attributes: `reads` names evaluations whose sections it reads, which are done
     before it; an evaluation without a true `supports_segmentation` is left out for segmentation,
-    and refused where a recipe names it; `asked_only` is True where it runs only if a recipe names
-    it; `reads_unretrained` is True where it reads networks as they are right after pruning,
-    `reads_losses` where it reads the losses on training images before and after each pruning.
+    and refused where a recipe names it; `by_default` is True where it runs in a job that does not
+    say which evaluations to run, `asks_about_shifts` where it does so in a job with shifted sets or
+    `shifts`; `reads_unretrained` is True where it reads networks as they are right after pruning,
+    `reads_losses` where it reads the losses on training images before and after each pruning. A
+    class method `fits_recipe` says whether it has a use in jobs of a recipe that does not name it.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 
@@ -29,17 +32,12 @@ class Evaluation(Protocol):
 
 @runtime_checkable
 class Conditional(Protocol):
-    """An evaluation that not every job has a use for: where a recipe lists no evaluations, it runs
-    only where it applies.
+    """An evaluation that not every job has a use for: where a recipe does not name it, it runs only
+    where it applies.
     """
 
     def applies(self, record: JobRecord) -> bool:
         """Whether the evaluation has something to say about this job."""
-
-
-def runs_only_if_asked(evaluation: Evaluation | type[Evaluation]) -> bool:
-    """Whether an evaluation takes so long that it runs only where a recipe names it."""
-    return bool(getattr(evaluation, "asked_only", False))
 
 
 def fits_task(evaluation: object, *, segmentation: bool) -> bool:
@@ -49,10 +47,14 @@ def fits_task(evaluation: object, *, segmentation: bool) -> bool:
     return not segmentation or bool(getattr(evaluation, "supports_segmentation", False))
 
 
+def fits_recipe(evaluation: object, recipe: Recipe) -> bool:
+    """Whether an evaluation has a use in jobs of this recipe, as far as the recipe tells."""
+    check = getattr(evaluation, "fits_recipe", None)
+    return check is None or bool(check(recipe))
+
+
 def applies_to(evaluation: Evaluation, record: JobRecord) -> bool:
     """Whether an evaluation that the recipe does not name should run."""
-    if runs_only_if_asked(evaluation):
-        return False
     if not fits_task(evaluation, segmentation=record.data.segmentation):
         return False
     return not isinstance(evaluation, Conditional) or evaluation.applies(record)

@@ -1,4 +1,4 @@
-"""Architectures: networks by name, one kind a file."""
+"""Architectures: the kinds of networks that a job can name, one kind a file."""
 
 from pruning.registry import Registry
 from pruning.types import Architecture

@@ -32,9 +32,10 @@ def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | 
 
 
 def _read_installed_version() -> str | None:
-    """The version of the installed torchvision, read from its files without importing it.
+    """The version of the installed torchvision with its build (`0.28.0+cu130`), read from its
+    version.py without importing it; None where it is not installed or the file names no version.
 
-    Its metadata do not name the build.
+    `importlib.metadata` leaves the build out.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:

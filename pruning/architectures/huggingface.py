@@ -203,7 +203,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Raise `UnsafeFormatError` for a configuration that runs code of its folder, and
     `ParameterError` for one that needs other files, or is of no classifier or segmenter.
     """
-    for key, value in _walk(config):
+    for key, value in _iterate_entries(config):
         if key in REMOTE_CODE:
             raise UnsafeFormatError(
                 f"config: {key!r} makes transformers run code that comes with the folder, which "
@@ -237,15 +237,15 @@ def check_config(config: Mapping[str, Any]) -> None:
         )
 
 
-def _walk(config: Any) -> Iterator[tuple[str, Any]]:
-    """The entries of a document and of those within it."""
+def _iterate_entries(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every pair of a key and its value in `config`, at any depth of objects and lists."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             yield str(key), value
-            yield from _walk(value)
+            yield from _iterate_entries(value)
     elif isinstance(config, list):
         for value in config:
-            yield from _walk(value)
+            yield from _iterate_entries(value)
 
 
 def _parse_config(text: str) -> Any:

@@ -1,1 +1,3 @@
-"""Approximation bounds: how far sampled weights may be from the sum they stand for."""
+"""Approximation bounds: how far a layer's outputs, and with them the logits, can be from those of
+the dense network when weights are sampled.
+"""

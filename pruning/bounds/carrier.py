@@ -22,13 +22,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from pruning.errors import StructureError
 from pruning.graphs.tracing import (
     IN_PLACE,
-    LINEAR_FROM,
     LIPSCHITZ,
     NONNEGATIVE,
     PARTS,
     PRODUCTS,
     SILENT,
     SIZES,
+    SOFTPLUS_THRESHOLD,
     SUMS,
     WIDTHS,
     trace,
@@ -256,20 +256,23 @@ def _apply_to_errors(
 def _find_slope(
     kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> float:
-    """The largest slope of an activation with its parameters; `StructureError` for a softplus that
-    jumps.
+    """The largest absolute slope (the Lipschitz constant) of an activation with its parameters.
+
+    `kind` is its key in `LIPSCHITZ`, `call` the module or function itself. Raises `StructureError`
+    for a softplus whose linear part begins so early that it is not continuous there.
     """
     if kind in (nn.LeakyReLU, F.leaky_relu):
         default = getattr(call, "negative_slope", 0.01)
         negative_slope = args[1] if len(args) > 1 else kwargs.get("negative_slope", default)
         return max(1.0, abs(float(negative_slope)))
     if kind in (nn.Softplus, F.softplus):
-        default = getattr(call, "threshold", LINEAR_FROM)
+        default = getattr(call, "threshold", SOFTPLUS_THRESHOLD)
         threshold = args[2] if len(args) > 2 else kwargs.get("threshold", default)
-        if threshold < LINEAR_FROM:
+        if threshold < SOFTPLUS_THRESHOLD:
             raise StructureError(
                 "errors of layers cannot be carried through a softplus that is linear from "
-                f"{threshold} on"
+                f"{threshold} on, where it is not continuous; its threshold must be at least "
+                f"{SOFTPLUS_THRESHOLD}"
             )
     return LIPSCHITZ[kind]
 

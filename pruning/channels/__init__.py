@@ -1,1 +1,3 @@
-"""Channels that are removed as a whole: coupled, cut out, and the smaller network that remains."""
+"""Removal of whole channels: which are coupled and go together, and the smaller network without
+them.
+"""

@@ -326,22 +326,27 @@ class _Tracer:
         raise StructureError("the numbers of channels cannot be determined")
 
 
-def _pair_groups(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Labels, Labels]:
-    """The pairs of channels that a grouped convolution couples, by their numbers.
+def _pair_groups(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Positions, Positions]:
+    """Two arrays of the input and output channels of a grouped convolution: channel i of the first
+    is coupled with channel i of the second.
 
-    The same position of every group is coupled, as all groups must stay equally wide; where groups
-    have single channels, whole groups are.
+    Channels are numbered over the whole network, from `first_in` and `first_out` on. All groups
+    must stay equally wide, so that what is removed from one group is removed at the same position
+    from every group. A group with a single input or a single output can only go as a whole, which
+    needs no other group to follow: then its own inputs and outputs are coupled instead.
     """
-    width = conv.in_channels // conv.groups
-    height = conv.out_channels // conv.groups
-    reads, writes = np.arange(conv.in_channels), np.arange(conv.out_channels)
-    channels = np.concatenate([first_in + reads, first_out + writes])
-    if width == 1 or height == 1:
-        # Every channel is paired with the first that its group reads.
-        group = np.concatenate([reads // width, writes // height])
-        return channels, first_in + width * group
+    inputs_per_group = conv.in_channels // conv.groups
+    outputs_per_group = conv.out_channels // conv.groups
+    inputs, outputs = np.arange(conv.in_channels), np.arange(conv.out_channels)
+    channels = np.concatenate([first_in + inputs, first_out + outputs])
+    if inputs_per_group == 1 or outputs_per_group == 1:
+        # Every channel is paired with the first input of its group.
+        groups = [inputs // inputs_per_group, outputs // outputs_per_group]
+        group_of_channel = np.concatenate(groups)
+        return channels, first_in + inputs_per_group * group_of_channel
     # Every channel is paired with the one at its position in the first group.
-    return channels, np.concatenate([first_in + reads % width, first_out + writes % height])
+    partners = [first_in + inputs % inputs_per_group, first_out + outputs % outputs_per_group]
+    return channels, np.concatenate(partners)
 
 
 def _pair_heads(core: AttentionHeads, first_in: int, first_out: int) -> tuple[Labels, Labels]:

@@ -9,6 +9,7 @@ greedy search picks: here, as in the paper, it is removed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -144,14 +145,20 @@ def _compute_grams(evidence: Evidence, samples: int) -> Scores:
     return grams
 
 
-def _add_contributions_(grams: Scores, evidence: Evidence, inputs: Tensor, draws: Scores) -> None:
-    """Add the contributions to one sampled output of each image to the layers' Gram matrices."""
+def _add_contributions_(
+    grams: dict[str, Tensor], evidence: Evidence, inputs: Tensor, draws: Mapping[str, Tensor]
+) -> None:
+    """Add X^T X to the Gram matrix of each layer, in place.
+
+    X (images, C) holds what each input channel contributes to one sampled output of each image. The
+    rows of a layer's draws (3, images) choose call, filter and position of that output.
+    """
     with (
         record_uses(evidence.model, evidence.weights) as uses,
         evaluate_mode(evidence.model),
         torch.no_grad(),
     ):
-        evidence.model(inputs)
+        evidence.model(inputs)  # for the inputs of the layers that it records
     for name, weight in evidence.weights.items():
         for use in uses[name]:
             require_one_input_per_image(name, use, len(inputs))

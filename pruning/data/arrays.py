@@ -188,9 +188,10 @@ class Arrays:
         return {name: column.counts() for name, column in self.groups.items() if name != CLUSTER}
 
     def save(self, path: Path) -> None:
-        """Write the arrays as a safetensors file, a part at a time.
+        """Write the arrays as a safetensors file, one tensor at a time.
 
-        Images of one size that stay on the disk are in such a file already.
+        Not for arrays that were read with their images left on the disk: those are in such a file
+        already.
         """
         assert not any(photos.pixels for photos in self.photos.values())
         tensors: dict[str, Content] = {}
@@ -200,22 +201,23 @@ class Arrays:
             tensors[f"{split}_checksums"] = np.array(checksums, np.uint32)
         for split, photos in self.photos.items():
             for part in PHOTO_PARTS:
-                if getattr(photos, part) is not None:
-                    tensors[f"{split}_{part}"] = getattr(photos, part)
+                content = getattr(photos, part)
+                if content is not None:
+                    tensors[f"{split}_{part}"] = content
         for split in self.stored:
             tensors[f"{split}_y"] = self.labels[split]
-        about: dict[str, Any] = {"classes": self.classes}
+        metadata: dict[str, Any] = {"classes": self.classes}
         if self.photos:
-            about["channels"] = self.shape[0]
+            metadata["channels"] = self.shape[0]
         if self.notes:
-            about["notes"] = self.notes
+            metadata["notes"] = self.notes
         if self.stored_as:
-            about["stored_as"] = self.stored_as
+            metadata["stored_as"] = self.stored_as
         if self.groups:
-            about["groups"] = {name: column.values for name, column in self.groups.items()}
+            metadata["groups"] = {name: column.values for name, column in self.groups.items()}
         for name, column in self.groups.items():
             tensors[PREFIX + name] = column.codes
-        write_tensors(path, tensors, {"secateur": json.dumps(about)})
+        write_tensors(path, tensors, {"secateur": json.dumps(metadata)})
 
     @staticmethod
     def load(path: Path, *, in_memory: bool = True) -> Arrays:

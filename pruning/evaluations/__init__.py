@@ -1,4 +1,6 @@
-"""Evaluations of a finished job (accuracy, robustness, loss model, ...), one file each."""
+"""Evaluations, one file each: a question about the networks of a finished job (accuracy,
+robustness, ...), answered by a section of its report.
+"""
 
 from pruning.analysis.applicability import Evaluation
 from pruning.registry import Registry

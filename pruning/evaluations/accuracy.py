@@ -43,6 +43,7 @@ class Accuracy:
     """
 
     version: ClassVar[int] = 2
+    by_default: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:

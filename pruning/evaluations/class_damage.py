@@ -51,6 +51,7 @@ class DamageByClass:
     """
 
     version: ClassVar[int] = 1
+    by_default: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
         """Return tables `classes`, `groups` where the dataset has columns, `lost_images` and

@@ -17,6 +17,7 @@ from pruning.analysis.loss_changes import loss_change_since_start
 from pruning.evaluations import evaluations
 from pruning.measurement.measure import estimate_increase
 from pruning.measurement.rank_correlation import rank_from_smallest
+from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Estimate, Section
 
 CONFIDENCE = 0.95
@@ -42,11 +43,17 @@ class Comparison:
     """
 
     version: ClassVar[int] = 3
+    by_default: ClassVar[bool] = True
     reads_losses: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
+    @classmethod
+    def fits_recipe(cls, recipe: Recipe) -> bool:
+        """Return whether the recipe has several criteria."""
+        return len(recipe.criteria) > 1
+
     def applies(self, record: JobRecord) -> bool:
-        """Return whether the job has several criteria."""
+        """Return whether networks of several criteria were made."""
         return len({row.label for row in record.rounds}) > 1
 
     def evaluate(self, record: JobRecord) -> Section:

@@ -68,7 +68,6 @@ class InformativeFeatures:
     """
 
     version: ClassVar[int] = 2
-    asked_only: ClassVar[bool] = True
     images: Annotated[int, Field(ge=1)] = 4
     share: Annotated[float, Field(gt=0, le=1, description="of the pixels that are informative")] = (
         0.1

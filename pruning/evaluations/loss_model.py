@@ -35,6 +35,9 @@ from pruning.evaluations._loss_correlations import (
 )
 from pruning.evaluations._loss_rounds import RoundLoss
 from pruning.evaluations._loss_settings import choose_penalties, draw_scatter
+from pruning.evidence.criterion import PredictsLossChange
+from pruning.rounds.method import PruningMethod
+from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 
 NOTES = (
@@ -99,6 +102,14 @@ class LossModelling:
             "retraining; with 1 nothing is tested",
         ),
     ] = 5
+
+    @classmethod
+    def fits_recipe(cls, recipe: Recipe) -> bool:
+        """Return whether the recipe has several criteria, or one that predicts the loss."""
+        return len(recipe.criteria) > 1 or any(
+            isinstance(PruningMethod.of(recipe, method).criterion, PredictsLossChange)
+            for method in recipe.criteria
+        )
 
     def applies(self, record: JobRecord) -> bool:
         """Return whether there are several criteria, or one that models the loss."""

@@ -64,7 +64,6 @@ class NoiseSimilarity:
     """
 
     version: ClassVar[int] = 2
-    asked_only: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
         0.0,

@@ -68,6 +68,7 @@ class PrunePotential(ShiftParameters):
     """
 
     version: ClassVar[int] = 3
+    asks_about_shifts: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[

@@ -73,6 +73,7 @@ class Robustness(ShiftParameters):
     """
 
     version: ClassVar[int] = 3
+    asks_about_shifts: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
     def units(self, size: JobSize) -> int:

@@ -86,6 +86,7 @@ class ScalingLaw:
     """
 
     version: ClassVar[int] = 2
+    by_default: ClassVar[bool] = True
     max_error: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...] | None,
         Field(description="errors that are tolerated; null: a few above the unpruned one"),
@@ -109,7 +110,7 @@ class ScalingLaw:
         forecasts, and the laws themselves.
         """
         by_label = {label: measure_points(record, label) for label in list_labels(record)}
-        section = self.describe(by_label, asked_for=record.recipe.evaluations is not None)
+        section = self.describe(by_label, asked_for=record.recipe.names_evaluations)
         reference = describe_unpruned([control.retrainings for control in record.controls])
         return section.model_copy(update={"notes": (*section.notes, *reference)})
 

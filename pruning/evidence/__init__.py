@@ -1,4 +1,6 @@
-"""Evidence: what a criterion may know of a network, each quantity computed once, on first use."""
+"""Evidence: the data and statistics that a criterion may read (gradients, activations, Hessians),
+each computed once, on first use.
+"""
 
 from pruning.evidence.evidence import Batches, Evidence
 

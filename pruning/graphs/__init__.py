@@ -1,3 +1,3 @@
-"""Networks as torch.fx graphs: traced, BatchNorm folded, evaluated again only where an image
-changed.
+"""Networks as torch.fx graphs: traced, BatchNorm folded, and evaluated again only at the positions
+that a changed part of an image reaches.
 """

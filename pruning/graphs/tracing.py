@@ -118,8 +118,10 @@ SHAPES = {
 """The operations that do nothing but change the shape."""
 SIZES = {getattr, "size", "dim", "numel", operator.getitem, len}
 """The operations that read shapes and sizes, which have no error."""
-LINEAR_FROM = 20
-"""The input from which on a softplus is linear by default: it jumps by less than 1e-8 there."""
+SOFTPLUS_THRESHOLD = 20
+"""The input from which on a softplus is linear by default; its value changes by less than 1e-8
+there.
+"""
 SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
 """The operations that do nothing in eval mode."""
 IN_PLACE = {operator.iadd, "add_"}

@@ -1,1 +1,1 @@
-"""Measured errors, losses and costs of networks, with confidence intervals."""
+"""Measurements of single networks (error, loss, FLOPs, latency), with confidence intervals."""

@@ -216,7 +216,7 @@ def _list_model_warnings(spec: JobSpec, preprocessing: ChosenPreprocessing) -> l
 
 def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
     """Raise `ParameterError` for an evaluation that does not fit the task."""
-    for index, method in enumerate(recipe.evaluations or ()):
+    for index, method in enumerate(recipe.named_evaluations):
         check_task(
             evaluations.get(method.name),
             method.name,
@@ -230,7 +230,7 @@ def _check_distributions(recipe: Recipe, shifted_sets: Sequence[str]) -> None:
     """Raise `ParameterError` for a gate on the prune potential under a distribution that the
     evaluation `prune_potential` of the job does not look at.
     """
-    methods = [method for method in recipe.evaluations or () if method.name == POTENTIAL]
+    methods = [method for method in recipe.named_evaluations if method.name == POTENTIAL]
     params = methods[0].params if methods else {}
     evaluation = evaluations.create(POTENTIAL, params)
     assert isinstance(evaluation, ShiftParameters)

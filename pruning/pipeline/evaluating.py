@@ -13,7 +13,7 @@ from pruning.analysis.applicability import applies_to, check_task
 from pruning.analysis.job_record import JobRecord
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
-from pruning.pipeline.evaluation_traits import list_pixel_evaluations
+from pruning.pipeline.evaluation_traits import list_evaluations, list_pixel_evaluations
 from pruning.pipeline.pipeline import Pipeline
 from pruning.pipeline.second_network import train_second_network
 from pruning.schemas.recipe import Method
@@ -27,13 +27,15 @@ logger = logging.getLogger(__name__)
 def run_evaluations(
     pipeline: Pipeline, cache: TensorCache | None
 ) -> tuple[dict[str, Section], list[Failure]]:
-    """Every evaluation of the recipe, or without a list all that apply: a section, or a failure."""
+    """A section of every evaluation of the job, or a failure."""
     sections: dict[str, Section] = {}
     failures: list[Failure] = []
     record = _record_job(pipeline, sections, cache)
-    methods = pipeline.recipe.evaluations
-    if methods is None:
-        methods = tuple(Method(name=name) for name in evaluations.names())
+    methods = list_evaluations(
+        pipeline.recipe,
+        segmentation=pipeline.data.segmentation,
+        has_shifted_sets=bool(pipeline.data.shifted),
+    )
     # Evaluations that read the sections of others come last.
     for method in sorted(methods, key=_reads_sections):
         pipeline.watcher.stage("evaluate", method.name)
@@ -90,9 +92,9 @@ def _record_job(
 
 
 def _evaluate(method: Method, record: JobRecord) -> Section | None:
-    """The section of an evaluation; None where it was not asked for and does not apply."""
+    """The section of an evaluation; None where it was not named and does not apply."""
     evaluation = evaluations.create(method.name, method.params)
-    if record.recipe.evaluations is None and not applies_to(evaluation, record):
+    if not record.recipe.names_evaluations and not applies_to(evaluation, record):
         return None
     check_task(
         evaluation,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pruning.analysis.applicability import fits_task, runs_only_if_asked
 from pruning.analysis.job_size import EstimatesUnits, JobSize
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
-from pruning.schemas.recipe import Method
+from pruning.pipeline.evaluation_traits import list_evaluations
 
 
 def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
@@ -16,13 +15,11 @@ def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
     Evaluations that share what they measure are counted as if each were alone. Raises
     `ParameterError` for parameters with which there is nothing to do.
     """
-    methods = job_size.recipe.evaluations
-    if methods is None:
-        methods = tuple(
-            Method(name=name)
-            for name in evaluations.names()
-            if _runs_unasked(name, segmentation=job_size.segmentation)
-        )
+    methods = list_evaluations(
+        job_size.recipe,
+        segmentation=job_size.segmentation,
+        has_shifted_sets=bool(job_size.shifted),
+    )
     units = {}
     for index, method in enumerate(methods):
         try:
@@ -33,9 +30,3 @@ def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
         except ParameterError as error:
             raise ParameterError(error.message, pointer=f"/evaluations/{index}/params") from None
     return units
-
-
-def _runs_unasked(name: str, *, segmentation: bool) -> bool:
-    """Whether an evaluation runs where the recipe does not list evaluations."""
-    evaluation = evaluations.get(name)
-    return not runs_only_if_asked(evaluation) and fits_task(evaluation, segmentation=segmentation)

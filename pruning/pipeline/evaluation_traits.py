@@ -1,12 +1,11 @@
-"""Traits of the evaluations of a job, declared by attributes of their classes."""
+"""The evaluations that a job runs, and what they read: declared by attributes of their classes."""
 
 from __future__ import annotations
 
-from pruning.analysis.applicability import fits_task
+from pruning.analysis.applicability import fits_recipe, fits_task
 from pruning.evaluations import evaluations
-from pruning.evidence.criterion import PredictsLossChange
-from pruning.rounds.method import PruningMethod
-from pruning.schemas.recipe import Recipe
+from pruning.schemas.gates import EVALUATION_OF_GATE
+from pruning.schemas.recipe import Method, Recipe
 
 
 def list_pixel_evaluations() -> list[str]:
@@ -20,34 +19,56 @@ def list_pixel_evaluations() -> list[str]:
     ]
 
 
-def reads_unretrained(recipe: Recipe) -> bool:
-    """Whether an evaluation of the job reads networks as they are right after pruning.
+def list_evaluations(
+    recipe: Recipe, *, segmentation: bool, has_shifted_sets: bool
+) -> tuple[Method, ...]:
+    """The evaluations of a job: those that its recipe names.
 
-    A recipe that names no evaluations may run any.
+    With `all`, they are those that the task and the recipe allow. Where the recipe says nothing,
+    they are among these the ones that run by default, those that its gates read, and in a job with
+    shifted sets or `shifts` those that ask about shifts.
+
+    >>> recipe = Recipe.model_validate({"targets": {"sparsity": [0.5]}})
+    >>> runs = list_evaluations(recipe, segmentation=False, has_shifted_sets=False)
+    >>> [method.name for method in runs]
+    ['accuracy', 'class_damage', 'scaling_law']
     """
-    return recipe.evaluations is None or _names_evaluation_with(recipe, "reads_unretrained")
+    if recipe.names_evaluations:
+        return recipe.named_evaluations
+    read = {EVALUATION_OF_GATE.get(gate) for gate in recipe.gates.list_set()}
+    about_shifts = has_shifted_sets or recipe.shifts is not None
+    return tuple(
+        Method(name=name)
+        for name in evaluations.names()
+        if fits_task(evaluations.get(name), segmentation=segmentation)
+        and fits_recipe(evaluations.get(name), recipe)
+        and (
+            recipe.evaluations == "all"
+            or name in read
+            or getattr(evaluations.get(name), "by_default", False)
+            or (about_shifts and getattr(evaluations.get(name), "asks_about_shifts", False))
+        )
+    )
+
+
+def reads_unretrained(recipe: Recipe) -> bool:
+    """Whether an evaluation of the job reads networks as they are right after pruning."""
+    return _runs_evaluation_with(recipe, "reads_unretrained")
 
 
 def reads_losses(recipe: Recipe) -> bool:
     """Whether an evaluation of the job reads the losses on training images before and after each
     pruning.
-
-    Where a recipe names no evaluations, those that read them apply to several criteria, and to one
-    that predicts the change of the loss.
     """
-    if recipe.evaluations is not None:
-        return _names_evaluation_with(recipe, "reads_losses")
-    return len(recipe.criteria) > 1 or any(
-        isinstance(PruningMethod.of(recipe, method).criterion, PredictsLossChange)
-        for method in recipe.criteria
-    )
+    return _runs_evaluation_with(recipe, "reads_losses")
 
 
-def _names_evaluation_with(recipe: Recipe, trait: str) -> bool:
-    """Whether the recipe names an evaluation whose class has a true attribute of this name."""
+def _runs_evaluation_with(recipe: Recipe, trait: str) -> bool:
+    """Whether the job may run an evaluation whose class has a true attribute of this name."""
     known = evaluations.names()
+    methods = list_evaluations(recipe, segmentation=False, has_shifted_sets=True)
     return any(
         getattr(evaluations.get(method.name), trait, False)
-        for method in recipe.evaluations or ()
+        for method in methods
         if method.name in known
     )

@@ -22,7 +22,7 @@ def build_law_section(
     """Build the section; None where no replicate has one."""
     if not any(LAW in replicate.report.sections for replicate in finished):
         return None
-    asked = next((method for method in recipe.evaluations or () if method.name == LAW), None)
+    asked = next((method for method in recipe.named_evaluations if method.name == LAW), None)
     evaluation = ScalingLaw(**(asked.params if asked is not None else {}))
     labels = {checkpoint.label: checkpoint.criterion for checkpoint in checkpoints}
     by_label = {

@@ -220,7 +220,12 @@ class JobSpec(JobFields):
     """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
     control: Control = Control()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
-    evaluations: tuple[Method, ...] | None = None
+    evaluations: tuple[Method, ...] | Literal["all"] | None = None
+    """The evaluations to run, by name. `null`: those that a person decides by (`accuracy`,
+    `class_damage`, `comparison`, `scaling_law`), those that the gates read, and with `shifts` or
+    `dataset.shifted` those about shifts. `all`: every one that applies to the job.
+    `validate_only` tells what each costs.
+    """
     gates: Gates = Gates()
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

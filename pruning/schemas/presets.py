@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.preset_table import PRESETS as PRESETS
 from pruning.schemas.preset_table import Preset
 
@@ -30,7 +31,12 @@ EVALUATIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "informative_features": {"separate": True},
 }
-"""The parameters of evaluations as Lost in Pruning has them, for those that a job names."""
+"""The parameters of evaluations as Lost in Pruning has them."""
+EVALUATIONS_OF_PAPER: Mapping[str, tuple[str, ...]] = {
+    "Lost in Pruning": ("accuracy", "robustness", "prune_potential"),
+    "Revisiting loss modelling": ("accuracy", "comparison", "loss_model"),
+}
+"""The evaluations of a job that leaves them open: what the paper asks of each of its networks."""
 
 
 def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,8 +47,9 @@ def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     where it is given, for an uploaded model; no kwargs for another architecture), `targets`,
     `retrain` (key by key where it has the preset's mode or none, left alone otherwise) and
     `batchnorm`; the last two not with `when: before_training`. Robust runs fill in `shifts`,
-    comparisons of criteria `criterion`. With Lost in Pruning, `filter_norm` and `pfp` prune each
-    layer by itself where the job names no `granularity`, and the evaluations that the job names
+    comparisons of criteria `criterion`; `evaluations` are those of the paper and those that the
+    job's gates read. With Lost in Pruning, `filter_norm` and `pfp` prune each
+    layer by itself where the job names no `granularity`, and evaluations by name
     have the paper's parameters (`EVALUATIONS`). Expanding twice is expanding once. Raises
     `ValueError` for an unknown name or a scale outside (0, 1].
 
@@ -80,6 +87,8 @@ def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
         expanded["criterion"] = _copy_plainly(preset.criteria)
     if preset.corrupt and expanded.get("shifts") is None:
         expanded["shifts"] = {"knowledge": "partly_modelled"}
+    if expanded.get("evaluations") is None:
+        _fill_evaluations(expanded, EVALUATIONS_OF_PAPER[preset.paper])
     if preset.paper == "Lost in Pruning":
         _fill_methods(expanded)
     if expanded.get("when") != "before_training":
@@ -122,6 +131,18 @@ def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
         job["retrain"] = retrain
     elif isinstance(requested, dict) and requested.get("mode") in (None, retrain["mode"]):
         job["retrain"] = _merge_training(retrain, requested)
+
+
+def _fill_evaluations(job: dict[str, Any], names: Sequence[str]) -> None:
+    """Name the evaluations of the paper, and those that the gates of the job read."""
+    gates = job.get("gates")
+    requested = gates if isinstance(gates, dict) else {}
+    read = [
+        EVALUATION_OF_GATE[gate]
+        for gate in EVALUATION_OF_GATE
+        if requested.get(gate) not in (None, {})
+    ]
+    job["evaluations"] = [{"name": name} for name in dict.fromkeys((*names, *read))]
 
 
 def _fill_methods(job: dict[str, Any]) -> None:

@@ -214,8 +214,10 @@ class Recipe(Document):
     training images and keeps them where they lower the loss on other training images; `keep` leaves
     them.
     """
-    evaluations: tuple[Method, ...] | None = None
-    """`null`: every registered evaluation that the data allow, at its quick setting."""
+    evaluations: tuple[Method, ...] | Literal["all"] | None = None
+    """The evaluations to run. `null`: those that a person decides by, those that the gates read,
+    and under `shifts` and with shifted sets those about shifts; `all`: every one that applies.
+    """
     limit: Limit = Limit()
     keep_zeros: bool = True
     """The exact zeros among the prunable weights of a network that the job does not train itself
@@ -235,6 +237,16 @@ class Recipe(Document):
     def criteria(self) -> tuple[Method, ...]:
         """The criteria to compare, one or several."""
         return (self.criterion,) if isinstance(self.criterion, Method) else self.criterion
+
+    @property
+    def names_evaluations(self) -> bool:
+        """Whether the recipe lists its evaluations by name."""
+        return isinstance(self.evaluations, tuple)
+
+    @property
+    def named_evaluations(self) -> tuple[Method, ...]:
+        """The evaluations that the recipe lists by name."""
+        return self.evaluations if isinstance(self.evaluations, tuple) else ()
 
     @property
     def retraining(self) -> Training:
@@ -284,17 +296,17 @@ class Recipe(Document):
         """Raise `ValueError` for evaluations listed twice, or that do not measure what the gates
         read.
         """
-        names = [method.name for method in self.evaluations or ()]
+        names = [method.name for method in self.named_evaluations]
         if len(set(names)) != len(names):
             raise ValueError("evaluations: an evaluation is listed twice")
         for gate in self.gates.list_set():
             evaluation = EVALUATION_OF_GATE.get(gate)
-            if self.evaluations is not None and evaluation and evaluation not in names:
+            if self.names_evaluations and evaluation and evaluation not in names:
                 raise ValueError(
                     f"gates.{gate}: it is read from the evaluation {evaluation!r}, which is not "
                     "listed"
                 )
-        for method in self.evaluations or ():
+        for method in self.named_evaluations:
             if method.name == "robustness" and method.params.get("against") == "given":
                 self._refuse_gate_on_given()
 

@@ -1,4 +1,6 @@
-"""Sparsifiers: how a layer chooses the weights it keeps: the best, or draws; one file each."""
+"""Sparsifiers: how a layer chooses the weights it keeps, those of highest score or by random draws;
+one file each.
+"""
 
 from pruning.registry import Registry
 from pruning.types import Sparsifier

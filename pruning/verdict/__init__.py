@@ -1,3 +1,3 @@
-"""Verdicts: which checkpoint to ship, whether the limits a user set (gates) hold, and the
-baseline.
+"""Verdicts: which checkpoint to ship, whether the limits a user set (gates) hold, and
+whether the dense network has been trained at all.
 """

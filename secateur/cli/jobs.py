@@ -76,6 +76,10 @@ def submit(
     replicates: Annotated[
         int | None, typer.Option(help="Runs under as many seeds, pooled in one report.")
     ] = None,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,6 +120,7 @@ def submit(
         retrain=retrain,
         seed=seed,
         replicates=replicates,
+        evaluation=evaluation or (),
     )
     document = choose_layers(
         document, include=include or (), exclude=exclude or (), overrides=overrides or ()

@@ -72,6 +72,25 @@ def _read_targets(
     return targets
 
 
+def _choose_retraining(spec: dict[str, Any], mode: str | None, epochs: int | None) -> None:
+    """Write the retraining of the flags into the spec."""
+    if mode == "none":
+        spec["retrain"] = {"mode": "none"}
+    elif mode is not None:
+        spec["retrain"] = _object(spec, "retrain") | {"mode": mode}
+    if epochs is not None:
+        spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
+
+
+def _read_evaluations(names: Sequence[str]) -> str | list[dict[str, str]]:
+    """The evaluations of the flags: `all` by itself, or some by name."""
+    if "all" not in names:
+        return [{"name": name} for name in names]
+    if len(names) > 1:
+        raise typer.BadParameter("--evaluation all: it is every one; leave the others out")
+    return "all"
+
+
 def override(
     spec: dict[str, Any],
     *,
@@ -84,6 +103,7 @@ def override(
     retrain: str | None,
     seed: int | None,
     replicates: int | None,
+    evaluation: Sequence[str],
 ) -> dict[str, Any]:
     """Return the spec with the flags written over it; fields without a flag stay. A family takes
     `--dataset` alone.
@@ -99,6 +119,7 @@ def override(
         "--retrain": retrain,
         "--seed": seed,
         "--replicates": replicates,
+        "--evaluation": evaluation or None,
     }
     unsuited = [flag for flag, value in flags.items() if value is not None]
     if family and unsuited:
@@ -123,16 +144,13 @@ def override(
     if criterion:
         methods = [{"name": name} for name in criterion]
         spec["criterion"] = methods[0] if len(methods) == 1 else methods
-    if retrain == "none":
-        spec["retrain"] = {"mode": "none"}
-    elif retrain is not None:
-        spec["retrain"] = _object(spec, "retrain") | {"mode": retrain}
-    if epochs is not None:
-        spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
+    _choose_retraining(spec, retrain, epochs)
     if seed is not None:
         spec["seed"] = seed
     if replicates is not None:
         spec["replicates"] = replicates
+    if evaluation:
+        spec["evaluations"] = _read_evaluations(evaluation)
     _require_fields(spec, family=family)
     return spec
 

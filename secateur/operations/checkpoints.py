@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pruning.schemas.outputs import FileFormat
 from secateur.errors import ChecksumMismatch
-from secateur.flow import Broken, Flow, Read, Request, opened, retrying, route
+from secateur.flow import ConnectionBroken, Flow, Read, Request, opened, retrying, route
 
 
 def download(
@@ -38,35 +38,41 @@ def download(
 
 
 def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
+    """Download once to a temporary file, check it, rename it to `target` and return `target`.
+
+    What it yields are requests to the client that runs the flow. Raises `ConnectionBroken` where
+    bytes are missing, and `ChecksumMismatch` where they are others, or nothing says which they are.
+    """
     reply = yield from opened(request)
-    announced = {
+    # Where both the caller and the service name a digest, they must name the same.
+    expected = {
         digest.lower() for digest in (sha256, _read_digest(reply.headers.get("etag"))) if digest
     }
-    if not announced:
+    if not expected:
         raise ChecksumMismatch(
             f"{target.name}: the service named no SHA-256 to check the bytes against"
         )
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with partial.open("xb") as file:
-            received = hashlib.sha256()
+            hasher = hashlib.sha256()
             size = 0
             while (chunk := (yield Read())) is not None:
                 file.write(chunk)
-                received.update(chunk)
+                hasher.update(chunk)
                 size += len(chunk)
             file.flush()
             os.fsync(file.fileno())
         if size < int(reply.headers.get("content-length", 0)):
-            raise Broken(f"{target.name}: the connection ended after {size} bytes")
-        if announced != {received.hexdigest()}:
+            raise ConnectionBroken(f"{target.name}: the connection ended after {size} bytes")
+        received = hasher.hexdigest()
+        if expected != {received}:
             raise ChecksumMismatch(
-                f"{target.name}: received {received.hexdigest()}, "
-                f"announced {' and '.join(sorted(announced))}"
+                f"{target.name}: received {received}, announced {' and '.join(sorted(expected))}"
             )
         partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # already gone after the renaming
     return target
 
 

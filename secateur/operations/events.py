@@ -13,8 +13,8 @@ from secateur.errors import ApiError, ConnectionFailed, WaitTimeout
 from secateur.flow import (
     BUSY,
     AskPolicy,
-    Broken,
     Command,
+    ConnectionBroken,
     Emit,
     Policy,
     Read,
@@ -123,7 +123,7 @@ def follow(
                 while place.has_more:
                     yield from _poll(place)
                 return
-        except (Broken, ApiError) as error:
+        except (ConnectionBroken, ApiError) as error:
             if isinstance(error, ApiError) and error.status not in BUSY:
                 raise
             trouble = str(error)

@@ -74,6 +74,7 @@ def shifted(tmp_path_factory: pytest.TempPathFactory) -> Results:
         0.4,
         0.8,
         criterion=({"name": "sipp"}, {"name": "sipp", "params": {"variant": "randomized"}}),
+        evaluations="all",
     )
     return finished(
         recipe,
@@ -128,11 +129,14 @@ def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
     assert sum(advanced) == evaluation.units(measure_size(results)) == (30 + 10) * 3
 
 
-def test_by_default_all_but_those_that_take_long_are_counted(plain: Results) -> None:
-    units = estimate_evaluation_units(measure_size(plain))
-    assert set(evaluations.names()) - set(units) == {"noise_similarity", "informative_features"}
+def test_the_evaluations_that_run_are_counted(plain: Results) -> None:
+    size = measure_size(plain)
+    assert set(estimate_evaluation_units(size)) == {"accuracy", "class_damage", "scaling_law"}
+    recipe: Recipe = cases.recipe(0.5, evaluations="all")
+    units = estimate_evaluation_units(replace(size, recipe=recipe))
+    assert set(evaluations.names()) - set(units) == {"comparison", "loss_model"}
     assert units["accuracy"] == 0 < units["certificate"]
-    recipe: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
+    recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
     assert set(estimate_evaluation_units(replace(measure_size(plain), recipe=recipe))) == {
         "noise_similarity"
     }
@@ -140,9 +144,11 @@ def test_by_default_all_but_those_that_take_long_are_counted(plain: Results) -> 
 
 def test_of_masks_only_what_knows_masks_is_counted(plain: Results) -> None:
     size = replace(measure_size(plain), segmentation=True)
+    assert set(estimate_evaluation_units(size)) == {"accuracy"}
+    size = replace(size, recipe=cases.recipe(0.5, evaluations="all"))
     assert set(estimate_evaluation_units(size)) == {
         "accuracy",
-        "comparison",
+        "noise_similarity",
         "robustness",
         "prune_potential",
     }

@@ -223,12 +223,13 @@ def test_a_resumed_job_has_the_same_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
-        ({}, [False, True]),
+        ({"evaluations": "all"}, [False, True]),
+        ({}, [False, False]),
         ({"evaluations": ()}, [False, False]),
         ({"evaluations": ({"name": "accuracy"},)}, [False, False]),
         ({"evaluations": ({"name": "approximation"},)}, [False, True]),
-        (MODES["none"], [False, False]),
-        (MODES["before_training"], [False, False]),
+        ({"evaluations": "all"} | MODES["none"], [False, False]),
+        ({"evaluations": "all"} | MODES["before_training"], [False, False]),
     ],
 )
 def test_the_weights_right_after_pruning_are_kept_where_they_are_read(
@@ -238,7 +239,7 @@ def test_the_weights_right_after_pruning_are_kept_where_they_are_read(
     read = reads_unretrained(recipe)
     planned_rounds = plan_rounds(recipe)
     assert [keeps_unretrained(recipe, planned, read=read) for planned in planned_rounds] == kept
-    if fields == {}:
+    if fields == {"evaluations": "all"}:
         pipeline = finish(recipe, tmp_path).pipeline
         stages = tensors(pipeline)
         assert [bool(part(stages[f"round-0-00{n}"], "unretrained.")) for n in (1, 2)] == kept
@@ -342,7 +343,7 @@ def test_it_applies_to_jobs_with_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_whole_report_holds_no_nan(tmp_path: Path) -> None:
-    results = finish(cases.recipe(0.5, 0.8, **MODES["fine_tune"]), tmp_path)
+    results = finish(cases.recipe(0.5, 0.8, evaluations="all", **MODES["fine_tune"]), tmp_path)
     report = results.report(*results.evaluate())
     assert "approximation" in report.sections
     assert Report.model_validate_json(report.model_dump_json()) == report

@@ -77,11 +77,8 @@ def test_one_criterion_is_no_comparison() -> None:
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_in_a_job_they_run_where_they_apply_or_are_asked_for(tmp_path: Path, listed: bool) -> None:
-    evaluations = (
-        tuple({"name": name} for name in ("accuracy", "comparison", "loss_model"))
-        if listed
-        else None
-    )
+    names_of_three = ("accuracy", "comparison", "loss_model")
+    evaluations = tuple({"name": name} for name in names_of_three) if listed else "all"
     for criterion, names in (
         (({"name": "magnitude"},), {"accuracy"}),
         (

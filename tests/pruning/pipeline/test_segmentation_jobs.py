@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def run(
     data: Data,
     folder: Path,
     criteria: list[str],
-    wanted: list[dict[str, Any]] | None,
+    wanted: list[dict[str, Any]] | Literal["all"],
     **changes: Any,
 ) -> tuple[Report, list[str]]:
     warnings: list[str] = []
@@ -127,8 +127,13 @@ def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
 
 
 def test_only_what_knows_pixels_runs_by_itself(data: Data, tmp_path: Path) -> None:
-    report, _ = run(data, tmp_path, ["magnitude"], None, retrain={"mode": "none"})
-    assert set(report.sections) == {"accuracy", "robustness", "prune_potential"}
+    report, _ = run(data, tmp_path, ["magnitude"], "all", retrain={"mode": "none"})
+    assert set(report.sections) == {
+        "accuracy",
+        "robustness",
+        "prune_potential",
+        "noise_similarity",
+    }
     assert not report.failures
     robust = report.sections["robustness"]
     assert any("Student's" in note for note in robust.notes)

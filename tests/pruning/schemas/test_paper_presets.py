@@ -79,11 +79,27 @@ def test_filters_go_layer_by_layer_unless_the_job_says_otherwise() -> None:
     assert recipe("loss_mlp", criterion=names).criteria[0].params == {}
 
 
+def test_a_job_that_names_no_evaluations_has_those_of_the_paper() -> None:
+    pruning_lost = recipe("resnet20", gates={"max_class_increase": 0.0})
+    assert [method.name for method in pruning_lost.named_evaluations] == [
+        "accuracy",
+        "robustness",
+        "prune_potential",
+        "class_damage",
+    ]
+    assert pruning_lost.named_evaluations[2].params["noise_draws"] == 100
+    assert [method.name for method in recipe("loss_mlp").named_evaluations] == [
+        "accuracy",
+        "comparison",
+        "loss_model",
+    ]
+    assert recipe("resnet20", evaluations="all").evaluations == "all"
+
+
 def test_evaluations_that_are_named_are_the_papers() -> None:
     names = ("robustness", "prune_potential", "noise_similarity", "informative_features")
     given = [{"name": name} for name in names]
-    filled = recipe("resnet20", evaluations=given).evaluations
-    assert filled is not None
+    filled = recipe("resnet20", evaluations=given).named_evaluations
     params = {method.name: method.params for method in filled}
     assert params["robustness"] == {"against": "given"}
     potential, similarity = params["prune_potential"], params["noise_similarity"]
@@ -99,9 +115,7 @@ def test_evaluations_that_are_named_are_the_papers() -> None:
     for method in filled:
         evaluations.create(method.name, method.params)  # raises for what it does not know
     own = [{"name": "robustness", "params": {"against": "control", "images": 50}}]
-    kept = recipe("resnet20", evaluations=own).evaluations
-    assert kept is not None
+    kept = recipe("resnet20", evaluations=own).named_evaluations
     assert kept[0].params == {"against": "control", "images": 50}
     gated = recipe("resnet20", evaluations=given[:1], gates={"max_delta_excess_error": 0.1})
-    assert gated.evaluations is not None
-    assert gated.evaluations[0].params == {}
+    assert gated.named_evaluations[0].params == {}

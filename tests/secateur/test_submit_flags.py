@@ -1,4 +1,4 @@
-"""Budgets from the flags of the command line."""
+"""Budgets and evaluations from the flags of the command line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import typer
 from secateur.cli.specs import override
 
 FLAGS: dict[str, Any] = dict.fromkeys(("epochs", "retrain", "seed", "replicates"))
+FLAGS["evaluation"] = ()
+
+
+def write(flags: dict[str, Any]) -> dict[str, Any]:
+    """The spec of these flags for a model and a dataset."""
+    spec = {"model": "mdl_00000000", "dataset": "builtin:digits", "budgets": {}, "criterion": ()}
+    return override({}, **(FLAGS | spec | flags))
 
 
 def read(budgets: dict[str, tuple[str, ...]], sparsity: tuple[float, ...] = ()) -> Any:
-    spec = override(
-        {},
-        model="mdl_00000000",
-        dataset="builtin:digits",
-        sparsity=sparsity,
-        budgets=budgets,
-        criterion=(),
-        **FLAGS,
-    )
-    return spec["targets"]
+    return write({"budgets": budgets, "sparsity": sparsity})["targets"]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +48,20 @@ def test_targets_of_two_kinds_and_nonsense_are_refused() -> None:
         typer.BadParameter, match=r"--flops 2\.7: an amount above 1 is a whole number"
     ):
         read({"flops": ("2.7",)})
+
+
+@pytest.mark.parametrize(
+    ("names", "evaluations"),
+    [
+        (("accuracy", "bounds"), [{"name": "accuracy"}, {"name": "bounds"}]),
+        (("all",), "all"),
+    ],
+)
+def test_evaluations_are_some_by_name_or_all(names: tuple[str, ...], evaluations: Any) -> None:
+    spec = write({"sparsity": (0.5,)} | {"evaluation": names})
+    assert spec["evaluations"] == evaluations
+
+
+def test_all_evaluations_and_one_by_name_are_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="leave the others out"):
+        write({"sparsity": (0.5,), "evaluation": ("all", "bounds")})
