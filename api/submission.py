@@ -28,8 +28,10 @@ from api.checks import (
     read_second_model_id,
 )
 from api.schemas.jobs import JobEstimate, JobView, Validation
+from api.schemas.wall_times import WallTime
 from api.services import Services
 from api.views import build_view
+from api.wall_times import estimate_wall_times
 from pruning.schemas.job import JobSpec
 from tasks.store import assets, jobs
 from tasks.store.errors import NotFoundError
@@ -58,6 +60,9 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     """
     payload = await run_in_threadpool(_build_payload, services, project, spec)
     estimate = await services.helpers.estimate(payload)
+    if isinstance(spec, JobSpec) and spec.replicates == 1:
+        times = await run_in_threadpool(_estimate_wall_times, services, estimate)
+        estimate = estimate | {"wall_times": times}
     recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
     return Validation(
         valid=True,
@@ -66,6 +71,12 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
         spec=dump_spec(spec),
         preprocessing=estimate.get("preprocessing"),
     )
+
+
+def _estimate_wall_times(services: Services, estimate: dict[str, Any]) -> list[WallTime]:
+    """Return how long a job of this estimate should take on the machines of the service."""
+    with services.store.read() as session:
+        return estimate_wall_times(session, estimate)
 
 
 def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, Any]:

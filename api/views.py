@@ -26,5 +26,8 @@ def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
 
 
 def build_view(session: Session, row: Job) -> JobView:
-    """Return the wire form of one row."""
-    return build_views(session, [row])[0]
+    """Return the wire form of one row, with its place in the queue."""
+    view = build_views(session, [row])[0]
+    if row.status != "queued":
+        return view
+    return view.model_copy(update={"queue_position": 1 + jobs.count_ahead(session, row)})

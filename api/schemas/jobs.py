@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from api.schemas.members import MemberView, ReplicateView
 from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
+from api.schemas.wall_times import WallTime
 from pruning.schemas.described import DescribedBy
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import TERMINAL, JobSpec, Status, runs_by_members
@@ -74,6 +75,10 @@ class JobView(BaseModel):
     terminal: bool
     """Whether the status is final; clients that poll decide by it."""
     progress: Progress
+    queue_position: int | None = None
+    """The place of a job that is queued, 1 for the next that a worker takes; `null` in lists and
+    for other jobs.
+    """
     attempt: int
     created_at: Time
     started_at: Time | None
@@ -201,6 +206,10 @@ class JobEstimate(BaseModel):
     evaluations: dict[str, float] = {}
     """The part of the units that each evaluation takes; 0 for one that only reads what is measured
     anyway. Evaluations that share a measurement are counted as if each were alone.
+    """
+    wall_times: list[WallTime] = []
+    """The time that the job should take once it runs, on each kind of machine that ran jobs of this
+    service; empty where none has, and for families and replicates.
     """
     reach: Reach | None = Field(default=None, exclude_if=lambda reach: reach is None)
     """The range that budgets can reach; left out where the targets are sparsities."""

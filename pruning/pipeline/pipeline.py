@@ -79,6 +79,8 @@ class Pipeline:
     """The tensors that are kept for later jobs, where any are."""
     file_info: Mapping[str, Any] = field(default_factory=dict)
     """The metadata of the files of the job's networks, which budgets of bytes account for."""
+    image_flops: int = 0
+    """The FLOPs of one image through the dense network, of which units are multiples."""
 
     def __post_init__(self) -> None:
         rewinds = self.recipe.retrain.mode == "weight_rewind"

@@ -4,8 +4,9 @@ with a watcher that is notified of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images
+from pruning.schemas.environment import Environment, Timing
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
@@ -87,6 +89,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     shifted set, and `stages/` with what an earlier attempt saved. Files of results are written to
     `files/`. Raises a `SecateurError` for what cannot be run.
     """
+    clock = _Clock(is_resumed=any((folder / "stages").glob("*")))
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = JobSpec.model_validate(job["spec"])
@@ -137,7 +140,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     sections, failures = results.evaluate()
     if job.get("keeps_images", False):
         publisher.write_images(pipeline)
-    publisher.publish(results.report(sections, failures))
+    report = results.report(sections, failures)
+    publisher.publish(report, clock.read(report.environment, pipeline))
 
 
 def _load_data(
@@ -228,7 +232,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
         outline = build_network(architecture)
-        multiply_adds = max(1, count_flops(outline, data.shape) // 2)
+        image_flops = count_flops(outline, data.shape)
     gauge = Gauge.of(recipe, outline, data.shape, file_info)
     if gauge is not None:
         recipe = gauge.settle(recipe)
@@ -236,7 +240,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         recipe=recipe,
         images=data.sizes,
         shape=data.shape,
-        macs=multiply_adds,
+        macs=max(1, image_flops // 2),
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
         classes=len(data.classes),
@@ -258,6 +262,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         evaluations=estimate_evaluation_units(job_size),
         cache=TensorCache(Path(cache["folder"]), cache["bytes"]) if cache["bytes"] else None,
         file_info=file_info,
+        image_flops=image_flops,
     )
 
 
@@ -274,6 +279,28 @@ def _start_from_backbone(architecture: Architecture, path: Path) -> Callable[[],
         return network
 
     return build
+
+
+@dataclass
+class _Clock:
+    """Measures a job from now on."""
+
+    is_resumed: bool
+    """Whether an earlier attempt did a part of the work, so that the time does not count."""
+    began: float = field(default_factory=time.monotonic)
+
+    def read(self, environment: Environment, pipeline: Pipeline) -> Timing | None:
+        """The time that the whole job took; None where this attempt did not do all of it."""
+        if self.is_resumed:
+            return None
+        return Timing(
+            device=environment.device,
+            device_name=environment.device_name,
+            threads=environment.threads,
+            flops=pipeline.ledger.total * pipeline.image_flops,
+            image_flops=pipeline.image_flops,
+            seconds=time.monotonic() - self.began,
+        )
 
 
 @dataclass
@@ -323,8 +350,10 @@ class _Publisher:
         ).save(path)
         self.watcher.file("report", "images", path)
 
-    def publish(self, report: Report) -> None:
-        """Write the report in every format, after its summary."""
+    def publish(self, report: Report, timing: Timing | None = None) -> None:
+        """Write the report in every format, after its summary; `timing` is that of a job that has
+        ended.
+        """
         # The summary goes first: a job that is cancelled between two messages then has one for
         # every report it stored.
         document = report.model_dump(mode="json")
@@ -334,5 +363,7 @@ class _Publisher:
             "gates": document["gates"],
             "curve": None if curve is None else curve.model_dump(mode="json"),
         }
+        if timing is not None:
+            summary["timing"] = timing.model_dump(mode="json")
         self.watcher.summary(summary)
         write_report(report, self.folder, self.watcher.file)

@@ -1,4 +1,4 @@
-"""The machine that the numbers of a report were measured on."""
+"""The machine that a job ran on, and how long it took there."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ class Environment(Document):
     """The precision of retraining and the reason for it, where the job left that open; errors are
     measured in fp32 either way.
     """
+
+
+class Timing(Document):
+    """The time that a job took from its start to its report, in one go."""
+
+    device: str
+    device_name: str
+    threads: int
+    flops: float
+    """The FLOPs that the job was estimated at."""
+    image_flops: int
+    """The FLOPs of one image through its dense network."""
+    seconds: float

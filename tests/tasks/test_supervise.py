@@ -44,7 +44,12 @@ def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
     assert (job.attempt, job.fence) == (1, 1)
     assert job.progress_done == job.progress_total > 0
     assert job.summary is not None
-    assert set(job.summary) == {"recommendation", "gates", "curve"}
+    assert set(job.summary) == {"recommendation", "gates", "curve", "timing"}
+    timing = job.summary["timing"]
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert 0 < timing["seconds"] < job.finished_at - job.started_at
+    assert timing["flops"] == job.progress_total * timing["image_flops"] > 0
     stages = [event.data["stage"] for event in history(world.store, id) if event.type == "stage"]
     assert stages[0] == "baseline"
     assert {"baseline", "prune", "retrain", "evaluate", "export"} == set(stages)
@@ -97,6 +102,9 @@ def test_cancelling_keeps_what_is_finished(world: World, chaos: Chaos, undisturb
     assert world.settle_all(id).status == "succeeded"
     assert world.checkpoints(id) == undisturbed
     world.assert_succeeded_once(id)
+    summary = world.job(id).summary
+    assert summary is not None
+    assert "timing" not in summary, "an earlier attempt did a part of the work"
 
 
 def test_pause_and_resume(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
