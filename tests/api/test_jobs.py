@@ -32,6 +32,7 @@ def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> Non
         "eta_s": None,
         "members": None,
     }
+    assert job["queue_position"] == 1
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["created_at"].endswith("Z")
     assert count_rows(world, Outbox) == 1
@@ -43,6 +44,7 @@ def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> Non
         "stage",
         "terminal",
         "progress",
+        "queue_position",
         "attempt",
         "created_at",
         "started_at",
@@ -74,6 +76,7 @@ def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> N
         "dataset": {"builtin": "digits"},
         "seed": 3,
         "model": {"architecture": "mlp"},
+        "evaluations": [{"name": "accuracy", "params": {}}],
     }
     validation = world.client.post("/v1/jobs?validate_only=true", json=job)
     assert validation.status_code == 200, validation.text

@@ -35,6 +35,7 @@ ESTIMATE: dict[str, Any] = {
     "units": 42.0,
     "parts": {"training": 30.0, "measuring": 12.0},
     "evaluations": {},
+    "wall_times": [],
     "warnings": [],
 }
 
