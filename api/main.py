@@ -15,6 +15,7 @@ from api.helper_pool import HelperPool
 from api.http import envelope
 from api.metrics import Metrics
 from api.routes import (
+    comparisons,
     datasets,
     events,
     health,
@@ -90,6 +91,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         events,
         results,
         predictions,
+        comparisons,
         keys,
         web,
     ):

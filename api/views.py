@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from api.schemas.jobs import JobView
 from tasks.store import assets, families, jobs
 from tasks.store.tables import Job
+from tasks.store.waiting import count_ahead
 
 
 def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
@@ -30,4 +31,4 @@ def build_view(session: Session, row: Job) -> JobView:
     view = build_views(session, [row])[0]
     if row.status != "queued":
         return view
-    return view.model_copy(update={"queue_position": 1 + jobs.count_ahead(session, row)})
+    return view.model_copy(update={"queue_position": 1 + count_ahead(session, row)})

@@ -120,5 +120,6 @@ class Jobs(Resource[C]):
     results = Operation(jobs.results)
     report = Operation(jobs.report)
     predict = Operation(jobs.predict)
+    compare = Operation(jobs.compare)
     download = Operation(checkpoints.download)
     checkpoints = Operation(jobs.checkpoints)

@@ -88,7 +88,7 @@ def fill(
         "threads": settings.threads or assigned or shares.count_cores(),
         "model": _describe_model(claim.spec["model"], model, second),
         "dataset": _describe_dataset(claim.spec, dataset),
-        "keeps_images": any(is_replicate(row) for row in memberships.values()),
+        "keeps_pictures": any(is_replicate(row) for row in memberships.values()),
     }
     (folder / "job.json").write_text(json.dumps(job))
 

@@ -83,7 +83,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
     `threads`, `cache` and `checkpoint_steps`, `most_data_bytes` where the memory for images is
-    limited, and `keeps_images` where the errors on each image are wanted for pooling. The folder
+    limited, and `keeps_pictures` where images are wanted for a pooled report. The folder
     holds `model.safetensors` and `rewind.safetensors` or `backbone.safetensors` where the job has
     them, `data.safetensors` for an uploaded dataset, `shifted-<number>.safetensors` for each
     shifted set, and `stages/` with what an earlier attempt saved. Files of results are written to
@@ -138,8 +138,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     pipeline.target_done = publisher.finish_target
     pipeline.run()
     sections, failures = results.evaluate()
-    if job.get("keeps_images", False):
-        publisher.write_images(pipeline)
+    publisher.write_images(pipeline, with_pictures=job.get("keeps_pictures", False))
     report = results.report(sections, failures)
     publisher.publish(report, clock.read(report.environment, pipeline))
 
@@ -322,8 +321,10 @@ class _Publisher:
         checkpoint = report.checkpoints[-1]
         self.watcher.checkpoint(checkpoint.id, checkpoint.sparsity, checkpoint.error.value)
 
-    def write_images(self, pipeline: Pipeline) -> None:
-        """Write what replicates are pooled from: the errors of every network on each image."""
+    def write_images(self, pipeline: Pipeline, *, with_pictures: bool) -> None:
+        """Write the errors of every network on each image, by which jobs are compared and
+        replicates pooled; `with_pictures` the images to which networks answer otherwise.
+        """
         networks = {"given": pipeline.given_measured}
         networks |= {control.name: control.measured for control in pipeline.controls}
         networks |= {row.id: row.measured for row in pipeline.done if row.target is not None}
@@ -339,7 +340,7 @@ class _Publisher:
             and (control := find_control(pipeline.controls, row)) is not None
         }
         test = pipeline.data.test
-        pictured = find_disagreements(answers, references)
+        pictured = find_disagreements(answers, references if with_pictures else {})
         path = self.folder / "report.images.safetensors"
         ImageErrors.collect(
             networks,

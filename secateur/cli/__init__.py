@@ -8,7 +8,7 @@ from functools import cache
 
 import typer
 
-from secateur.cli import jobs, predict, results, service, uploads
+from secateur.cli import compare, jobs, predict, results, service, uploads
 from secateur.cli.console import complain, print_json
 from secateur.cli.outcomes import INTERRUPTED, USAGE, document_of, exit_code
 from secateur.errors import SecateurError
@@ -22,7 +22,7 @@ app = typer.Typer(
 app.add_typer(uploads.models, name="models")
 app.add_typer(uploads.datasets, name="datasets")
 app.add_typer(jobs.app, name="jobs")
-for module in (results, predict, service):
+for module in (results, compare, predict, service):
     app.registered_commands += module.app.registered_commands
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pruning.schemas.comparison import Comparison
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from secateur.errors import InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
@@ -138,6 +139,17 @@ def _check_field(field: str) -> str:
         return field
     known = ", ".join(RESULT_FIELDS)
     raise InvalidIdentifier(f"not a field of results: {field!r}; there are {known}, report.<name>")
+
+
+def compare(*job_ids: str, model: str | None = None) -> Flow[Comparison]:
+    """Compare finished jobs on the test images that they share, the first with each other one, or
+    all checkpoints of a `model`; with the Pareto fronts of validation error against costs.
+    """
+    params: dict[str, Any] = {"job": list(job_ids)} if job_ids else {}
+    if model is not None:
+        params["model"] = model
+    request = Request(method="GET", path="/v1/compare", params=params)
+    return (yield from call(request)).parse(Comparison)
 
 
 def checkpoints(job_id: str) -> Flow[tuple[CheckpointResult, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, defer
 
 from pruning.schemas.job import TERMINAL, runs_by_members
@@ -184,16 +184,6 @@ def read_page(
     query = filters.apply(select(Job).where(Job.project == project).options(defer(Job.summary)))
     scope = f"jobs/{project}/{filters.to_scope()}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
-
-
-def count_ahead(session: Session, job: Job) -> int:
-    """Return how many queued jobs of the whole service are taken before this one: those of a higher
-    priority, and those of the same that have waited longer.
-    """
-    earlier = tuple_(Job.available_at, Job.id) < tuple_(job.available_at, job.id)
-    ahead = or_(Job.priority > job.priority, and_(Job.priority == job.priority, earlier))
-    query = select(func.count()).where(Job.status == "queued", ahead)
-    return session.scalar(query) or 0
 
 
 def request(session: Session, project: str, id: str, verb: str) -> Job:

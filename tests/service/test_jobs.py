@@ -20,6 +20,7 @@ from pruning.measurement.costs import count_flops
 from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from secateur import ApiError, AsyncClient, JobCancelled
+from secateur.cli import main
 from tests.support.running import Running
 from tests.support.service_jobs import BASE, run_job
 
@@ -296,3 +297,31 @@ def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".safetensors"]
     (tmp_path / "job.json").write_text(json.dumps(BASE | {"criterion": {"name": "magnitud"}}))
     assert "magnitude" in json.dumps(cli("jobs", "submit", str(tmp_path / "job.json"), expect=2))
+
+
+def test_two_jobs_are_compared_on_their_images(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for criterion in ("magnitude", "random"):
+        job = service.client.jobs.submit(BASE | {"criterion": {"name": criterion}})
+        service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
+        ids.append(job.id)
+    comparison = service.client.jobs.compare(*ids)
+    assert comparison.images == 200
+    reported = {
+        id: {row.id: row.error for row in service.client.jobs.results(id).checkpoints} for id in ids
+    }
+    for row in comparison.differences:
+        first, second = (reported[name.job][name.network] for name in (row.first, row.second))
+        assert first is not None
+        assert second is not None
+        assert row.difference.value == pytest.approx(first.value - second.value)
+    monkeypatch.setenv("SECATEUR_URL", service.url)
+    assert main(["compare", *ids]) == 0
+    out = capsys.readouterr().out
+    assert "differences of errors on 200 test images" in out
+    assert "fewest bytes of the sparse file" in out
+    times = service.client.jobs.validate(BASE)["estimate"]["wall_times"]
+    assert times[0]["jobs"] >= 2
+    assert times[0]["p50_s"] > 0

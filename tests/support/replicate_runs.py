@@ -74,7 +74,7 @@ def run_replicate(document: dict[str, Any], member: Member, folder: Path) -> Run
         "threads": 1,
         "model": model,
         "dataset": {"name": "digits", "sha256": "", "normalize": None},
-        "keeps_images": True,
+        "keeps_pictures": True,
     }
 
     def write_json(report: Report, where: Path, written: Any) -> None:
