@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -37,6 +37,10 @@ CODES = {
     415: "unsupported_media_type",
     500: "internal",
 }
+MOST_FAULTS = 20
+"""The number of faults that a problem lists."""
+LONGEST_MESSAGE = 2000
+"""The number of characters that a fault says."""
 RETRY = {"Retry-After": "5"}
 STORE_REFUSALS: dict[type[Exception], tuple[int, str]] = {
     NotFoundError: (404, "not_found"),
@@ -89,10 +93,20 @@ def build_problem(faults: Sequence[Fault]) -> Problem:
     """Return a 422 for the faults; a code that all of them share becomes the problem's code."""
     codes = {fault.code for fault in faults}
     code = codes.pop() if len(codes) == 1 else "invalid_request"
-    detail = "; ".join(fault.message for fault in faults[:3])
+    detail = "; ".join(_shorten(fault.message) for fault in faults[:3])
     if len(faults) > 3:
         detail += "; …"
-    return Problem(422, code, detail, errors=faults)
+    if len(faults) > MOST_FAULTS:
+        detail += f" ({len(faults)} faults, of which the first {MOST_FAULTS} are listed)"
+    listed = [replace(fault, message=_shorten(fault.message)) for fault in faults[:MOST_FAULTS]]
+    return Problem(422, code, detail, errors=listed)
+
+
+def _shorten(message: str) -> str:
+    """Return a message of at most `LONGEST_MESSAGE` characters."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return message[: LONGEST_MESSAGE - 1] + "…"
 
 
 def build_disk_full_problem() -> Problem:

@@ -13,6 +13,8 @@ from api.errors import Problem
 from api.services import Services, ServicesDep
 
 MAX_DEPTH = 32
+MAX_VALUES = 50_000
+"""The number of values in a body: checking them takes time, however short they are."""
 
 
 async def receive_json(request: Request, services: ServicesDep, caller: Writer) -> Any:
@@ -68,7 +70,7 @@ def parse_json(text: bytes | str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Problem(400, "invalid_json", f"the body is not JSON: {reason}") from None
-    _check_storable(value, 0)
+    _check_storable(value)
     return value
 
 
@@ -94,17 +96,28 @@ def _parse_finite(text: str) -> float:
     return value
 
 
-def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what JSON allows and the database cannot hold."""
-    if depth > MAX_DEPTH:
-        raise Problem(400, "invalid_json", f"the body is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise Problem(400, "invalid_json", "a string holds U+0000 or half of a surrogate pair")
-    elif isinstance(value, list):
-        for item in value:
-            _check_storable(item, depth + 1)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _check_storable(name, depth + 1)
-            _check_storable(item, depth + 1)
+def _check_storable(value: Any) -> None:
+    """Refuse what JSON allows and the database cannot hold, and bodies of too many values."""
+    level, depth, count = [value], 0, 0
+    while level:
+        count += len(level)
+        if depth > MAX_DEPTH:
+            raise Problem(400, "invalid_json", f"the body is nested deeper than {MAX_DEPTH} levels")
+        if count > MAX_VALUES:
+            raise Problem(400, "invalid_json", f"the body has more than {MAX_VALUES:,} values")
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, dict):
+                for name in item:
+                    _check_text(name)
+                inner += item.values()
+        level, depth = inner, depth + 1
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise Problem(400, "invalid_json", "a string holds U+0000 or half of a surrogate pair")

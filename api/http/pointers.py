@@ -15,6 +15,8 @@ from api.errors import Fault, Problem, build_problem
 Document = TypeVar("Document", bound=BaseModel)
 KIND_ERRORS = ("tuple_type", "list_type", "dict_type", "model_type", "model_attributes_type")
 """The errors of a value that is of another kind than a branch of a union expects."""
+MOST_READ = 500
+"""The number of a body's errors that are looked at; faults are few in what a person wrote."""
 
 
 def build_pointer(*parts: str | int) -> str:
@@ -55,10 +57,10 @@ def list_faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fau
 
     Of a union, only the branch is reported that matches the kind of value that the client sent.
     pydantic counts the valid items of a list, so a list whose items are at fault may also count as
-    too short; that is left out.
+    too short; that is left out. Of very many faults the first are reported.
     """
     faults: list[tuple[Fault, bool]] = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False, include_input=False)[:MOST_READ]:
         parts, in_union = _locate(item["loc"], body, missing=item["type"] == "missing")
         place = prefix + build_pointer(*parts)
         cause = item.get("ctx", {}).get("error")
@@ -94,17 +96,27 @@ def _drop_consequences(faults: list[tuple[Fault, bool]]) -> list[Fault]:
 
     The second value says whether a fault is that of another branch of a union.
     """
-    places = [fault.pointer for fault, _ in faults]
-    real_places = [fault.pointer for fault, is_other_branch in faults if not is_other_branch]
+    outside = {place for fault, _ in faults for place in _list_parents(fault.pointer)}
+    real_places = {fault.pointer for fault, is_other_branch in faults if not is_other_branch}
+    outside_real = {parent for place in real_places for parent in _list_parents(place)}
     kept = []
     for fault, is_other_branch in faults:
-        if is_other_branch and any(place.startswith(fault.pointer) for place in real_places):
+        if is_other_branch and fault.pointer in real_places | outside_real:
             continue
-        inner = f"{fault.pointer}/"
-        if fault.code == "too_short" and any(place.startswith(inner) for place in places):
+        if fault.code == "too_short" and fault.pointer in outside:
             continue
         kept.append(fault)
     return list(dict.fromkeys(kept))
+
+
+def _list_parents(pointer: str) -> list[str]:
+    """Return the pointers to what lies around a place.
+
+    >>> _list_parents("/targets/sparsity/0")
+    ['', '/targets', '/targets/sparsity']
+    """
+    parts = pointer.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _locate(

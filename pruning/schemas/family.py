@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.job import DatasetRef, JobFields
-from pruning.schemas.layer_patterns import LayerPattern
+from pruning.schemas.layer_patterns import LayerPatterns
 from pruning.schemas.recipe import Limit, Name
 from pruning.schemas.training import Train
 
@@ -123,9 +123,9 @@ class FamilySpec(JobFields):
     method: Literal["imp", "synflow"] = "imp"
     keep: Annotated[float, Field(ge=0.05, le=0.99)] = 0.8
     floor_density: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    include: tuple[LayerPattern, ...] = ()
+    include: LayerPatterns = ()
     """The weights that are prunable, by name, glob pattern or kind of layer; none: all."""
-    exclude: tuple[LayerPattern, ...] = ()
+    exclude: LayerPatterns = ()
     """Weights that are never pruned, by name, glob pattern or kind of layer; every network of the
     family has some that match.
     """

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
-from pruning.schemas.layer_patterns import LayerPattern, Overrides
+from pruning.schemas.layer_patterns import LayerPatterns, Overrides
 from pruning.schemas.outputs import Export, LatencyRequest, Outputs, name_format, refuse_repeats
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import (
     Control,
+    Evaluations,
     Gates,
     Limit,
     Method,
@@ -201,12 +202,12 @@ class JobSpec(JobFields):
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
     independent: bool = False
-    include: tuple[LayerPattern, ...] = ()
+    include: LayerPatterns = ()
     """The weights that are prunable: names of weights or layers, glob patterns over them
     (`layer3.*`), or kinds of layers (`{"kind": "Conv2d"}`, as `GET /v1/models/{id}/layers` has
     them); none: all.
     """
-    exclude: tuple[LayerPattern, ...] = ()
+    exclude: LayerPatterns = ()
     """Weights left dense, written like `include`; they do not count as prunable."""
     overrides: Overrides = {}
     """The sparsity at every target of the layers that a glob pattern names: `{"layer3.*": 0.5}`.
@@ -220,7 +221,7 @@ class JobSpec(JobFields):
     """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
     control: Control = Control()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
-    evaluations: tuple[Method, ...] | Literal["all"] | None = None
+    evaluations: Evaluations = None
     """The evaluations to run, by name. `null`: those that a person decides by (`accuracy`,
     `class_damage`, `comparison`, `scaling_law`), those that the gates read, and with `shifts` or
     `dataset.shifted` those about shifts. `all`: every one that applies to the job.

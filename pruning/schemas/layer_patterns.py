@@ -24,8 +24,12 @@ LayerPattern = Pattern | Kind
 
 `*` stands for any characters, dots too, `?` for one, `[ab]` for one of those listed.
 """
+MOST_PATTERNS = 1000
+"""The largest number of patterns in a list: each is compared with the name of every layer."""
+LayerPatterns = Annotated[tuple[LayerPattern, ...], Field(max_length=MOST_PATTERNS)]
+"""Patterns that together mean all layers that any of them means."""
 OverrideSparsity = Annotated[float, Field(ge=0, lt=1)]
-Overrides = dict[Pattern, OverrideSparsity]
+Overrides = Annotated[dict[Pattern, OverrideSparsity], Field(max_length=MOST_PATTERNS)]
 """Sparsities by pattern; 0 leaves the layers dense, and they count as prunable."""
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pruning.schemas.base import Document
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.gates import Gates as Gates
-from pruning.schemas.layer_patterns import LayerPattern, Overrides
+from pruning.schemas.layer_patterns import LayerPatterns, Overrides
 from pruning.schemas.targets import NOUNS
 from pruning.schemas.targets import Targets as Targets
 from pruning.schemas.training import Train, Training
@@ -31,6 +31,10 @@ class Method(Document):
         if isinstance(value, str):
             raise ValueError(f"write {json.dumps({'name': value})}")
         return value
+
+
+Evaluations = Annotated[tuple[Method, ...], Field(max_length=100)] | Literal["all"] | None
+"""Evaluations by name, `all`, or none named."""
 
 
 class Distill(Document):
@@ -197,9 +201,9 @@ class Recipe(Document):
     independent: bool = False
     """Restart every target from the dense network instead of continuing one cascade."""
     targets: Targets
-    include: tuple[LayerPattern, ...] = ()
+    include: LayerPatterns = ()
     """The weights that are prunable, by name, glob pattern or kind of layer; none: all."""
-    exclude: tuple[LayerPattern, ...] = ()
+    exclude: LayerPatterns = ()
     """Weights left dense, by name, glob pattern or kind of layer; they do not count as prunable."""
     overrides: Overrides = {}
     """The sparsity at every target of the layers that a glob pattern names, as a share of their
@@ -214,7 +218,7 @@ class Recipe(Document):
     training images and keeps them where they lower the loss on other training images; `keep` leaves
     them.
     """
-    evaluations: tuple[Method, ...] | Literal["all"] | None = None
+    evaluations: Evaluations = None
     """The evaluations to run. `null`: those that a person decides by, those that the gates read,
     and under `shifts` and with shifted sets those about shifts; `all`: every one that applies.
     """
