@@ -64,7 +64,7 @@ class CoreNet:
     delta: Annotated[
         float,
         Field(
-            gt=0,
+            ge=1e-100,
             lt=1,
             description="failure probability of the bound; an independent implementation has 0.5",
         ),

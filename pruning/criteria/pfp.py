@@ -51,7 +51,9 @@ class PFP:
     variant: Literal["deterministic", "randomized", "top"] = "deterministic"
     delta: Annotated[
         float,
-        Field(gt=0, lt=1, description="failure probability of the bound behind the allocation"),
+        Field(
+            ge=1e-100, lt=1, description="failure probability of the bound behind the allocation"
+        ),
     ] = 1e-16
     c: Annotated[
         float, Field(gt=0, le=100, description="constant of the bound and of the number of images")

@@ -46,9 +46,9 @@ class SiPP:
     """
 
     variant: Literal["deterministic", "randomized", "hybrid"] = "deterministic"
-    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound")] = (
-        1e-16
-    )
+    delta: Annotated[
+        float, Field(ge=1e-100, lt=1, description="failure probability of the bound")
+    ] = 1e-16
     c: Annotated[
         float, Field(gt=0, le=100, description="constant of the bound and of the number of images")
     ] = 3.0

@@ -87,10 +87,10 @@ class Bounds:
     """
 
     version: ClassVar[int] = 2
-    methods: tuple[Method, ...] | None = field(default=None)
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = field(default=None)
     sparsities: tuple[Sparsity, ...] | None = field(default=None)
     delta: Annotated[
-        float, Field(gt=0, lt=0.5, description="probability that a certified form fails")
+        float, Field(ge=1e-100, lt=0.5, description="probability that a certified form fails")
     ] = 0.05
     trials: Annotated[
         int, Field(ge=1, le=1000, description="draws of a sampler at each sparsity")

@@ -111,9 +111,9 @@ class Certificate:
 
     version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("bounds",)
-    delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a limit fails")] = (
-        0.05
-    )
+    delta: Annotated[
+        float, Field(ge=1e-100, lt=0.5, description="probability that a limit fails")
+    ] = 0.05
     against: Literal["given", "control"] = "given"
     noise: Annotated[
         tuple[Annotated[float, Field(gt=0, le=100)], ...],
