@@ -16,6 +16,14 @@ from pruning.measurement.measure import estimate_increase
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
+LABELS = {
+    "error": "test error",
+    "error_before_retraining": "test error right after pruning",
+    "increase": "increase of the error over the dense control's",
+    "mean_iou": "mean IoU",
+    "iou_by_class": "IoU by class",
+}
+"""The words of the names of scalars, curves and tables."""
 NOTE = (
     "Intervals are at 95 %: exact binomial (Clopper and Pearson) of errors, adjusted Wald for "
     "pairs (Bonett and Price) of increases over the control. They cover the sampling of test "
@@ -42,7 +50,7 @@ class Accuracy:
     classes of the whole test set stands beside it.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     supports_segmentation: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
@@ -78,6 +86,7 @@ class Accuracy:
             version=self.version,
             curves=curves,
             scalars=scalars,
+            labels=LABELS,
             notes=(NOTE,),
             details={
                 "error_by_class": {
@@ -150,6 +159,7 @@ def _summarise_pixels(
         version=version,
         curves=curves,
         scalars=scalars,
+        labels=LABELS,
         notes=PIXEL_NOTES,
         details={"iou_by_class": rows},
     )
