@@ -1,6 +1,4 @@
-"""What all answers of the service have in common: frozen objects that keep what came, and are short
-where they are printed.
-"""
+"""The base of all answers of the service: frozen objects that keep what came, short in print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service says of a job before it runs, and what a law says of other networks."""
+"""Forecasts: the cost of a job before it runs, and the errors that a law predicts."""
 
 from __future__ import annotations
 

@@ -21,9 +21,8 @@ LABELS = {
     "error_before_retraining": "test error right after pruning",
     "increase": "increase of the error over the dense control's",
     "mean_iou": "mean IoU",
-    "iou_by_class": "IoU by class",
 }
-"""The words of the names of scalars, curves and tables."""
+"""The words of the names of scalars and curves."""
 NOTE = (
     "Intervals are at 95 %: exact binomial (Clopper and Pearson) of errors, adjusted Wald for "
     "pairs (Bonett and Price) of increases over the control. They cover the sampling of test "

@@ -133,9 +133,7 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
 
 
 def describe_deciding(answer: FamilyAnswer) -> str:
-    """What would decide whether a network keeps to its tolerated error, though the test images had
-    a part in its choice.
-    """
+    """The evidence that would decide on a network in whose choice the test images had a part."""
     members = f"a family whose members have {ENOUGH_VALIDATION} validation images each"
     if answer.needed is None:
         return members

@@ -98,7 +98,7 @@ def _tabulate_details(section: Section, digits: int) -> list[str]:
         text = format_table(
             map(escape, table.head), (map(escape, row) for row in table.rows), right=table.numeric
         )
-        parts += [f"**{escape(format_heading(key, labels=section.labels))}**", text]
+        parts += [f"**{escape(format_heading(key))}**", text]
         if table.left_off:
             parts.append(f"{wording.count(table.left_off)} more rows are in the JSON report.")
     return parts

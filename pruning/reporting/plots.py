@@ -104,7 +104,7 @@ def _build_titles(
     prefixes = [_find_common_prefix([name.split("/")[:-1] for name in group]) for group in names]
     shared = len(_find_common_prefix(prefixes))
     subtitles = [
-        format_heading(read_curve("/".join(prefix[shared:]), words)) or y
+        _name_prefix("/".join(prefix[shared:]), words) or y
         for prefix, (_, y) in zip(prefixes, labels, strict=True)
     ]
     titles = []
@@ -114,6 +114,13 @@ def _build_titles(
         else:
             titles.append(f"{title}: {y}, {x}")
     return titles
+
+
+def _name_prefix(prefix: str, words: Mapping[str, str]) -> str:
+    """Return the beginning of names in words, or with spaces for underscores where there are none
+    for them.
+    """
+    return read_curve(prefix, words) if words else format_heading(prefix)
 
 
 def _find_common_prefix(paths: Sequence[list[str]]) -> list[str]:

@@ -233,15 +233,15 @@ def test_what_no_law_is_of_is_refused_by_name(
 def test_a_law_that_refuses_is_not_said_to_answer() -> None:
     """A power law interpolates better; below, the pruning law answers only where it may."""
     densities = np.array(DENSITIES)
-    said = {}
+    notes = {}
     for name, lost in (("little", 0.004), ("much", 0.02)):
         errors = 0.08 + lost * (densities**-0.5 - 1)
         law = fit_density_law(densities, errors, 0.08, classes=10, images=IMAGES)
         selection, _ = compare_density_laws(densities, errors, 0.08, classes=10, law=law)
         selection = selection.model_copy(update={"best": "power"})
-        said[name] = describe_law("a", law, selection, len(densities))[-1]
-    assert said["little"].endswith("below them no law answers.")
-    assert "below them the pruning law answers" in said["much"]
+        notes[name] = describe_law("a", law, selection, len(densities))[-1]
+    assert notes["little"].endswith("below them no law answers.")
+    assert "below them the pruning law answers" in notes["much"]
 
 
 def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: JobRecord) -> None:

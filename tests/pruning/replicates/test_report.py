@@ -215,19 +215,19 @@ def change_reports(finished: list[Finished], **changes: object) -> list[Finished
 def test_growth_is_spoken_of_where_it_was_measured_alone(finished: list[Finished]) -> None:
     section = finished[0].report.sections["robustness"]
     few = section.model_copy(update={"details": section.details | {GROWTH: []}})
-    told = {}
+    notes = {}
     for name, own in (
         ("growth", finished),
         ("none", change_reports(finished, sections={"robustness": few})),
     ):
         pooled = build_robustness_section(own)
         assert pooled is not None
-        told[name] = " ".join(pooled.notes)
+        notes[name] = " ".join(pooled.notes)
         level = pooled.scalars["delta_excess_error/magnitude"]
-        assert f"magnitude: delta excess error {points_with_interval(level, 2)}" in told[name]
-    assert "Growth is the slope" in told["growth"]
-    assert "Growth is the slope" not in told["none"]
-    assert "grows with the prune ratio takes 4 ratios or more" in told["none"]
+        assert f"magnitude: delta excess error {points_with_interval(level, 2)}" in notes[name]
+    assert "Growth is the slope" in notes["growth"]
+    assert "Growth is the slope" not in notes["none"]
+    assert "grows with the prune ratio takes 4 ratios or more" in notes["none"]
 
 
 def test_a_warning_of_some_replicates_names_their_seeds(finished: list[Finished]) -> None:
@@ -263,7 +263,7 @@ def test_the_effect_of_a_seed_is_the_papers_where_replicates_are_few(report: Rep
     assert "With fewer than 5 replicates" in section.notes[0]
     assert any("3.4 % (the paper's" in note for note in section.notes if "Bands are" in note)
     none = law.model_copy(update={"seed_effect": SeedEffect(sd=1e-9)})
-    wide, narrow = (one.forecasts(0.3)[0].error for one in (law, none))
+    wide, narrow = (fitted.forecasts(0.3)[0].error for fitted in (law, none))
     for side in ("low", "high"):
         with_seeds, without = (
             abs(math.log(getattr(error, side) / error.value)) for error in (wide, narrow)
