@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from api.schemas.assets import NewKey, NewSource
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
+from pruning.schemas.arch_file import ArchFile
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
@@ -49,6 +50,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             (NewSource, "validation"),
             (Question, "validation"),
             (ProblemDocument, "serialization"),
+            (ArchFile, "serialization"),
         ],
         ref_template=PREFIX + "{model}",
     )
