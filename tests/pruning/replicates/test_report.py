@@ -230,6 +230,27 @@ def test_growth_is_spoken_of_where_it_was_measured_alone(finished: list[Finished
     assert "grows with the prune ratio takes 4 ratios or more" in notes["none"]
 
 
+def test_the_papers_regression_is_pooled_over_networks_and_ratios(
+    finished: list[Finished], report: Report
+) -> None:
+    """One line through the origin, by least squares over the points of all replicates."""
+    ratios, losses = [], []
+    for replicate in finished:
+        for row in replicate.report.sections["robustness"].details["excess_error"]:
+            ratios.append([row["prune_ratio"]])
+            losses.append(row["delta_excess_error"]["value"])
+    slope = np.linalg.lstsq(np.array(ratios), np.array(losses), rcond=None)[0][0]
+    pooled = report.sections["robustness"].scalars["delta_excess_error_slope/magnitude"]
+    assert pooled.value == pytest.approx(float(slope))
+    assert pooled.low is not None
+    assert pooled.high is not None
+    own = [
+        replicate.report.sections["robustness"].scalars["delta_excess_error_slope/magnitude"].value
+        for replicate in finished
+    ]
+    assert pooled.low < min(own) <= pooled.value <= max(own) < pooled.high
+
+
 def test_a_warning_of_some_replicates_names_their_seeds(finished: list[Finished]) -> None:
     first, second = finished
     (first,) = change_reports([first], warnings=("all see this", "one sees this"))
