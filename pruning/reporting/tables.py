@@ -46,7 +46,7 @@ def build_table(
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Table | None:
     """Return a list of flat records, whose cells may be estimates, as a table, or `None` for
-    anything else. Columns with nested cells beside flat ones are left to the JSON report.
+    anything else. Columns with nested cells, and empty ones, are left to the JSON report.
 
     `units` are those of plain numbers by the name of their column, `labels` the words for it.
     Records by name are a table too, its numbers in the unit of the `name` of the whole; its columns
@@ -59,7 +59,7 @@ def build_table(
     """
     is_by_name = _are_records_by_name(value)
     records = [{"": key, **row} for key, row in value.items()] if is_by_name else value
-    records = _drop_nested_columns(records)
+    records = _select_columns(records)
     if not _are_flat_records(records):
         return None
     keys = list(dict.fromkeys(str(key) for record in records for key in record))
@@ -127,9 +127,9 @@ def _are_records_by_name(value: Any) -> bool:
     )
 
 
-def _drop_nested_columns(records: Any) -> Any:
-    """Return records without the columns that hold anything but scalars and estimates; the value as
-    it is where it is no list of records.
+def _select_columns(records: Any) -> Any:
+    """Return records without the columns that are empty, or hold anything but scalars and
+    estimates; the value as it is where it is no list of records, or nothing would remain.
     """
     if not isinstance(records, (list, tuple)):
         return records
@@ -141,7 +141,9 @@ def _drop_nested_columns(records: Any) -> Any:
         for key, cell in record.items()
         if not (isinstance(cell, SCALARS) or _is_estimate(cell))
     }
-    flat = [{key: cell for key, cell in record.items() if key not in nested} for record in records]
+    filled = {key for record in records for key, cell in record.items() if cell is not None}
+    shown = filled - nested
+    flat = [{key: cell for key, cell in record.items() if key in shown} for record in records]
     return flat if all(flat) else records
 
 

@@ -132,8 +132,8 @@ class FamilyAnswer(Document):
     most that, but not proven. `null` where nothing was measured.
     """
     needed: int | None = None
-    """The test images in all that would prove it with a probability of 80 %, where undecided; images
-    that had no part in the choice, where `chosen_on` is `test`.
+    """The test images in all that would prove it with a probability of 80 %, where undecided; where
+    `chosen_on` is `test`, images that had no part in the choice.
     """
     checkpoint: str | None = None
     smallest_run: MeasuredNetwork | None = None
