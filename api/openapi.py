@@ -32,7 +32,13 @@ HEADER = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """Return the document, with the schemas of the bodies that the routes parse themselves."""
+    """Return the document, with the schemas of the bodies that the routes parse themselves, and of
+    the laws in the reports of families.
+    """
+    # The laws take scipy with them, which no request needs.
+    from pruning.laws.dense import DenseLaw
+    from pruning.laws.joint import JointLaw
+
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -51,12 +57,18 @@ def describe(app: FastAPI) -> dict[str, Any]:
             (Question, "validation"),
             (ProblemDocument, "serialization"),
             (ArchFile, "serialization"),
+            # As they are read: laws of earlier versions lack what was added since.
+            (JointLaw, "validation"),
+            (DenseLaw, "validation"),
         ],
         ref_template=PREFIX + "{model}",
     )
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
     schemas["Problem"] = schemas.pop("ProblemDocument")
+    for field, law in (("law", "JointLaw"), ("dense_law", "DenseLaw")):
+        described = schemas["FamilyReport"]["properties"][field]
+        described["anyOf"] = [{"$ref": PREFIX + law}, {"type": "null"}]
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     for path in document["paths"].values():
         for operation in path.values():

@@ -23,15 +23,12 @@ from tests.support.api_world import SPEC, World
 
 ARCHITECTURE = "the arguments of an architecture, which plugins define"
 METHOD = "the parameters of a method, which plugins define; GET /v1/methods has their schemas"
-LAW = "a law in the form of pruning.laws, which POST /v1/jobs/{id}/predict answers from"
 FREE = {
     "ArchFile.kwargs": ARCHITECTURE,
     "Catalogue": "a kind of method may come with a newer worker; the known kinds are declared",
     "CandidateRow.kwargs": ARCHITECTURE,
     "Entry.params": "a JSON Schema",
     "FamilyModel.kwargs": ARCHITECTURE,
-    "FamilyReport.dense_law": LAW,
-    "FamilyReport.law": LAW,
     "Method.params": METHOD,
     "ModelInfo.kwargs": ARCHITECTURE,
     "ModelRef.kwargs": ARCHITECTURE,
@@ -171,6 +168,16 @@ def test_jobs_and_their_checks_fit_their_schemas(world: World) -> None:
         fits("JobView", member)  # the member of this test has no fraction, which jobs have
     member["member"] |= {"fraction": 1.0, "seed": 0, "rounds": 3, "density": 0.1}
     fits("JobView", member)
+
+
+def test_the_laws_of_a_family_are_described_as_they_are_stored() -> None:
+    body = stored_reports()["family"]
+    fits("JointLaw", body["law"])
+    fits("DenseLaw", body["dense_law"])
+    early = {name: value for name, value in body["law"].items() if name != "seed_effect"}
+    fits("FamilyReport", body | {"law": early})
+    with pytest.raises(AssertionError, match="theta"):
+        fits("JointLaw", body["law"] | {"fit": {**body["law"]["fit"], "theta": "0.6"}})
 
 
 def test_the_file_of_widths_is_described_as_it_is_sent() -> None:
