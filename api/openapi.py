@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from api.schemas.assets import NewKey, NewSource
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
+from pruning.schemas.arch_file import ArchFile
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
@@ -31,7 +32,13 @@ HEADER = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """Return the document, with the schemas of the bodies that the routes parse themselves."""
+    """Return the document, with the schemas of the bodies that the routes parse themselves, and of
+    the laws in the reports of families.
+    """
+    # The laws take scipy with them, which no request needs.
+    from pruning.laws.dense import DenseLaw
+    from pruning.laws.joint import JointLaw
+
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -49,12 +56,19 @@ def describe(app: FastAPI) -> dict[str, Any]:
             (NewSource, "validation"),
             (Question, "validation"),
             (ProblemDocument, "serialization"),
+            (ArchFile, "serialization"),
+            # As they are read: laws of earlier versions lack what was added since.
+            (JointLaw, "validation"),
+            (DenseLaw, "validation"),
         ],
         ref_template=PREFIX + "{model}",
     )
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
     schemas["Problem"] = schemas.pop("ProblemDocument")
+    for field, law in (("law", "JointLaw"), ("dense_law", "DenseLaw")):
+        described = schemas["FamilyReport"]["properties"][field]
+        described["anyOf"] = [{"$ref": PREFIX + law}, {"type": "null"}]
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     for path in document["paths"].values():
         for operation in path.values():

@@ -271,12 +271,18 @@ def _format_power(value: float) -> str:
 
 
 def correlation(estimate: Estimate) -> str:
-    """Return a correlation coefficient with its interval, to two decimals.
+    """Return a correlation coefficient with its interval, to two decimals. A perfect order has
+    none: no resample of its individuals breaks it.
 
     >>> correlation(Estimate(value=0.5, low=-0.1, high=0.8))
     '0.50 [−0.10, 0.80]'
+    >>> correlation(Estimate(value=1.0, low=1.0, high=1.0))
+    '1.00'
     """
-    return _format_correlation(estimate.value) + _format_interval(estimate, _format_correlation)
+    text = _format_correlation(estimate.value)
+    if estimate.low == estimate.high:
+        return text
+    return text + _format_interval(estimate, _format_correlation)
 
 
 def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> str:
@@ -301,6 +307,8 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
             return nats(estimate)
         case "nats_difference":
             return nats(estimate, plus=True)
+        case "correlation":
+            return correlation(estimate)
         case other:
             form = FORMS.get(other) or _choose_number_form(estimate)
             return form(estimate.value) + _format_interval(estimate, form)
@@ -375,7 +383,6 @@ def _round_to_digits(value: float, digits: int = 3) -> str:
 
 FORMS: Mapping[Unit | None, Callable[[float], str]] = {
     "share": short_percent,
-    "correlation": _format_correlation,
     "factor": _format_factor,
     "milliseconds": milliseconds,
     "seconds": duration,

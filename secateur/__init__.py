@@ -19,6 +19,7 @@ from secateur.errors import (
     WaitTimeout,
 )
 from secateur.flow import Policy
+from secateur.forecasts import FittedLaw, JobEstimate, Prediction, Predictions, Validation
 from secateur.version import VERSION
 from secateur.wire import (
     CheckpointResult,
@@ -53,20 +54,25 @@ __all__ = [
     "FamilyMember",
     "FamilyRecommendation",
     "FieldError",
+    "FittedLaw",
     "Gate",
     "InvalidIdentifier",
     "Job",
     "JobCancelled",
     "JobError",
+    "JobEstimate",
     "JobFailed",
     "JointStatement",
     "Model",
     "Policy",
+    "Prediction",
+    "Predictions",
     "Progress",
     "Recommendation",
     "Results",
     "SecateurError",
     "UnreadableFolder",
+    "Validation",
     "WaitTimeout",
     "__version__",
 ]

@@ -52,8 +52,11 @@ def build_dataframe(rows: Sequence[Row]) -> Any:
     return _load("pandas", "a data frame").DataFrame([dict(row) for row in rows])
 
 
-def plot_errors(rows: Sequence[Row], axes: Any = None) -> Any:
-    """Draw the error of each criterion against sparsity, with intervals; returns the axes.
+def plot_errors(
+    rows: Sequence[Row], axes: Any = None, label: str = "test error, with its 95 % interval"
+) -> Any:
+    """Draw the error of each criterion against sparsity, with intervals; returns the axes, the
+    errors called `label`.
 
     Without `axes`, in a figure of its own. Raises `ImportError` where matplotlib is missing.
     """
@@ -69,7 +72,7 @@ def plot_errors(rows: Sequence[Row], axes: Any = None) -> Any:
         sparsities = [row["sparsity"] for row in points]
         axes.errorbar(sparsities, errors, yerr=[below, above], marker="o", label=criterion)
     axes.set_xlabel("sparsity")
-    axes.set_ylabel("test error, with its 95 % interval")
+    axes.set_ylabel(label)
     axes.legend()
     return axes
 

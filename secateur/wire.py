@@ -4,44 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import ConfigDict
 
 from pruning.schemas import family_report, layers, report, verdicts
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
 from pruning.schemas.verdicts import Outcome, RecommendationVerdict
 from secateur import display
-
-
-class Answer(BaseModel):
-    """A document of the service: frozen, open to new fields."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    shown: ClassVar[tuple[str, ...]] = ()
-    """The names of the fields in the short texts of an answer; all of them where none is named."""
-
-    def __repr__(self) -> str:
-        return display.format_repr(type(self).__name__, self._list_shown())
-
-    def __str__(self) -> str:
-        return repr(self)
-
-    def _repr_html_(self) -> str:
-        return display.format_html([self._list_shown()])
-
-    def _list_shown(self) -> dict[str, Any]:
-        names = self.shown or type(self).model_fields
-        return {name: getattr(self, name) for name in names}
-
-    def document(self) -> dict[str, Any]:
-        """Return the fields as they came, JSON-ready."""
-        return self.model_dump(mode="json", exclude_unset=True)
+from secateur.answers import Answer, KeptAnswer
 
 
 class MemberCount(Answer):
@@ -261,7 +231,7 @@ class JointStatement(verdicts.JointStatement, Answer):
         return [{name: getattr(claim, name) for name in names} for claim in self.claims]
 
 
-class Results(Answer):
+class Results(KeptAnswer):
     """The results of a finished job; `report` is the document as sent, `parsed_report()` the same
     with types.
     """
@@ -273,15 +243,6 @@ class Results(Answer):
     gates: tuple[Gate | FamilyGate, ...] = ()
     joint: JointStatement | None = None
     """The statement of what holds of the recommended checkpoint together."""
-    _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_what_was_sent(cls, sent: Any, handler: ModelWrapValidatorHandler[Results]) -> Results:
-        results = handler(sent)
-        if isinstance(sent, dict):
-            results._sent = sent
-        return results
 
     def __repr__(self) -> str:
         fields = {
@@ -294,10 +255,6 @@ class Results(Answer):
 
     def _repr_html_(self) -> str:
         return display.format_html(self.rows())
-
-    def document(self) -> dict[str, Any]:
-        """Return the fields as they came, JSON-ready."""
-        return dict(self._sent)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the checkpoints as rows of a table, with what each loses where the report says.

@@ -67,10 +67,8 @@ REPORT_SCHEMAS = {
     },
     **{format: {"type": "string"} for format in ("html", "md", "junit")},
 }
-ARCH_SCHEMA = {
-    "type": "object",
-    "description": "For `pruning.library.load_compact`, which rebuilds the network from it.",
-}
+ARCH_SCHEMA = {"$ref": "#/components/schemas/ArchFile"}
+"""The document from which `pruning.library.load_compact` rebuilds the network."""
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PARTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {SAFETENSORS: BINARY, ARCH: {"schema": ARCH_SCHEMA}}},

@@ -69,6 +69,14 @@ class FittedLaw(BaseModel):
     points: int
     sigma: float
     """Relative standard deviation of one run about the law, with infinitely many test images."""
+    seed_sd: float | None = None
+    """Relative standard deviation by which another seed moves a whole curve, which bands of one
+    more run hold.
+    """
+    seed_sd_from: Literal["paper", "trials"] | None = None
+    """`trials`: pooled from the runs under other seeds; `paper`: the paper's, as these are too few
+    to show it.
+    """
     fit_range: tuple[float, float]
     """The sparsest and the densest density that was run."""
     warnings: list[str]

@@ -69,8 +69,10 @@ function verdict(answer) {
   if (answer.refused) return ["no network", answer.refused];
   if (!answer.measured) return [answer.status ? `its training: ${answer.status}` : "not trained for real", null];
   const low = typeof answer.measured.low === "number" ? answer.measured.low : answer.measured.value;
-  const kept = answer.meets ? "at most the tolerated error" : low > answer.max_error ? "proven above the tolerated error"
-    : "above the tolerated error, by less than the interval";
+  const kept = answer.outcome === "passed" ? "proven to be at most the tolerated error"
+    : answer.meets ? "at most the tolerated error, not proven"
+    : low <= answer.max_error ? "above the tolerated error, by less than the interval"
+    : answer.chosen_on === "test" ? "above the tolerated error" : "proven above the tolerated error";
   return [kept, typeof answer.within_band === "boolean" ? `${answer.within_band ? "inside" : "outside"} the band` : null];
 }
 

@@ -106,8 +106,9 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
     if start is None:
         last = useful[-1]
         return (
-            f"promises {_promise(last)} even at {wording.short_percent(last.sparsity)} sparsity, "
-            f"where {_measure(last)} of the images are right"
+            f"promises that {_promise(last)} of the images are right even at "
+            f"{wording.short_percent(last.sparsity)} sparsity, where {_measure(last)} of the "
+            "images are right"
         )
     first = wording.short_percent(start.sparsity)
     right = f"where {_measure(start)} of the images are right"
@@ -115,8 +116,9 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
         return f"vacuous at every sparsity tried, from {first} on, {right}"
     last = useful[-1]
     return (
-        f"at {wording.short_percent(last.sparsity)} it promises {_promise(last)}, and "
-        f"{_measure(last)} are right; vacuous from {first} sparsity on, {right}"
+        f"at {wording.short_percent(last.sparsity)} sparsity it promises that {_promise(last)} of "
+        f"the images are right, and {_measure(last)} are right; vacuous from {first} sparsity on, "
+        f"{right}"
     )
 
 

@@ -25,8 +25,9 @@ from pruning.seeding import generator
 
 CAUTION = (
     "Distance and accuracy both go with sparsity, and checkpoints of one job are not "
-    "independent: the correlations describe these checkpoints. A difference beyond noise is so at "
-    "95 % by itself."
+    "independent: the correlations describe these checkpoints. A perfect order (−1 or 1) has no "
+    "interval, as no resample breaks it: what speaks is the permutation test, at 5 %. A "
+    "difference beyond noise is so at 95 % by itself."
 )
 HIDDEN = "hidden layers"
 MARGIN = 0.1

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from pruning.architectures._attention import PackedProjection
@@ -21,6 +21,13 @@ from pruning.errors import CheckpointError
 from pruning.masks import select_weight_masks
 from pruning.networks.layers import name_tensor
 from pruning.networks.loading import build_network, load_state_, read_state, resolve
+from pruning.schemas.arch_file import (
+    ArchFile,
+    KeptHeads,
+    LayerWidths,
+    ModuleWidths,
+    ShortcutMap,
+)
 from pruning.storage.checkpoints import write_aside
 from pruning.types import Masks, Shape
 
@@ -73,52 +80,7 @@ def expand_(model: nn.Module, masks: Masks, small: nn.Module, shape: Shape) -> N
             value[slices.get(name, (...,))] = learnt[name].to(value.device)
 
 
-class _Described(BaseModel):
-    """The base of what `arch.json` describes: no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Layer(_Described):
-    """A Linear, Conv2d or BatchNorm."""
-
-    type: Literal["layer"] = "layer"
-    inputs: PositiveInt
-    outputs: PositiveInt
-    groups: PositiveInt = 1
-
-
-class _Map(_Described):
-    """A shortcut without weights."""
-
-    type: Literal["map"] = "map"
-    inputs: PositiveInt
-    sources: Annotated[list[Annotated[int, Field(ge=-1)]], Field(min_length=1)]
-
-
-class _Heads(_Described):
-    """The heads of an attention that has lost some."""
-
-    type: Literal["heads"] = "heads"
-    kept: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    total: PositiveInt
-    size: PositiveInt
-
-
-_Module: TypeAlias = _Layer | _Map | _Heads
-
-
-class _Document(_Described):
-    """The file `arch.json`."""
-
-    format: Literal["arch"]
-    version: Literal[1]
-    architecture: str
-    kwargs: dict[str, Any]
-    modules: dict[str, _Module]
-
-
-_MODULES = TypeAdapter(dict[str, _Module])
+_MODULES = TypeAdapter(dict[str, ModuleWidths])
 
 
 def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -142,15 +104,15 @@ def _is_whole(module: nn.Module) -> bool:
     return isinstance(module, AttentionHeads) and module.is_whole
 
 
-def _describe(module: nn.Module) -> _Module:
+def _describe(module: nn.Module) -> ModuleWidths:
     """The widths of a module that has channels."""
     if isinstance(module, AttentionHeads):
-        return _Heads(kept=list(module.kept), total=module.total, size=module.size)
+        return KeptHeads(kept=list(module.kept), total=module.total, size=module.size)
     if isinstance(module, ChannelMap):
-        return _Map(inputs=module.channels_in, sources=module.sources.tolist())
+        return ShortcutMap(inputs=module.channels_in, sources=module.sources.tolist())
     width = count_channels(module)
     assert width is not None
-    return _Layer(
+    return LayerWidths(
         inputs=width[0],
         outputs=width[1],
         groups=module.groups if isinstance(module, nn.Conv2d) else 1,
@@ -186,23 +148,27 @@ def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _cut_(name: str, module: nn.Module, target: _Module) -> None:
+def _cut_(name: str, module: nn.Module, target: ModuleWidths) -> None:
     """Cut a module to the widths of a description; `CheckpointError` for one that it has no room
     for.
     """
     full = _describe(module)
     if target == full:
         return
-    if isinstance(module, ChannelMap) and isinstance(target, _Map) and isinstance(full, _Map):
+    if (
+        isinstance(module, ChannelMap)
+        and isinstance(target, ShortcutMap)
+        and isinstance(full, ShortcutMap)
+    ):
         if _fits_map(target, full):
             module.route_(target.inputs, target.sources)
             return
-    elif isinstance(module, AttentionHeads) and isinstance(target, _Heads):
+    elif isinstance(module, AttentionHeads) and isinstance(target, KeptHeads):
         if (target.total, target.size) == (module.total, module.size):
             with suppress(ValueError):
                 module.keep_(target.kept)
                 return
-    elif isinstance(target, _Layer) and isinstance(full, _Layer):
+    elif isinstance(target, LayerWidths) and isinstance(full, LayerWidths):
         summing = isinstance(module, nn.Linear | nn.Conv2d)
         if _fits_layer(target, full) and (summing or target.inputs == target.outputs):
             resize_(module, target.inputs, target.outputs, target.groups)
@@ -210,7 +176,7 @@ def _cut_(name: str, module: nn.Module, target: _Module) -> None:
     raise CheckpointError(f"{name}: {target!r} is not a part of {full!r}")
 
 
-def _fits_map(target: _Map, full: _Map) -> bool:
+def _fits_map(target: ShortcutMap, full: ShortcutMap) -> bool:
     return (
         target.inputs <= full.inputs
         and len(target.sources) <= len(full.sources)
@@ -218,7 +184,7 @@ def _fits_map(target: _Map, full: _Map) -> bool:
     )
 
 
-def _fits_layer(target: _Layer, full: _Layer) -> bool:
+def _fits_layer(target: LayerWidths, full: LayerWidths) -> bool:
     return (
         target.inputs <= full.inputs
         and target.outputs <= full.outputs
@@ -230,7 +196,7 @@ def _fits_layer(target: _Layer, full: _Layer) -> bool:
 
 def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[str, Any]) -> None:
     """Write `arch.json`, whole or not at all: the architecture and widths of a smaller network."""
-    document = _Document(
+    document = ArchFile(
         format="arch",
         version=1,
         architecture=architecture,
@@ -249,7 +215,7 @@ def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
     that do not fit it.
     """
     try:
-        document = _Document.model_validate(json.loads(arch.read_bytes()))
+        document = ArchFile.model_validate(json.loads(arch.read_bytes()))
     except ValidationError as error:
         raise CheckpointError(
             f"{arch.name} does not describe a network: {_describe_first(error)}"

@@ -16,6 +16,13 @@ from pruning.measurement.measure import estimate_increase
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
+LABELS = {
+    "error": "test error",
+    "error_before_retraining": "test error right after pruning",
+    "increase": "increase of the error over the dense control's",
+    "mean_iou": "mean IoU",
+}
+"""The words of the names of scalars and curves."""
 NOTE = (
     "Intervals are at 95 %: exact binomial (Clopper and Pearson) of errors, adjusted Wald for "
     "pairs (Bonett and Price) of increases over the control. They cover the sampling of test "
@@ -42,7 +49,7 @@ class Accuracy:
     classes of the whole test set stands beside it.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     by_default: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
@@ -79,6 +86,7 @@ class Accuracy:
             version=self.version,
             curves=curves,
             scalars=scalars,
+            labels=LABELS,
             notes=(NOTE,),
             details={
                 "error_by_class": {
@@ -151,6 +159,7 @@ def _summarise_pixels(
         version=version,
         curves=curves,
         scalars=scalars,
+        labels=LABELS,
         notes=PIXEL_NOTES,
         details={"iou_by_class": rows},
     )

@@ -65,7 +65,7 @@ class Approximation:
     checkpoints has a percentile bootstrap interval and a permutation test at 5 %.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_unretrained: ClassVar[bool] = True
     images: Annotated[
         int, Field(ge=1, description="test images to compare on, the same for all networks")
@@ -134,6 +134,7 @@ class Approximation:
             ),
             details={name: rows for name, rows in details.items() if rows},
             units={"sparsity": "share"},
+            labels=_label(phase_names),
         )
 
     def _draw_sample(self, record: JobRecord) -> Split:
@@ -160,6 +161,16 @@ def _name_phases(record: JobRecord) -> dict[str, str]:
         BEFORE: "right after pruning",
         AFTER: "after training" if record.pruned_untrained else "after retraining",
     }
+
+
+def _label(phase_names: Mapping[str, str]) -> dict[str, str]:
+    """The words of the names of scalars, curves and columns."""
+    labels = {name: quantity.words for name, quantity in QUANTITIES.items()}
+    for phase, words in phase_names.items():
+        labels[f"spearman_{phase}"] = f"Spearman's rho with the accuracy {words}"
+        labels |= {f"{name}_{phase}": words for name in ("accuracy", "agreement", *QUANTITIES)}
+        labels[f"relative_error_{phase}"] = f"relative error {words}"
+    return labels | {"kl_divergence": "KL divergence", "change_kl_divergence": "change of KL"}
 
 
 def _list_rhos(correlations: Mapping[str, Sequence[Correlation]]) -> dict[str, Estimate]:

@@ -66,6 +66,16 @@ UNITS: dict[str, Unit] = {
     "predicted_accuracy_high": "fraction",
     "draws_needed_factor": "factor",
 }
+LABELS = {
+    "predicted": "promised accuracy",
+    "distance": "distance at the logits",
+    "tightness": "tightness at the logits",
+    "components": "what each factor costs",
+    "p95": "95th percentile",
+    "holds": "not contradicted by the violations",
+    "log10_median": "log10 of the median",
+}
+"""The words of the names of curves and columns."""
 ACCURACY = "accuracy promised by the bound and measured"
 DISTANCE = "log10 of the median distance of a logit from the dense network's"
 TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
@@ -86,7 +96,7 @@ class Bounds:
     Accuracies have intervals for other images and other draws.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = field(default=None)
     sparsities: tuple[Sparsity, ...] | None = field(default=None)
     delta: Annotated[
@@ -136,6 +146,7 @@ class Bounds:
             curves=curves,
             details=_tabulate(reports),
             units=UNITS,
+            labels=LABELS,
             notes=(*findings, *notes, f"{images}{_describe_draws(reports.values())}.", *NOTES),
         )
 

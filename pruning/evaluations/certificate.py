@@ -37,6 +37,14 @@ UNITS: dict[str, Unit] = {
     "accuracy_at_least_agreement": "fraction",
     "accuracy_at_least_labelled": "fraction",
 }
+LABELS = {
+    "labelled": "from labelled images",
+    "agreement": "from agreement",
+    "disagreement": "disagreement",
+    "shifted": "under shift",
+    "a_priori": "by the a-priori bound",
+}
+"""The words of the names of curves."""
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
 SHIFTED = "accuracy at least under shift, from agreement with the dense network"
@@ -109,7 +117,7 @@ class Certificate:
     the dataset.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("bounds",)
     delta: Annotated[
         float, Field(ge=1e-100, lt=0.5, description="probability that a limit fails")
@@ -182,6 +190,7 @@ class Certificate:
             details=details,
             hidden=("confidence",),
             units=UNITS,
+            labels=LABELS,
             notes=(
                 self._describe_promise(record, len(targets), wrong.shape[1]),
                 *_describe_best(targets, limits),

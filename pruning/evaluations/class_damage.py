@@ -28,7 +28,7 @@ from pruning.evaluations._lost_images import (
     collect_exemplars,
     find_lost,
 )
-from pruning.schemas.class_damage import SECTION
+from pruning.schemas.class_damage import LABELS, SECTION
 from pruning.schemas.report import Section, Unit
 
 TITLE = "Damage by class and group"
@@ -50,7 +50,7 @@ class DamageByClass:
     section says which damage would have been found. The images that pruning loses are listed.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     by_default: ClassVar[bool] = True
 
     def evaluate(self, record: JobRecord) -> Section:
@@ -86,6 +86,7 @@ class DamageByClass:
             ),
             details=_collect_tables(record, rows, lost, exemplars),
             units=UNITS,
+            labels=LABELS,
             pictures={} if shown is None else {"lost_images": shown.draw(record)},
         )
 

@@ -60,6 +60,10 @@ STAGES = (
     "Predicted and measured changes of the stages are sums since their round began, on the "
     "calibration images of each stage (drawn again for each)."
 )
+PERFECT = (
+    "Intervals of rho are over resampled criteria. A perfect order (−1 or 1) has none, as no "
+    "resample breaks it; an order is told only where a permutation test agrees at 5 %."
+)
 SEARCH = (
     "Where a criterion ran with several lambdas, half of the training images whose losses are "
     "known choose one by the smallest |loss change|, and the others tell what it is worth. "
@@ -76,6 +80,18 @@ UNITS: dict[str, Unit] = {
     "loss_change_where_chosen": "nats_difference",
 }
 SINCE_START = "change of the training loss since the first round began"
+LABELS = {
+    "spearman": "Spearman's rho of |loss change| with an error",
+    "error_after_retraining": "after retraining",
+    "error_right_after_pruning": "right after pruning",
+    "pooled": "over all targets",
+    "true": "change in each round",
+    "since_start": "change since the first round began",
+    "predicted": "predicted",
+    "measured": "measured",
+    "scatter": "error against loss change",
+}
+"""The words of the names of scalars, curves and columns."""
 
 
 @evaluations.register("loss_model")
@@ -90,7 +106,7 @@ class LossModelling:
     interval without 0 and a permutation test of whole criteria at 5 %.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     reads_losses: ClassVar[bool] = True
     draws: Annotated[
         int,
@@ -168,7 +184,14 @@ class LossModelling:
             },
             details={name: rows for name, rows in details.items() if rows},
             units=UNITS,
+            labels=LABELS
+            | {repr(row.round.target): _name_target(row.round.target) for row in targets},
         )
+
+
+def _name_target(sparsity: float | None) -> str:
+    """A target in words."""
+    return "" if sparsity is None else f"at {wording.short_percent(sparsity)} sparsity"
 
 
 def _describe_correlations(correlations: Sequence[Correlation]) -> list[str]:
@@ -177,6 +200,7 @@ def _describe_correlations(correlations: Sequence[Correlation]) -> list[str]:
         *(row.sentence() for row in correlations if row.against == AFTER),
         *contrast_before_retraining(correlations),
         *describe_decoupling(correlations),
+        PERFECT,
     ]
 
 

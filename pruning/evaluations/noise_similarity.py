@@ -40,6 +40,8 @@ UNITS: dict[str, Unit] = {
     "agreement": "fraction",
     "agreement_standard_deviation": "fraction",
 }
+LABELS = {"matching": "matching predictions", "softmax_distance": "softmax distance"}
+"""The words of the names of curves and columns."""
 MATCHING = "agreement with the dense network under noise"
 DISTANCE = "distance of the softmax from the dense network's under noise"
 NOTES = (
@@ -63,7 +65,7 @@ class NoiseSimilarity:
     100 draws and 15 levels in units of its own (`noise_unit`); the default is 5 draws and 8 levels.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     supports_segmentation: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
         0.0,
@@ -116,6 +118,7 @@ class NoiseSimilarity:
             version=self.version,
             curves=curves,
             details={"similarity": rows},
+            labels=LABELS,
             units=UNITS,
             notes=(
                 *notes,
@@ -243,12 +246,17 @@ class NoiseSimilarity:
                 "network": name,
                 "noise": level,
                 "agreement": float(agreements[row].mean()),
-                "agreement_standard_deviation": float(agreements[row].std()),
+                "agreement_standard_deviation": compute_deviation(agreements[row]),
                 "softmax_distance": float(distances[row].mean()),
-                "softmax_distance_standard_deviation": float(distances[row].std()),
+                "softmax_distance_standard_deviation": compute_deviation(distances[row]),
             }
             for row, level in enumerate(self._sorted_levels)
         ]
+
+
+def compute_deviation(draws: Tensor) -> float:
+    """The standard deviation of draws; without noise they are equal, and it is 0."""
+    return 0.0 if bool((draws == draws[0]).all()) else float(draws.std())
 
 
 def _count_answers(split: Split, *, segmentation: bool) -> Tensor:

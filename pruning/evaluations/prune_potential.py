@@ -55,6 +55,14 @@ NOTES = (
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 
+LABELS = {
+    "margin": "by the tolerated error",
+    "distribution": "by distribution",
+    "noise": "by the level of noise",
+    "safe": "safe limit",
+}
+"""The words of the names of curves and columns."""
+
 
 @evaluations.register("prune_potential")
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +75,7 @@ class PrunePotential(ShiftParameters):
     at 95 %.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     asks_about_shifts: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
@@ -132,6 +140,12 @@ class PrunePotential(ShiftParameters):
             scalars=scalars,
             details=details,
             hidden=("margin", "against", "unchanged"),
+            labels=LABELS
+            | {
+                f"{prefix}prune_potential_{title.replace(' ', '_')}": f"{words}, {title}"
+                for _, _, title in _list_summaries(errors)
+                for prefix, words in (("", "prune potential"), ("safe_", "safe prune potential"))
+            },
             units={"potential": "fraction", "safe": "fraction"},
             notes=(
                 *notes,

@@ -40,6 +40,19 @@ RATIO = "prune ratio, of all parameters"
 DELTA = "delta excess error"
 JPEG = "jpeg_compression"
 GROWTH = "growth"
+LABELS = {
+    "delta_excess_error": "delta excess error, mean over the checkpoints",
+    "delta_excess_error_slope": "delta excess error at a prune ratio of 100 %, by the paper's line "
+    "through the origin",
+    "delta_excess_error_growth": "growth of the delta excess error with the prune ratio, by a line "
+    "with intercept, for 100 %",
+    "nominal": "nominal",
+    "shifted": "under shift",
+    "excess": "excess error",
+    "delta_excess": "measured",
+    "line": "the paper's line through the origin",
+}
+"""The words of the names of scalars and curves."""
 """The table of slopes that replicates are pooled from."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta "
@@ -72,7 +85,7 @@ class Robustness(ShiftParameters):
     with `against` the network as given.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     asks_about_shifts: ClassVar[bool] = True
     supports_segmentation: ClassVar[bool] = True
 
@@ -126,6 +139,7 @@ class Robustness(ShiftParameters):
                 GROWTH: growth,
             },
             hidden=(GROWTH,),
+            labels=LABELS,
             units={"prune_ratio": "share"},
             pictures=_draw_examples(record, shifts),
             notes=(

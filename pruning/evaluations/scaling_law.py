@@ -48,6 +48,14 @@ UNITS: dict[str, Unit] = {
     "missed_on_average": "fraction",
     "missed_sigma": "fraction",
 }
+LABELS = {
+    "law": "law",
+    "missed_on_average": "law above the points on average",
+    "missed_sigma": "sigma: standard deviation of one run, sampling of images aside",
+    "missed_at_held_out_densities": "mean miss at densities left out",
+    "missed_in_back_test": "mean miss in the back-test",
+}
+"""The words of the names of columns."""
 FEWEST = 4
 """The number of points that some criterion must have for the evaluation to run by itself."""
 INCREASES = (0.005, 0.01, 0.02, 0.05)
@@ -85,7 +93,7 @@ class ScalingLaw:
     trains, or gradually. `POST /v1/jobs/{id}/predict` asks the same law afterwards.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     by_default: ClassVar[bool] = True
     max_error: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...] | None,
@@ -151,6 +159,7 @@ class ScalingLaw:
             notes=(*parts.notes, self._describe_bands(parts.seed_effects), *NOTES),
             details=details,
             units=UNITS,
+            labels=LABELS,
             hidden=(RAW,) if parts.raw else (),
         )
 
@@ -232,7 +241,7 @@ class _Parts:
         self.curves |= _draw_curves(
             label, points, pair, confidence=confidence, of=of, answers=answers
         )
-        self.notes += _describe_law(label, law, selection, len(points.densities))
+        self.notes += describe_law(label, law, selection, len(points.densities))
         plateau = law.describe_plateau()
         self.notes += [f"{label}: {plateau}"] if plateau else []
         self.notes += [f"{label}: {warning}." for warning in law.warnings]
@@ -275,7 +284,7 @@ def _draw_curves(
 ) -> dict[str, Curve]:
     """The plot of one criterion: the law with its band, what was measured, and what it answers."""
     law = pair.law
-    grid = _choose_grid(law, confidence)
+    grid = _choose_grid(law)
     forecasts = pair.forecasts([float(d) for d in grid], confidence=confidence, of=of)
     band = [forecast.error for forecast in forecasts]
 
@@ -316,13 +325,20 @@ def _draw_curves(
     return curves
 
 
-def _choose_grid(law: DensityLaw, confidence: float) -> NDArray[np.float64]:
+def _answers_at(law: DensityLaw, density: float) -> bool:
+    """Whether the points support an answer of the law at a density."""
+    try:
+        law.forecasts(density)
+    except InsufficientPointsError:
+        return False
+    return True
+
+
+def _choose_grid(law: DensityLaw) -> NDArray[np.float64]:
     """The densities at which a law is drawn: as far below the sparsest as it may extrapolate."""
     sparsest, densest = law.fit_range
     lowest = sparsest / 2**HALVINGS
-    try:
-        law.forecasts(lowest, confidence=confidence)
-    except InsufficientPointsError:
+    if not _answers_at(law, lowest):
         lowest = sparsest
     return np.geomspace(lowest, max(densest, 0.999), STEPS)
 
@@ -348,7 +364,7 @@ def _tabulate_law(label: str, law: DensityLaw) -> dict[str, Any]:
     }
 
 
-def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int) -> list[str]:
+def describe_law(label: str, law: DensityLaw, selection: Selection, points: int) -> list[str]:
     """The fit, the back-test and the contest with other laws, in words."""
     misses = relative_misses(law.fit.residual_mean, law.fit.residual_sd)
     text = f"{label}: {wording.count_of(points, 'point')}; {misses}."
@@ -361,8 +377,11 @@ def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int
     kind = "broken power law" if selection.best == "broken" else "power law"
     better = (
         f"{label}: a {kind} that knows nothing of pruning predicts densities left out better here, "
-        "and answers between the measured densities; below them the pruning law answers"
+        "and answers between the measured densities; below them "
     )
+    if not _answers_at(law, law.fit_range[0] / 2):
+        return [text, f"{better}no law answers."]
+    better += "the pruning law answers"
     if selection.best_beyond not in ("pruning", None):
         better += ", though it missed more of the sparser points in the back-test"
     return [text, f"{better}."]

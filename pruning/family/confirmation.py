@@ -8,11 +8,16 @@ from statistics import NormalDist
 from scipy.special import bdtr, betaincinv
 
 from pruning import wording
+from pruning.family.measurements import ENOUGH_VALIDATION
 from pruning.measurement.paired import adjust_holm
 from pruning.schemas.family_report import FamilyAnswer, FamilyGate
 
 CONFIDENCE = 0.95
 POWER = 0.8
+TEST_CHOSE = (
+    "these test images cannot prove it, as the law that chose the network was fitted to the errors "
+    "on them"
+)
 MOST_IMAGES = 10**9
 """More images than this are told as none: no dataset decides."""
 
@@ -46,7 +51,7 @@ def limit_error(error: float, images: int, confidence: float = CONFIDENCE) -> tu
 def judge_answers(answers: Sequence[FamilyAnswer]) -> tuple[FamilyAnswer, ...]:
     """Judge the measured answers together: `passed` where the test images prove an error of at most
     the tolerated one, with Holm's adjustment, `failed` where it measured above it, else
-    `undecided`.
+    `undecided`. Test images that had a part in the choice of the network prove nothing of it.
     """
     measured = [answer for answer in answers if answer.measured is not None]
     p_values = adjust_holm(
@@ -70,7 +75,7 @@ def _judge_answer(answer: FamilyAnswer, p_value: float, confidence: float) -> Fa
     error = answer.measured.value
     if error > answer.max_error:
         return answer.model_copy(update={"outcome": "failed"})
-    if p_value <= 1 - CONFIDENCE:
+    if p_value <= 1 - CONFIDENCE and answer.chosen_on != "test":
         return answer.model_copy(update={"outcome": "passed"})
     needed = count_needed_images(error, answer.max_error, confidence)
     return answer.model_copy(update={"outcome": "undecided", "needed": needed})
@@ -99,14 +104,20 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
             job=answer.job,
             message=f"{tolerated} tolerated; nothing measured yet: job {answer.status}",
         )
+    low: float | None
+    high: float | None
     low, high = limit_error(answer.measured.value, answer.measured.n or 1)
     text = f"{wording.percent(answer.measured.value, 2)} measured, {tolerated} tolerated"
     if answer.outcome == "passed":
         text += f"; at most {wording.percent_at_most(high, 2)} at one-sided 95 %"
+    elif answer.outcome == "undecided" and answer.chosen_on == "test":
+        text += f"; {TEST_CHOSE}: {describe_deciding(answer)} would decide"
     elif answer.outcome == "undecided":
         text += f"; {_describe_open(high, answer.max_error)}"
         if answer.needed is not None:
             text += f", {wording.count(answer.needed)} test images would decide"
+    if answer.chosen_on == "test":
+        low = high = None
     return FamilyGate(
         outcome=answer.outcome,
         passed=answer.outcome == "passed",
@@ -119,6 +130,14 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
         checkpoint=answer.checkpoint,
         message=f"{text}.",
     )
+
+
+def describe_deciding(answer: FamilyAnswer) -> str:
+    """The evidence that would decide on a network in whose choice the test images had a part."""
+    members = f"a family whose members have {ENOUGH_VALIDATION} validation images each"
+    if answer.needed is None:
+        return members
+    return f"{wording.count(answer.needed)} others, or {members}"
 
 
 def _describe_open(high: float, tolerated: float) -> str:

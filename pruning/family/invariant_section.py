@@ -154,7 +154,7 @@ def _note_lack_of_fit(lack: LackOfFit | None) -> str:
     if lack is None:
         return (
             f"Whether the law misses more than the seeds scatter was not tested: it takes "
-            f"{FEWEST_TRIALS} seeds more than networks."
+            f"{FEWEST_TRIALS} trainings more than networks, under other seeds."
         )
     verdict = "no lack of fit is seen"
     if lack.p_value <= SIGNIFICANT:

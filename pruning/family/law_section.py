@@ -24,6 +24,11 @@ UNITS: dict[str, Unit] = {
     "power_law_from_density": "share",
     "to_density": "share",
 }
+LABELS = {
+    "missed_on_average": "law above the points on average",
+    "missed_sigma": "standard deviation of the misses",
+}
+"""The words of the names of columns."""
 IMAGES = {"val": "validation images", "test": "test images"}
 ERRORS = {"val": "validation error", "test": "test error"}
 LAW = (
@@ -55,6 +60,7 @@ def build_law_section(state: State, law: JointLaw, points: FamilyMeasurements) -
         },
         details={"networks": [_describe_network(law, points, key) for key in points.networks]},
         units=UNITS,
+        labels=LABELS,
     )
 
 

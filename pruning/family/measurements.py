@@ -190,8 +190,8 @@ def _list_warnings(
         assert last.curve is not None
         warnings.append(
             f"the law is fitted to test errors, as {last.curve.val_images} validation images are "
-            f"fewer than {ENOUGH_VALIDATION}: what it chooses is confirmed on images that had a "
-            "part in the choice"
+            f"fewer than {ENOUGH_VALIDATION}: what it chooses is measured on images that had a "
+            "part in the choice, which proves nothing of it"
         )
     return tuple(warnings)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pruning import wording
 from pruning.errors import SecateurError
 from pruning.family.answers_section import describe_smallest_run
-from pruning.family.confirmation import build_gates
+from pruning.family.confirmation import TEST_CHOSE, build_gates, describe_deciding
 from pruning.family.sections import build_sections
 from pruning.family.sizes import Size
 from pruning.family.turn import State
@@ -163,6 +163,8 @@ def _say_proof(answer: FamilyAnswer) -> str:
     """The end of the sentence: whether the test images prove the error."""
     if answer.outcome == "passed":
         return ", and the test images prove it at 95 %"
+    if answer.chosen_on == "test":
+        return f"; {TEST_CHOSE}: {describe_deciding(answer)} would decide"
     if answer.needed is None:
         return ", which the test images do not prove, nor would any number of them in reach"
     needed = wording.count(answer.needed)

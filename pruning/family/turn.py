@@ -109,7 +109,8 @@ def _answer(state: State, points: FamilyMeasurements, law: JointLaw, own: Sequen
         row = answers.report_answer(spec, law, error, law_answer, trained.get(error))
         smallest_run = find_smallest_run(spec, state.runs, error)
         law_answers.append(law_answer)
-        rows.append(row.model_copy(update={"smallest_run": smallest_run}))
+        update = {"smallest_run": smallest_run, "chosen_on": points.on}
+        rows.append(row.model_copy(update=update))
         if not settled or not spec.confirm or error in trained or isinstance(law_answer, str):
             continue
         if 0 < law_answer.best.density < 1:

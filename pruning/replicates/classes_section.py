@@ -19,7 +19,7 @@ from pruning.measurement.exemplars import find_exemplars
 from pruning.measurement.paired import POWER, adjust_holm
 from pruning.replicates.finished import Finished, stack_errors
 from pruning.reporting.pictures import arrange_pixels, draw_grid
-from pruning.schemas.class_damage import SECTION, Damage, Finding
+from pruning.schemas.class_damage import LABELS, SECTION, Damage, Finding
 from pruning.schemas.estimates import Estimate
 from pruning.schemas.report import Checkpoint, Picture, Section
 from pruning.schemas.verdicts import CrossedVariance
@@ -92,6 +92,7 @@ def build_classes_section(
         },
         pictures={} if picture is None else {"exemplars": picture},
         units={"detectable_increase": "points"},
+        labels=LABELS,
         notes=(*_list_findings(damages), _describe_exemplars(counts, len(finished)), *NOTES),
     )
 

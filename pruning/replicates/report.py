@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pruning import wording
@@ -66,9 +66,7 @@ def build_report(
     recommendation = decide(
         recommendation, checkpoints, gates, recipe.gates.confidence, partial=partial
     )
-    warnings = list(
-        dict.fromkeys(text for replicate in finished for text in replicate.report.warnings)
-    )
+    warnings = list(_list_warnings(finished))
     if references.retraining_harms:
         warnings.append(references.warning())
     return Report(
@@ -135,6 +133,20 @@ def _name_network(recommendation: Recommendation, finished: Sequence[Finished]) 
         f"(job {best.run.job}) has the smallest validation error."
     )
     return recommendation.model_copy(update={"reason": reason, "job": best.run.job})
+
+
+def _list_warnings(finished: Sequence[Finished]) -> Iterator[str]:
+    """Yield the warnings of the replicates, each once; one that not all have names the seeds."""
+    seeds_by_text: dict[str, list[int]] = {}
+    for replicate in finished:
+        for text in dict.fromkeys(replicate.report.warnings):
+            seeds_by_text.setdefault(text, []).append(replicate.seed)
+    for text, seeds in seeds_by_text.items():
+        if len(seeds) == len(finished):
+            yield text
+        else:
+            noun = "seed" if len(seeds) == 1 else "seeds"
+            yield f"{noun} {', '.join(map(str, seeds))}: {text}"
 
 
 def _list_failures(runs: Sequence[Run], finished: Sequence[Finished]) -> list[Failure]:

@@ -57,6 +57,7 @@ def build_runs_section(finished: Sequence[Finished], checkpoints: Sequence[Check
             "runs": [row for replicate in finished for row in _list_runs(replicate)],
         },
         units=UNITS,
+        labels={"band": "runs, and the band of a further run", "mean": "mean over the runs"},
         notes=(*_describe_spread(finished, checkpoints), *NOTES),
     )
 

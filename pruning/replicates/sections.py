@@ -32,16 +32,16 @@ def build_sections(
         CERTIFICATE: _build_certificate_section(finished, checkpoints),
     }
     sections = {name: section for name, section in pooled.items() if section is not None}
-    others = [
-        name
-        for name in dict.fromkeys(
-            name for replicate in finished for name in replicate.report.sections
-        )
+    others = {
+        name: section.title
+        for replicate in finished
+        for name, section in replicate.report.sections.items()
         if name not in sections
-    ]
+    }
     runs = build_runs_section(finished, checkpoints)
     if others:
-        note = f"Not pooled, see the reports of the replicates: {', '.join(others)}."
+        titles = "; ".join(others.values())
+        note = f"Not pooled, see the reports of the replicates: {titles}."
         runs = runs.model_copy(update={"notes": (*runs.notes, note)})
     return {"replicates": runs, **sections}
 

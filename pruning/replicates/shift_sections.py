@@ -4,12 +4,13 @@ of them reports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pruning import wording
 from pruning.evaluations.robustness import GROWTH
 from pruning.measurement.replicated import pool_estimates, pool_values
+from pruning.measurement.trend import FEWEST_POINTS
 from pruning.replicates.finished import FEWEST, Finished
 from pruning.schemas.estimates import Estimate
 from pruning.schemas.report import Curve, Section
@@ -28,6 +29,10 @@ GROWTH_NOTE = (
     "Growth is the slope of the delta excess error with the prune ratio, of each replicate, and "
     "its mean: the cascades of replicates are independent, so that it is of the method, not of one "
     "run."
+)
+NO_GROWTH = (
+    "Whether the delta excess error grows with the prune ratio takes "
+    f"{FEWEST_POINTS} ratios or more."
 )
 SAFE_NOTE = (
     "The safe limit is the least of the replicates': at 95 % it is at most the mean of their true "
@@ -58,10 +63,12 @@ def build_robustness_section(finished: Sequence[Finished]) -> Section | None:
         curves=_pool_curves(sections),
         details={"excess_error": list(_pool_excess(sections))},
         units=sections[0].units,
+        labels=sections[0].labels,
         notes=(
+            *_describe_levels(scalars, len(sections)),
             *(_describe_growth(label, slope, spans[label]) for label, slope in growth.items()),
             NOTE,
-            GROWTH_NOTE,
+            GROWTH_NOTE if growth else NO_GROWTH,
         ),
     )
 
@@ -97,6 +104,7 @@ def build_potential_section(finished: Sequence[Finished]) -> Section | None:
         scalars={name: _limit(value) for name, value in _pool_scalars(sections).items()},
         details=details,
         hidden=sections[0].hidden,
+        labels=sections[0].labels,
         units={"potential": "fraction", "safe": "fraction"},
         notes=(*notes, NOTE, SAFE_NOTE),
     )
@@ -170,6 +178,17 @@ def _pool_growth(rows: Sequence[Row]) -> Estimate:
         unit="points",
     )
     return slope
+
+
+def _describe_levels(scalars: Mapping[str, Estimate], replicates: int) -> Iterator[str]:
+    """Yield the level of the delta excess error of each criterion, in words."""
+    for name, level in scalars.items():
+        kind, _, label = name.partition("/")
+        if kind == "delta_excess_error":
+            yield (
+                f"{label}: delta excess error {wording.points_with_interval(level, 2)} on average "
+                f"over the checkpoints and {wording.count_of(replicates, 'replicate')}."
+            )
 
 
 def _describe_growth(label: str, slope: Estimate, span: float) -> str:

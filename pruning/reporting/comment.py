@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from pruning import wording
 from pruning.reporting import summary
+from pruning.reporting.labels import name_scalar, read_curve
 from pruning.reporting.tables import build_table, format_heading, name_values, select_shown
 from pruning.schemas.report import Curve, Estimate, Section
 
@@ -67,9 +68,9 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
     """Return the notes, numbers, curves and details of a section, the last two only in `full`."""
     parts = [f"### {escape(section.title)}", format_bullets(section.notes)]
     if section.scalars:
-        parts.append(_tabulate_scalars(section.scalars, digits))
+        parts.append(_tabulate_scalars(section, digits))
     if full and section.curves:
-        curves = "\n\n".join(_tabulate_curves(section.curves))
+        curves = "\n\n".join(_tabulate_curves(section))
         parts.append(format_details(f"Curves of {escape(name)}", curves))
     if full and section.details:
         details = "\n\n".join(_tabulate_details(section, digits))
@@ -77,20 +78,20 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
     return parts
 
 
-def _tabulate_scalars(scalars: dict[str, Estimate], digits: int) -> str:
+def _tabulate_scalars(section: Section, digits: int) -> str:
     rows = []
-    for key, estimate in scalars.items():
+    for key, estimate in section.scalars.items():
         samples = "–" if estimate.n is None else wording.count(estimate.n)
-        name = wording.name_with_unit(key, estimate.unit)
+        name = wording.name_with_unit(name_scalar(key, section.labels), estimate.unit)
         rows.append((escape(name), wording.quantity(estimate, digits), samples))
-    return format_table(["Quantity", name_values(scalars), "Samples"], rows, right=(1, 2))
+    return format_table(["Quantity", name_values(section.scalars), "Samples"], rows, right=(1, 2))
 
 
 def _tabulate_details(section: Section, digits: int) -> list[str]:
     """Return lists of records as tables, anything else as JSON."""
     parts = []
     for key, value in select_shown(section).items():
-        table = build_table(value, digits, key, section.units)
+        table = build_table(value, digits, key, section.units, section.labels)
         if table is None:
             parts.append(format_json(summary.format_json({key: value})))
             continue
@@ -103,8 +104,9 @@ def _tabulate_details(section: Section, digits: int) -> list[str]:
     return parts
 
 
-def _tabulate_curves(curves: dict[str, Curve]) -> list[str]:
+def _tabulate_curves(section: Section) -> list[str]:
     """Return tables of curves, those with equal axes and points side by side."""
+    curves = section.curves
     groups: dict[tuple[str, str, tuple[float | str, ...]], list[str]] = {}
     for key, curve in curves.items():
         axes = (
@@ -124,7 +126,8 @@ def _tabulate_curves(curves: dict[str, Curve]) -> list[str]:
                     x if isinstance(x, str) else wording.quantity(Estimate(value=x), unit=x_unit)
                 )
                 rows.append((escape(point), *(_format_point(curves[key], i) for key in columns)))
-            head = [escape(x_label), *map(escape, columns)]
+            names = [read_curve(key, section.labels) for key in columns]
+            head = [escape(x_label), *map(escape, names)]
             table = format_table(head, rows, right=range(len(head)))
             tables.append(f"{escape(y_label)} against {escape(x_label)}\n\n{table}")
     return tables

@@ -93,10 +93,7 @@ def _describe_outcome_in_words(answer: FamilyAnswer, outcome: Outcome) -> str:
         case "kept":
             return "proven to be at most the tolerated error"
         case "not proven":
-            text = "at most the tolerated error, not proven"
-            if answer.needed is None:
-                return text
-            return f"{text}: {wording.count(answer.needed)} test images would decide"
+            return f"at most the tolerated error, not proven{_say_what_decides(answer)}"
         case "exceeded":
             return "above the tolerated error"
         case "refused":
@@ -105,6 +102,18 @@ def _describe_outcome_in_words(answer: FamilyAnswer, outcome: Outcome) -> str:
             failed = answer.status == "failed"
             return "its training failed" if failed else "its training was cancelled"
     return "not trained for real" if answer.job is None else f"in training, {answer.status}"
+
+
+def _say_what_decides(answer: FamilyAnswer) -> str:
+    if answer.chosen_on == "test":
+        others = "test images" if answer.needed is None else wording.count(answer.needed)
+        return (
+            ": the law that chose it was fitted to the errors on these test images; "
+            f"{others} that had no part in the choice would decide"
+        )
+    if answer.needed is None:
+        return ""
+    return f": {wording.count(answer.needed)} test images would decide"
 
 
 def _format_error(estimate: Estimate | None) -> str:

@@ -13,6 +13,7 @@ from pruning import wording
 from pruning.reporting import asked, family, runtimes, summary
 from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.gates import describe_limit
+from pruning.reporting.labels import name_scalar
 from pruning.reporting.plots import plot_section
 from pruning.reporting.tables import build_table, format_heading, name_values, select_shown
 from pruning.schemas.family_report import FamilyReport
@@ -93,6 +94,7 @@ def _create_environment() -> Environment:
         "table": build_table,
         "shown": select_shown,
         "heading": format_heading,
+        "name_scalar": name_scalar,
         "name_values": name_values,
         "describe_limit": describe_limit,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ from pruning.reporting.axes import (
     stretch_sparsity,
     upper_bound,
 )
+from pruning.reporting.labels import read_curve
 from pruning.reporting.series_styles import (
     INK,
     LONE,
@@ -71,22 +73,26 @@ def plot_section(name: str, section: Section, without: tuple[str, ...] = ()) -> 
         if curve.x and not key.startswith(without):
             groups.setdefault((curve.x_label, curve.y_label), []).append((key, curve))
     names = [[key for key, _ in group] for group in groups.values()]
-    titles = _build_titles(section.title, names, list(groups))
+    words = section.labels
+    titles = _build_titles(section.title, names, list(groups), words)
     chunks = [
         (title, group[i : i + CROWD])
         for title, group in zip(titles, groups.values(), strict=True)
         for i in range(0, len(group), CROWD)
     ]
     return tuple(
-        _plot_curves(f"{name}-{i}", title, chunk) for i, (title, chunk) in enumerate(chunks)
+        _plot_curves(f"{name}-{i}", title, chunk, words) for i, (title, chunk) in enumerate(chunks)
     )
 
 
 def _build_titles(
-    title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[str, str]]
+    title: str,
+    names: Sequence[Sequence[str]],
+    labels: Sequence[tuple[str, str]],
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return the section's title and, with several pairs of axes, what their curves' names begin
-    with, else what they show.
+    with, in `words`, else what they show.
 
     >>> _build_titles("Law", [["law/old/a", "law/old/b"], ["law/new/a"]], [("x", "error")] * 2)
     ['Law: old', 'Law: new']
@@ -98,7 +104,7 @@ def _build_titles(
     prefixes = [_find_common_prefix([name.split("/")[:-1] for name in group]) for group in names]
     shared = len(_find_common_prefix(prefixes))
     subtitles = [
-        format_heading("/".join(prefix[shared:])) or y
+        _name_prefix("/".join(prefix[shared:]), words) or y
         for prefix, (_, y) in zip(prefixes, labels, strict=True)
     ]
     titles = []
@@ -110,16 +116,27 @@ def _build_titles(
     return titles
 
 
+def _name_prefix(prefix: str, words: Mapping[str, str]) -> str:
+    """Return the beginning of names in words, or with spaces for underscores where there are none
+    for them.
+    """
+    return read_curve(prefix, words) if words else format_heading(prefix)
+
+
 def _find_common_prefix(paths: Sequence[list[str]]) -> list[str]:
     """Return the segments that all paths begin with."""
     levels = zip(*paths, strict=False)
     return [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
 
 
-def _plot_bars(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
+def _plot_bars(
+    key: str, title: str, curves: Sequence[tuple[str, Curve]], words: Mapping[str, str]
+) -> Plot:
     """Return named values side by side, one bar for each curve, with their intervals."""
     first = curves[0][1]
-    names = _drop_common_prefix([label for label, _ in curves])
+    names = [
+        read_curve(name, words) for name in _drop_common_prefix([label for label, _ in curves])
+    ]
     figure, axes = create_figure()
     width = 0.8 / len(curves)
     legend = []
@@ -146,11 +163,13 @@ def _plot_bars(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plo
     )
 
 
-def _plot_curves(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
+def _plot_curves(
+    key: str, title: str, curves: Sequence[tuple[str, Curve]], words: Mapping[str, str]
+) -> Plot:
     """Return curves with equal axes as one plot."""
     first = curves[0][1]
     if first.x_names is not None:
-        return _plot_bars(key, title, curves)
+        return _plot_bars(key, title, curves, words)
     figure, axes = create_figure()
     x_axis = _choose_x_axis([curve for _, curve in curves])
     names = _drop_common_prefix([label for label, _ in curves])
@@ -158,7 +177,7 @@ def _plot_curves(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     looks = _choose_looks(drawn)
     for i, (_, curve) in enumerate(curves):
         _draw_curve(axes, curve, looks[i], x_axis, i)
-    legend, pair_note = _build_legend(names, drawn, looks)
+    legend, pair_note = _build_legend(names, drawn, looks, words)
     scale_note = _set_value_axis(axes, curves)
     axis_note = _set_x_axis(axes, x_axis, [curve for _, curve in curves])
     return Plot(
@@ -167,7 +186,8 @@ def _plot_curves(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         x_label=first.x_label + axis_note,
         y_label=first.y_label + scale_note + pair_note,
         legend=legend,
-        description=f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}.",
+        description=f"{title}: {first.y_label} against {first.x_label} for "
+        f"{', '.join(read_curve(name, words) for name in names)}.",
     )
 
 
@@ -262,7 +282,10 @@ def _choose_looks(drawn: Sequence[str | None]) -> list[Look]:
 
 
 def _build_legend(
-    names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[Look]
+    names: Sequence[str],
+    drawn: Sequence[str | None],
+    looks: Sequence[Look],
+    words: Mapping[str, str],
 ) -> tuple[tuple[Entry, ...], str]:
     """Return the legend, and what the label adds to it: curves that are measured and fitted in turn
     have one entry together.
@@ -273,13 +296,15 @@ def _build_legend(
         endings[kind].add(name.rpartition("/")[2])
     if _are_pairs(pairs, endings):
         note = ", ".join(
-            f"{'markers' if kind == 'points' else 'lines'}: {next(iter(ending))}"
+            f"{'markers' if kind == 'points' else 'lines'}: {read_curve(next(iter(ending)), words)}"
             for kind, ending in endings.items()
         )
         shared = dict(zip(pairs, looks, strict=True))
-        return tuple(look.entry(pair) for pair, look in shared.items()), f"; {note}"
+        entries = tuple(look.entry(read_curve(pair, words)) for pair, look in shared.items())
+        return entries, f"; {note}"
     entries = tuple(
-        look.entry(name, kind) for name, kind, look in zip(names, drawn, looks, strict=True)
+        look.entry(read_curve(name, words), kind)
+        for name, kind, look in zip(names, drawn, looks, strict=True)
     )
     return entries, ""
 

@@ -39,13 +39,18 @@ class Table:
 
 
 def build_table(
-    value: Any, digits: int = 1, name: str = "", units: Mapping[str, Unit] = MappingProxyType({})
+    value: Any,
+    digits: int = 1,
+    name: str = "",
+    units: Mapping[str, Unit] = MappingProxyType({}),
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Table | None:
     """Return a list of flat records, whose cells may be estimates, as a table, or `None` for
-    anything else.
+    anything else. Columns with nested cells, and empty ones, are left to the JSON report.
 
-    `units` are those of plain numbers by the name of their column. Records by name are a table too,
-    its numbers in the unit of the `name` of the whole.
+    `units` are those of plain numbers by the name of their column, `labels` the words for it.
+    Records by name are a table too, its numbers in the unit of the `name` of the whole; its columns
+    have names of the user's.
 
     >>> records = [{"layer": "fc", "loss_change": 0.25}, {"layer": "x"}]
     >>> table = build_table(records, units={"loss_change": "nats_difference"})
@@ -54,6 +59,7 @@ def build_table(
     """
     is_by_name = _are_records_by_name(value)
     records = [{"": key, **row} for key, row in value.items()] if is_by_name else value
+    records = _select_columns(records)
     if not _are_flat_records(records):
         return None
     keys = list(dict.fromkeys(str(key) for record in records for key in record))
@@ -68,7 +74,10 @@ def build_table(
         for record in records[:ROWS]
     ]
     return Table(
-        head=[format_heading(key, _find_unit(key, records, units)) for key in keys],
+        head=[
+            format_heading(key, _find_unit(key, records, units), {} if is_by_name else labels)
+            for key in keys
+        ],
         rows=rows,
         numeric=numeric,
         left_off=max(0, len(records) - ROWS),
@@ -86,13 +95,15 @@ def select_shown(section: Section) -> dict[str, Any]:
     return {key: value for key, value in section.details.items() if key not in section.hidden}
 
 
-def format_heading(key: str, unit: Unit | None = None) -> str:
+def format_heading(
+    key: str, unit: Unit | None = None, labels: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the name of a column or a table as words, with a unit that its values lack.
 
     >>> format_heading("loss_change", "nats_difference"), format_heading("per_layer")
     ('loss change (nats)', 'per layer')
     """
-    return wording.name_with_unit(key.replace("_", " "), unit)
+    return wording.name_with_unit(labels.get(key, key.replace("_", " ")), unit)
 
 
 def _find_unit(
@@ -114,6 +125,26 @@ def _are_records_by_name(value: Any) -> bool:
         isinstance(row, dict) and not _is_estimate(row) and 0 < len(row) <= COLUMNS
         for row in value.values()
     )
+
+
+def _select_columns(records: Any) -> Any:
+    """Return records without the columns that are empty, or hold anything but scalars and
+    estimates; the value as it is where it is no list of records, or nothing would remain.
+    """
+    if not isinstance(records, (list, tuple)):
+        return records
+    if not all(isinstance(record, dict) for record in records):
+        return records
+    nested = {
+        key
+        for record in records
+        for key, cell in record.items()
+        if not (isinstance(cell, SCALARS) or _is_estimate(cell))
+    }
+    filled = {key for record in records for key, cell in record.items() if cell is not None}
+    shown = filled - nested
+    flat = [{key: cell for key, cell in record.items() if key in shown} for record in records]
+    return flat if all(flat) else records
 
 
 def _are_flat_records(value: Any) -> bool:

@@ -14,6 +14,18 @@ from pruning.schemas.verdicts import CrossedVariance
 
 SECTION = "class_damage"
 """The name of the section."""
+LABELS = {
+    "n": "test images",
+    "only_pruned": "wrong in the checkpoint alone",
+    "only_control": "wrong in the control alone",
+    "error_pruned": "error of the checkpoint",
+    "error_control": "error of the control",
+    "adjusted_p_value": "adjusted p-value of an increase",
+    "adjusted_p_value_above_others": "adjusted p-value of an increase above the others'",
+    "detectable_increase": "increase found in four of five jobs",
+    "modal_answer": "most frequent answer",
+}
+"""The words of the names of columns."""
 Finding = Literal["loses more than the others", "loses", "gains", "not distinguished"]
 
 

@@ -122,13 +122,19 @@ class FamilyAnswer(Document):
     within_band: bool | None = None
     meets: bool | None = None
     """Whether the measured error is at most the tolerated one."""
+    chosen_on: Literal["val", "test"] | None = None
+    """The images whose errors the law that chose the network was fitted to. Test images that had a
+    part in the choice prove nothing of what was chosen. `null` in reports of earlier versions.
+    """
     outcome: ErrorOutcome | None = None
-    """`passed`: the test images prove an error of at most the tolerated one, at 95 % for all
-    answers together; `failed`: it measured above; `undecided`: at most that, but not proven. `null`
-    where nothing was measured.
+    """`passed`: the test images, which had no part in the choice, prove an error of at most the
+    tolerated one, at 95 % for all answers together; `failed`: it measured above; `undecided`: at
+    most that, but not proven. `null` where nothing was measured.
     """
     needed: int | None = None
-    """The test images in all that would prove it with a probability of 80 %, where undecided."""
+    """The test images in all that would prove it with a probability of 80 %, where undecided; where
+    `chosen_on` is `test`, images that had no part in the choice.
+    """
     checkpoint: str | None = None
     smallest_run: MeasuredNetwork | None = None
     """The fewest parameters with an error proven to be at most the tolerated one, among all that
@@ -155,11 +161,13 @@ class FamilyGate(Document):
     limit: float
     value: float | None = None
     low: float | None = None
-    """The lower limit of the error, one-sided at 95 %."""
+    """The lower limit of the error, one-sided at 95 %; `null` where the test images had a part in
+    the choice of the network.
+    """
     high: float | None = None
-    """The upper limit of the error, one-sided at 95 %."""
+    """The upper limit of the error, likewise."""
     needed: int | None = None
-    """The test images in all that would prove it with a probability of 80 %."""
+    """The test images in all that would prove it with a probability of 80 %; see `FamilyAnswer`."""
     job: str | None = None
     checkpoint: str | None = None
     message: str

@@ -100,6 +100,10 @@ class Section(Document):
     """The units of plain numbers in the tables, by the name of their column."""
     hidden: tuple[str, ...] = ()
     """The names of details that are for programs: no page shows them."""
+    labels: dict[str, str] = {}
+    """Words for names of columns and for the parts between the slashes of names of scalars and
+    curves; empty where these are words already, and in reports of earlier versions.
+    """
     pictures: dict[str, Picture] = {}
 
 

@@ -194,7 +194,9 @@ def _write_sentence(
     if together.holds:
         parts = [f"Of {best.id} this holds at {level} together: {'; '.join(together.holds)}"]
     else:
-        parts = [f"Nothing that was tested of {best.id} holds at {level}"]
+        # beside what holds by itself, nothing would be too much said
+        tested_how = "tested together" if single.holds else "tested"
+        parts = [f"Nothing that was {tested_how} of {best.id} holds at {level}"]
     if together.open:
         parts.append(f"undecided: {'; '.join(together.open)}")
     if together.fails:

@@ -133,7 +133,7 @@ def submit(
             document["dataset"]["id"] = uploaded.id
             say(f"uploaded {uploaded.id}")
         if validate_only:
-            show(client.jobs.validate(document), as_json)
+            show(client.jobs.validate(document).document(), as_json)
             return
         job = client.jobs.submit(document, idempotency_key=idempotency_key)
         if watch:

@@ -14,6 +14,11 @@ from secateur.client import Client
 app = typer.Typer()
 SHARES = ("density", "sparsity", "unpruned_error")
 BANDS = {"run": "one more run under another seed", "curve": "the mean of many runs"}
+SOURCES = {
+    "trials": "pooled from the runs under other seeds",
+    "paper": "the paper's, as the runs under other seeds are too few to show it",
+}
+"""The source of what a seed does to a curve, in words."""
 COLUMNS = (
     "depth",
     "width",
@@ -72,7 +77,7 @@ def predict(
             width=width,
         )
     if as_json:
-        print_json(answer)
+        print_json(answer.document())
         return
     rows: list[dict[str, Any]] = answer.get("predictions", [])
     columns = [
@@ -94,6 +99,9 @@ def predict(
             f"one run scatters by {percent(law['sigma'])} of its error about the law (standard "
             "deviation), beside the sampling of its test images"
         )
+    if of == "run" and law.get("seed_sd") is not None:
+        source = SOURCES.get(str(law.get("seed_sd_from")), "unknown")
+        tell(f"another seed moves a whole curve by {percent(law['seed_sd'])} ({source})")
     for warning in law.get("warnings", ()):
         tell(f"warning: {warning}")
 

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.answers import Answer
 from secateur.errors import ApiError, ConnectionFailed, WaitTimeout
 from secateur.flow import (
     BUSY,
@@ -26,7 +27,7 @@ from secateur.flow import (
     opened,
     route,
 )
-from secateur.wire import Answer, Event, Job
+from secateur.wire import Event, Job
 
 SILENCE_S = 45.0
 """The service sends a heartbeat every 15 s; three missed ones mean that the connection is dead."""

@@ -12,6 +12,7 @@ from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from secateur.errors import InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
 from secateur.flow import Flow, Request, Sleep, Stream, call, route
+from secateur.forecasts import Predictions, Validation
 from secateur.operations.paging import pages
 from secateur.wire import CheckpointResult, Job, Page, Results
 
@@ -31,13 +32,14 @@ def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
     return (yield from call(request)).parse(Job)
 
 
-def validate(spec: Spec) -> Flow[dict[str, Any]]:
-    """Check a job without storing it; returns the estimate of rounds, steps, FLOPs and memory."""
+def validate(spec: Spec) -> Flow[Validation]:
+    """Check a job without storing it; returns the estimate of rounds, steps, FLOPs and memory, and
+    what is foreseen of its targets.
+    """
     request = Request(
         method="POST", path="/v1/jobs", params={"validate_only": "true"}, json=_to_document(spec)
     )
-    estimate: dict[str, Any] = (yield from call(request)).json()
-    return estimate
+    return (yield from call(request)).parse(Validation)
 
 
 def get(job_id: str) -> Flow[Job]:
@@ -182,7 +184,7 @@ def predict(  # noqa: PLR0913 - the fields of a question, by keyword
     of: Literal["run", "curve"] = "run",
     depth: float | None = None,
     width: float | None = None,
-) -> Flow[dict[str, Any]]:
+) -> Flow[Predictions]:
     """Return the predictions of the job's scaling law: errors at `densities`, or the smallest
     density for `max_error`, with bands of one more run, or of the curve, the mean of many runs.
 
@@ -199,8 +201,7 @@ def predict(  # noqa: PLR0913 - the fields of a question, by keyword
     }
     question = {name: value for name, value in fields.items() if value is not None}
     request = Request(method="POST", path=route("v1", "jobs", job_id, "predict"), json=question)
-    predictions: dict[str, Any] = (yield from call(request)).json()
-    return predictions
+    return (yield from call(request)).parse(Predictions)
 
 
 def _to_document(spec: Spec) -> dict[str, Any]:

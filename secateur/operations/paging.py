@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from secateur.answers import Answer
 from secateur.flow import Emit, Reply, Request, Stream, call, decode
-from secateur.wire import Answer, Page
+from secateur.wire import Page
 
 A = TypeVar("A", bound=Answer)
 

@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from secateur.answers import Answer
 from secateur.flow import Digest, Flow, Pack, Request, Stream, call, route
 from secateur.operations.paging import pages
-from secateur.wire import Answer, Dataset, LayerTable, Model
+from secateur.wire import Dataset, LayerTable, Model
 
 A = TypeVar("A", bound=Answer)
 Normalize = Mapping[str, Sequence[float]]

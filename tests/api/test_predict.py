@@ -71,6 +71,7 @@ def test_densities_get_errors_with_bands(world: World) -> None:
     body = answer.json()
     assert (body["criterion"], body["confidence"]) == ("magnitude", 0.8)
     assert body["law"]["gamma"] == pytest.approx(fitted.gamma)
+    assert (body["law"]["seed_sd"], body["law"]["seed_sd_from"]) == (0.034, "paper")
     inside, outside = body["predictions"]
     assert inside["error"] == pytest.approx(
         fitted.predict(0.3, confidence=0.8).model_dump(exclude={"unit"})

@@ -23,21 +23,18 @@ from tests.support.api_world import SPEC, World
 
 ARCHITECTURE = "the arguments of an architecture, which plugins define"
 METHOD = "the parameters of a method, which plugins define; GET /v1/methods has their schemas"
-LAW = "a law in the form of pruning.laws, which POST /v1/jobs/{id}/predict answers from"
 FREE = {
+    "ArchFile.kwargs": ARCHITECTURE,
     "Catalogue": "a kind of method may come with a newer worker; the known kinds are declared",
     "CandidateRow.kwargs": ARCHITECTURE,
     "Entry.params": "a JSON Schema",
     "FamilyModel.kwargs": ARCHITECTURE,
-    "FamilyReport.dense_law": LAW,
-    "FamilyReport.law": LAW,
     "Method.params": METHOD,
     "ModelInfo.kwargs": ARCHITECTURE,
     "ModelRef.kwargs": ARCHITECTURE,
     "ModelView.kwargs": ARCHITECTURE,
     "PresetEntry.kwargs": ARCHITECTURE,
     "Section.details": "the tables of an evaluation, which plugins define",
-    "/v1/jobs/{id}/checkpoints/{cid} get 200 application/json": "read by load_compact alone",
 }
 """Every object of the document whose fields are not declared, and why."""
 
@@ -171,6 +168,34 @@ def test_jobs_and_their_checks_fit_their_schemas(world: World) -> None:
         fits("JobView", member)  # the member of this test has no fraction, which jobs have
     member["member"] |= {"fraction": 1.0, "seed": 0, "rounds": 3, "density": 0.1}
     fits("JobView", member)
+
+
+def test_the_laws_of_a_family_are_described_as_they_are_stored() -> None:
+    body = stored_reports()["family"]
+    fits("JointLaw", body["law"])
+    fits("DenseLaw", body["dense_law"])
+    early = {name: value for name, value in body["law"].items() if name != "seed_effect"}
+    fits("FamilyReport", body | {"law": early})
+    with pytest.raises(AssertionError, match="theta"):
+        fits("JointLaw", body["law"] | {"fit": {**body["law"]["fit"], "theta": "0.6"}})
+
+
+def test_the_file_of_widths_is_described_as_it_is_sent() -> None:
+    (schema,) = (
+        schema
+        for place, schema in list_answers()
+        if place == "/v1/jobs/{id}/checkpoints/{cid} get 200 application/json"
+    )
+    assert schema == {"$ref": "#/components/schemas/ArchFile"}
+    modules: dict[str, Any] = {
+        "conv1": {"type": "layer", "inputs": 3, "outputs": 11, "groups": 1},
+        "shortcut": {"type": "map", "inputs": 11, "sources": [-1, 0, 1]},
+        "attention": {"type": "heads", "kept": [0, 2], "total": 3, "size": 64},
+    }
+    sent = {"format": "arch", "version": 1, "architecture": "cifar_resnet", "kwargs": {"depth": 20}}
+    fits("ArchFile", sent | {"modules": modules})
+    with pytest.raises(AssertionError, match="modules"):
+        fits("ArchFile", sent | {"modules": {"conv1": {"type": "layer", "inputs": 3}}})
 
 
 def test_events_of_every_kind_fit_their_schema(world: World) -> None:

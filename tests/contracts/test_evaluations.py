@@ -13,6 +13,7 @@ import torch
 from pruning.analysis.job_record import JobRecord
 from pruning.evaluations import evaluations
 from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.reporting.labels import name_scalar, read_curve
 from pruning.schemas.report import Section
 from pruning.schemas.training import Optimizer
 from pruning.storage.stages import Stages
@@ -100,3 +101,7 @@ def test_evaluation_answers_with_a_section_that_survives_json(
     assert Section.model_validate_json(section.model_dump_json()) == section
     assert evaluation.evaluate(trial) == section
     assert torch.equal(torch.get_rng_state(), state)
+    # The criteria of the job have no underscore in their names.
+    names = [name_scalar(key, section.labels) for key in section.scalars]
+    names += [read_curve(key, section.labels) for key in section.curves]
+    assert not [text for text in names if "_" in text or "/" in text]

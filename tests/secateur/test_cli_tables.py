@@ -110,6 +110,16 @@ def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
     }
 
 
+def test_predictions_say_where_the_effect_of_a_seed_comes_from(
+    finished: Imitation, run: Run
+) -> None:
+    for source, words in (("paper", "(the paper's"), ("trials", "(pooled from the runs")):
+        law = PREDICTED["law"] | {"seed_sd": 0.034, "seed_sd_from": source}
+        finished.on(f"POST {JOB}/predict", PREDICTED | {"law": law})
+        _, out, _ = run("predict", "job_12345678", "--density", "0.1")
+        assert f"another seed moves a whole curve by 3.40 % {words}" in out
+
+
 def test_predictions_of_a_family_name_the_networks(finished: Imitation, run: Run) -> None:
     row = PREDICTED["predictions"][0] | {
         "depth": 2.0,

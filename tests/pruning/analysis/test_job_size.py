@@ -197,3 +197,23 @@ def test_a_share_of_the_progress_is_done_however_it_ends(tmp_path: Path) -> None
         raise ZeroDivisionError
     ledger.advance(5)
     assert [done for done, _ in listener.done] == [10.0, 30.0, 50.0, 55.0]
+
+
+@pytest.mark.parametrize(("test", "looked_at"), [(5_000, 1_000), (397, 397)])
+@pytest.mark.parametrize("name", ["robustness", "prune_potential"])
+def test_shifts_are_looked_at_on_a_thousand_images_or_all(
+    name: str, test: int, looked_at: int
+) -> None:
+    def count(**params: int) -> int:
+        evaluation = evaluations.create(name, {"corruptions": ["fog"], **params})
+        assert isinstance(evaluation, EstimatesUnits)
+        size = JobSize(
+            recipe=cases.recipe(0.5),
+            images={"fit": 10, "val": 10, "test": test},
+            shape=(1, 2, 2),
+            macs=10**9,
+        )
+        return evaluation.units(size)
+
+    assert count() == count(images=looked_at)
+    assert count() != count(images=looked_at - 1)

@@ -15,7 +15,7 @@ from pruning.analysis.job_record import NO_SEPARATE
 from pruning.analysis.shifts import (
     draw_sample,
 )
-from pruning.evaluations.noise_similarity import NoiseSimilarity
+from pruning.evaluations.noise_similarity import NoiseSimilarity, compute_deviation
 from pruning.measurement.crossed import crossed_mean
 from pruning.pipeline.results import Results
 from pruning.training.loop import train_
@@ -63,6 +63,13 @@ def test_similarity_by_hand(cascade: Results) -> None:
             )
     assert section.curves["matching/random-0.9"].x == levels
     assert "At a noise level of 0.7" in section.notes[0]
+
+
+def test_draws_without_noise_do_not_deviate() -> None:
+    """Rounding in the mean of three equal numbers is no deviation."""
+    equal = torch.full((3,), 0.05755678901234567, dtype=torch.float64)
+    assert compute_deviation(equal) == 0.0
+    assert compute_deviation(torch.tensor([1.0, 2.0, 3.0]).double()) == 1.0
 
 
 def test_a_network_is_like_itself(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pruning.analysis.applicability import applies_to
 from pruning.analysis.job_record import JobRecord
 from pruning.data.tensors import Data, Split
 from pruning.errors import InsufficientPointsError
-from pruning.evaluations.scaling_law import RAW, ScalingLaw
+from pruning.evaluations.scaling_law import RAW, ScalingLaw, describe_law
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.selection import compare_density_laws
@@ -228,6 +228,20 @@ def test_what_no_law_is_of_is_refused_by_name(
     section = ScalingLaw().evaluate(make_law_record(template, errors, densities=densities))
     assert not section.curves
     assert section.notes[0].startswith(f"magnitude: no law ({code}): ")
+
+
+def test_a_law_that_refuses_is_not_said_to_answer() -> None:
+    """A power law interpolates better; below, the pruning law answers only where it may."""
+    densities = np.array(DENSITIES)
+    notes = {}
+    for name, lost in (("little", 0.004), ("much", 0.02)):
+        errors = 0.08 + lost * (densities**-0.5 - 1)
+        law = fit_density_law(densities, errors, 0.08, classes=10, images=IMAGES)
+        selection, _ = compare_density_laws(densities, errors, 0.08, classes=10, law=law)
+        selection = selection.model_copy(update={"best": "power"})
+        notes[name] = describe_law("a", law, selection, len(densities))[-1]
+    assert notes["little"].endswith("below them no law answers.")
+    assert "below them the pruning law answers" in notes["much"]
 
 
 def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: JobRecord) -> None:

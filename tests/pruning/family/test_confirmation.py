@@ -135,6 +135,48 @@ def test_several_answers_are_judged_together() -> None:
     assert "by itself, which does not prove all tolerated errors together" in gate.message
 
 
+def test_test_images_that_had_a_part_in_the_choice_prove_nothing() -> None:
+    """The error is far below the tolerated one: test images that chose nothing would prove it."""
+    state: State = world.live(world.spec())
+    judged = {}
+    for chosen_on in ("val", "test"):
+        answer = measure(0.05, 2_000).model_copy(update={"chosen_on": chosen_on})
+        answers = judge_answers([answer])
+        report = build_report(replace(state, answers=answers), "job", {}, "data")
+        judged[chosen_on] = (report.gates[0].outcome, report.recommendation.verdict)
+    assert judged == {"val": ("passed", "ship"), "test": ("undecided", "undecided")}
+    (gate,) = report.gates
+    assert (gate.low, gate.high, gate.needed) == (None, None, 106)
+    decide = "106 others, or a family whose members have 200 validation images each would decide"
+    for text in (gate.message, report.recommendation.reason):
+        assert "cannot prove it, as the law that chose the network was fitted to the errors" in text
+        assert decide in text
+        assert "95 %" not in text
+    (row,) = words.list_answers(report)
+    assert row.verdict.endswith("106 that had no part in the choice would decide")
+    assert words.describe_verdict(report).tone == "open"
+
+
+def test_the_choice_is_told_by_the_images_of_the_law() -> None:
+    for on, val_images in (("test", 0), ("test", 20), ("val", 1_000)):
+        state = world.live(world.spec(), world.World(val_images=val_images))
+        assert [answer.chosen_on for answer in state.answers] == [on]
+        assert on == "val" or state.answers[0].outcome != "passed"
+
+
+def test_the_smallest_run_is_no_answer_that_test_images_chose() -> None:
+    """An answer smaller than every member, which measured next to nothing wrong."""
+    state = world.live(world.spec())
+    (answer,) = [run for run in state.runs if run.member.role == "answer"]
+    assert answer.curve is not None
+    curve = answer.curve.model_copy(update={"errors": (0.001,), "parameters": 10, "prunable": 5})
+    lucky = answer.model_copy(update={"curve": curve})
+    members = [run for run in state.runs if run.member.role == "member"]
+    smallest = find_smallest_run(state.spec, [*members, lucky], 0.12)
+    assert smallest == find_smallest_run(state.spec, members, 0.12)
+    assert smallest is not None
+
+
 def test_a_refused_answer_is_a_failed_gate_and_an_untrained_one_is_none() -> None:
     refused = FamilyAnswer(max_error=0.01, refused="unreachable: too small")
     untrained = FamilyAnswer(max_error=0.2, depth=1, width=8, density=0.1)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 
 from pruning.data.builtin import datasets
+from pruning.evaluations.robustness import GROWTH
+from pruning.laws.curves import SEED_SD
 from pruning.laws.pair import read_law_pair
 from pruning.laws.queries import forecast_error
+from pruning.laws.seeds import SeedEffect
 from pruning.replicates.classes_section import build_classes_section
 from pruning.replicates.finished import Finished
 from pruning.replicates.plan import Member, Run
 from pruning.replicates.report import build_report
+from pruning.replicates.shift_sections import build_robustness_section
 from pruning.replicates.turn import take_turn
 from pruning.reporting import to_html, to_junit, to_markdown
+from pruning.reporting.tables import build_table
 from pruning.schemas.class_damage import read_class_damage
 from pruning.schemas.report import Estimate, Report
+from pruning.wording import points_with_interval
 from tests.support import replicate_runs
 from tests.support.replicate_runs import DOCUMENT, JOB, end
 
@@ -194,6 +202,96 @@ def test_shifts_and_potentials_are_pooled_with_every_replicate_beside_them(repor
             np.mean([other["potential"]["value"] for other in own])
         )
         assert row["safe"] == min(other["safe"] for other in own)
+
+
+def change_reports(finished: list[Finished], **changes: object) -> list[Finished]:
+    """The replicates with other fields of their reports."""
+    return [
+        replace(replicate, report=replicate.report.model_copy(update=changes))
+        for replicate in finished
+    ]
+
+
+def test_growth_is_spoken_of_where_it_was_measured_alone(finished: list[Finished]) -> None:
+    section = finished[0].report.sections["robustness"]
+    few = section.model_copy(update={"details": section.details | {GROWTH: []}})
+    notes = {}
+    for name, own in (
+        ("growth", finished),
+        ("none", change_reports(finished, sections={"robustness": few})),
+    ):
+        pooled = build_robustness_section(own)
+        assert pooled is not None
+        notes[name] = " ".join(pooled.notes)
+        level = pooled.scalars["delta_excess_error/magnitude"]
+        assert f"magnitude: delta excess error {points_with_interval(level, 2)}" in notes[name]
+    assert "Growth is the slope" in notes["growth"]
+    assert "Growth is the slope" not in notes["none"]
+    assert "grows with the prune ratio takes 4 ratios or more" in notes["none"]
+
+
+def test_the_papers_regression_is_pooled_over_networks_and_ratios(
+    finished: list[Finished], report: Report
+) -> None:
+    """One line through the origin, by least squares over the points of all replicates."""
+    ratios, losses = [], []
+    for replicate in finished:
+        for row in replicate.report.sections["robustness"].details["excess_error"]:
+            ratios.append([row["prune_ratio"]])
+            losses.append(row["delta_excess_error"]["value"])
+    slope = np.linalg.lstsq(np.array(ratios), np.array(losses), rcond=None)[0][0]
+    pooled = report.sections["robustness"].scalars["delta_excess_error_slope/magnitude"]
+    assert pooled.value == pytest.approx(float(slope))
+    assert pooled.low is not None
+    assert pooled.high is not None
+    own = [
+        replicate.report.sections["robustness"].scalars["delta_excess_error_slope/magnitude"].value
+        for replicate in finished
+    ]
+    assert pooled.low < min(own) <= pooled.value <= max(own) < pooled.high
+
+
+def test_a_warning_of_some_replicates_names_their_seeds(finished: list[Finished]) -> None:
+    first, second = finished
+    (first,) = change_reports([first], warnings=("all see this", "one sees this"))
+    (second,) = change_reports([second], warnings=("all see this",))
+    document = DOCUMENT | {"replicates": 2}
+    runs = [replicate.run for replicate in finished]
+    warnings = build_report(JOB, document, runs, [first, second]).warnings
+    assert "all see this" in warnings
+    assert "seed 3: one sees this" in warnings
+
+
+def test_sections_that_are_not_pooled_go_by_their_titles(report: Report) -> None:
+    notes = report.sections["replicates"].notes
+    assert not any("_" in note.rpartition("reports of the replicates: ")[2] for note in notes)
+
+
+def test_nested_numbers_are_left_to_programs(report: Report) -> None:
+    """The variances from which gates are judged keep no table from being one."""
+    for name, table in (("class_damage", "classes"), ("robustness", "excess_error")):
+        section = report.sections[name]
+        assert isinstance(section.details[table][0]["variance"], dict)
+        shown = build_table(section.details[table], 1, table, section.units, section.labels)
+        assert shown is not None
+        assert "variance" not in shown.head
+
+
+def test_the_effect_of_a_seed_is_the_papers_where_replicates_are_few(report: Report) -> None:
+    section = report.sections["scaling_law"]
+    law = read_law_pair(section.details["raw_laws"]["magnitude"]).law
+    assert law.seed_effect == SeedEffect(sd=SEED_SD, degrees_of_freedom=None)
+    assert "With fewer than 5 replicates" in section.notes[0]
+    assert any("3.4 % (the paper's" in note for note in section.notes if "Bands are" in note)
+    none = law.model_copy(update={"seed_effect": SeedEffect(sd=1e-9)})
+    wide, narrow = (fitted.forecasts(0.3)[0].error for fitted in (law, none))
+    for side in ("low", "high"):
+        with_seeds, without = (
+            abs(math.log(getattr(error, side) / error.value)) for error in (wide, narrow)
+        )
+        # One more run lies off the mean of two by sqrt(1 + 1/2) times the deviation of one.
+        moved = ndtri(0.95) * SEED_SD * math.sqrt(1.5)
+        assert with_seeds == pytest.approx(math.hypot(without, moved), rel=1e-3)
 
 
 def test_one_law_is_fitted_to_all_runs_and_answers_later_questions(report: Report) -> None:

@@ -96,10 +96,16 @@ EVERY = (whole, partial, young, hostile)
 
 
 def measured(report: FamilyReport, value: float, half: float = 0.01) -> FamilyReport:
-    """The report with another measured error of its first answer, and no other answer."""
+    """The report with another measured error of its first answer, which was chosen on validation
+    images, and no other answer.
+    """
     estimate = Estimate(value=value, low=value - half, high=value + half, n=2000)
     answer = report.answers[0].model_copy(
-        update={"measured": estimate, "meets": value <= report.answers[0].max_error}
+        update={
+            "measured": estimate,
+            "meets": value <= report.answers[0].max_error,
+            "chosen_on": "val",
+        }
     )
     return report.model_copy(update={"answers": judge_answers([answer])})
 

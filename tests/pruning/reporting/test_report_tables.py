@@ -71,6 +71,19 @@ def test_records_become_tables_with_units_and_intervals() -> None:
         assert build_table(value) is None
 
 
+def test_columns_without_a_number_to_show_are_left_to_the_json_report() -> None:
+    table = build_table(
+        [
+            {"a": 1, "b": None, "c": {"d": 1}, "label": "x"},
+            {"a": 2, "b": None, "c": {"d": 2}, "label": "y"},
+        ],
+        labels={"a": "images"},
+    )
+    assert table is not None
+    assert table.head == ["images", "label"]
+    assert table.rows == [["1", "x"], ["2", "y"]]
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     section = Section(
         title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]}

@@ -206,6 +206,44 @@ def test_accuracy_is_not_drawn_twice() -> None:
     assert [entry.label for entry in plot.legend] == ["a"], "what all share is left to the axis"
 
 
+def test_names_are_shown_in_the_words_of_their_section() -> None:
+    curve = Curve(
+        x=(0.5, 0.8), y=(Estimate(value=0.1), Estimate(value=0.2)), x_label="sparsity", y_label="KL"
+    )
+    section = Section(
+        title="Distances",
+        version=1,
+        scalars={"spearman_before/kl": Estimate(value=-1.0, low=-1.0, high=-1.0)},
+        curves={
+            **{f"kl_{phase}/filter_norm": curve for phase in ("before", "after")},
+            "far_off/filter_norm": curve.model_copy(update={"y_label": "else"}),
+        },
+        details={"rows": [{"missed_sigma": 0.1}]},
+        labels={
+            "spearman_before": "Spearman's rho right after pruning",
+            "kl": "KL divergence",
+            "kl_before": "before retraining",
+            "kl_after": "after retraining",
+            "far_off": "by the distance",
+            "missed_sigma": "sigma",
+        },
+    )
+    first, second = plot_section("s", section)
+    assert [entry.label for entry in first.legend] == [
+        "before retraining, filter_norm",
+        "after retraining, filter_norm",
+    ]
+    assert second.title == "Distances: by the distance"
+    report = reports.realistic(sections={"distances": section})
+    for text in ("".join(Page(to_html(report)).text), to_markdown(report).replace("\\", "")):
+        assert "Spearman's rho right after pruning: KL divergence" in text
+        assert "before retraining, filter_norm" in text
+        assert "sigma" in text
+        for raw in ("spearman_before", "kl_before", "far_off", "missed"):
+            assert raw not in text
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
 def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
     curve = Curve(
         x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y"

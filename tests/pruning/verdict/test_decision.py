@@ -191,6 +191,9 @@ def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() ->
         "error under shift is less than 1.00 pp above that of the control."
     )
     assert made.claims[0].needed is not None
+    beside = state(checkpoint(3, 2, 300), make_sections(0.05, {"fog 3": 0.6})).sentence
+    assert beside.startswith("Nothing that was tested together of snip-0.5 holds at 95 %.")
+    assert "Besides, each by itself: under fog 3" in beside
     assert state(None, {}).sentence == (
         "No checkpoint is recommended, so that there is no joint statement about one."
     )
