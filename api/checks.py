@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import Fault, Problem, build_problem
 from api.http.pointers import build_pointer, list_schema_faults, parse
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
@@ -18,8 +19,12 @@ from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
 
-Spec = JobSpec | FamilySpec
-SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family": FamilySpec}
+Spec = JobSpec | FamilySpec | EvaluateSpec
+SPECS: dict[str, type[JobSpec] | type[FamilySpec] | type[EvaluateSpec]] = {
+    "prune": JobSpec,
+    "family": FamilySpec,
+    "evaluate": EvaluateSpec,
+}
 
 
 def parse_spec(body: Any) -> Spec:
@@ -47,12 +52,12 @@ def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
 def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     """Raise a 422 with every unknown method and every parameter that does not validate."""
     faults: list[Fault] = []
-    if isinstance(spec, JobSpec):
+    if not isinstance(spec, FamilySpec):
         for kind, section, place, method in _list_methods(spec):
             faults += _check_method(catalogue[section], kind, method, place)
     for place, name in _list_corruptions(spec):
         faults += check_name(catalogue["corruptions"], "corruption", name, place)
-    if spec.model.architecture is not None:
+    if not isinstance(spec, EvaluateSpec) and spec.model.architecture is not None:
         faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
         )
@@ -105,8 +110,10 @@ def expand_architecture(
 
 def name_architecture(spec: Spec, catalogue: dict[str, Any]) -> Spec:
     """Return the job with the registered name of its network's architecture."""
+    if not isinstance(spec, JobSpec):
+        return spec
     model = spec.model
-    if isinstance(spec, FamilySpec) or model.architecture is None:
+    if model.architecture is None:
         return spec
     name, kwargs = expand_architecture(catalogue, model.architecture, model.kwargs)
     if name == model.architecture:
@@ -125,8 +132,16 @@ def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) 
     return [Fault(place, f"unknown_{kind}", f"unknown {kind} {name!r}; {hint}")]
 
 
-def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+def _list_methods(spec: JobSpec | EvaluateSpec) -> Iterator[tuple[str, str, str, Method]]:
     """Yield kind, section of the catalogue, pointer and method of every method of the job."""
+    if isinstance(spec, JobSpec):
+        yield from _list_pruning_methods(spec)
+    for index, method in enumerate(spec.evaluations or ()):
+        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
+
+
+def _list_pruning_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+    """Yield the same of the methods that prune."""
     for index, method in enumerate(spec.recipe().criteria):
         place = (
             "/criterion"
@@ -141,12 +156,12 @@ def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     if spec.sparsifier is not None:
         yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
-    for index, method in enumerate(spec.evaluations or ()):
-        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
 
 
 def _list_corruptions(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield pointer and name of every corruption that a training of the job draws from."""
+    if isinstance(spec, EvaluateSpec):
+        return
     trainings: list[tuple[str, Training | None]] = [("/model/train", spec.model.train)]
     if isinstance(spec, JobSpec):
         trainings.append(("/retrain", spec.retrain))
@@ -209,6 +224,27 @@ def find_backbone(session: Session, project: str, spec: Spec) -> Model | None:
     return _find_input(session, Model, project, spec.model.backbone, "/model/backbone")
 
 
+def find_pruned_models(
+    session: Session, project: str, spec: Spec, dense: Model | None
+) -> list[Model]:
+    """Return the uploaded models that a job judges, in its order; none for other jobs.
+
+    Raises a 404 that points at an id which is not this project's, or a 422 for the dense model
+    itself.
+    """
+    if not isinstance(spec, EvaluateSpec):
+        return []
+    found = []
+    for index, reference in enumerate(spec.pruned):
+        place = build_pointer("pruned", index, "id")
+        row = _find_input(session, Model, project, reference.id, place)
+        if dense is not None and row.sha256 == dense.sha256 and row.modules == dense.modules:
+            message = f"model {row.id} is the same file as the dense model {dense.id}"
+            raise build_problem([Fault(place, "same_model", message)])
+        found.append(row)
+    return found
+
+
 def _check_same_network(model: Model, rewind: Model, catalogue: dict[str, Any], place: str) -> None:
     defaults = _read_defaults(catalogue, model.architecture)
     same_arguments = defaults | rewind.kwargs == defaults | model.kwargs
@@ -256,14 +292,14 @@ def find_shifted_sets(session: Session, project: str, spec: Spec) -> list[Datase
 
 def read_model_id(spec: Spec) -> str | None:
     """Return the id of the model that a job starts from, if it was uploaded."""
-    return spec.model.id if isinstance(spec, JobSpec) else None
+    return None if isinstance(spec, FamilySpec) else spec.model.id
 
 
 def read_second_model_id(spec: Spec) -> str | None:
     """Return the id of the other model that a job reads, if there is one: the weights that it
     rewinds to, or the backbone that its network starts from.
     """
-    if isinstance(spec, FamilySpec):
+    if not isinstance(spec, JobSpec):
         return None
     if spec.model.backbone is not None:
         return spec.model.backbone

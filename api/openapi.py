@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from api.schemas.assets import NewKey, NewSource
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
@@ -45,6 +46,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         [
             (JobSpec, "validation"),
             (FamilySpec, "validation"),
+            (EvaluateSpec, "validation"),
             (NewKey, "validation"),
             (NewSource, "validation"),
             (Question, "validation"),

@@ -18,6 +18,7 @@ class Evaluation(Protocol):
     and refused where a recipe names it; `asked_only` is True where it runs only if a recipe names
     it; `reads_unretrained` is True where it reads networks as they are right after pruning,
     `reads_losses` where it reads the losses on training images before and after each pruning.
+    `asks_how_pruned` is True where it has nothing to say of networks that were pruned elsewhere.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 
@@ -42,6 +43,13 @@ def runs_only_if_asked(evaluation: Evaluation | type[Evaluation]) -> bool:
     return bool(getattr(evaluation, "asked_only", False))
 
 
+def asks_how_pruned(evaluation: object) -> bool:
+    """Whether an evaluation asks how networks were pruned, which a job that is given pruned
+    networks cannot tell.
+    """
+    return bool(getattr(evaluation, "asks_how_pruned", False))
+
+
 def fits_task(evaluation: object, *, segmentation: bool) -> bool:
     """Whether an evaluation supports the job's labels: all support those of images, some those of
     pixels.
@@ -52,6 +60,8 @@ def fits_task(evaluation: object, *, segmentation: bool) -> bool:
 def applies_to(evaluation: Evaluation, record: JobRecord) -> bool:
     """Whether an evaluation that the recipe does not name should run."""
     if runs_only_if_asked(evaluation):
+        return False
+    if asks_how_pruned(evaluation) and not record.recipe.prunes:
         return False
     if not fits_task(evaluation, segmentation=record.data.segmentation):
         return False

@@ -87,6 +87,7 @@ class Bounds:
     """
 
     version: ClassVar[int] = 2
+    asks_how_pruned: ClassVar[bool] = True
     methods: tuple[Method, ...] | None = field(default=None)
     sparsities: tuple[Sparsity, ...] | None = field(default=None)
     delta: Annotated[

@@ -88,6 +88,7 @@ class LossModelling:
     """
 
     version: ClassVar[int] = 4
+    asks_how_pruned: ClassVar[bool] = True
     reads_losses: ClassVar[bool] = True
     draws: Annotated[
         int,

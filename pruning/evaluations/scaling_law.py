@@ -86,6 +86,7 @@ class ScalingLaw:
     """
 
     version: ClassVar[int] = 2
+    asks_how_pruned: ClassVar[bool] = True
     max_error: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...] | None,
         Field(description="errors that are tolerated; null: a few above the unpruned one"),

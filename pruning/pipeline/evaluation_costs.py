@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning.analysis.applicability import fits_task, runs_only_if_asked
+from pruning.analysis.applicability import asks_how_pruned, fits_task, runs_only_if_asked
 from pruning.analysis.job_size import EstimatesUnits, JobSize
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
@@ -19,9 +19,7 @@ def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
     methods = job_size.recipe.evaluations
     if methods is None:
         methods = tuple(
-            Method(name=name)
-            for name in evaluations.names()
-            if _runs_unasked(name, segmentation=job_size.segmentation)
+            Method(name=name) for name in evaluations.names() if _runs_unasked(name, job_size)
         )
     units = {}
     for index, method in enumerate(methods):
@@ -35,7 +33,11 @@ def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
     return units
 
 
-def _runs_unasked(name: str, *, segmentation: bool) -> bool:
+def _runs_unasked(name: str, job_size: JobSize) -> bool:
     """Whether an evaluation runs where the recipe does not list evaluations."""
     evaluation = evaluations.get(name)
-    return not runs_only_if_asked(evaluation) and fits_task(evaluation, segmentation=segmentation)
+    if runs_only_if_asked(evaluation) or (
+        asks_how_pruned(evaluation) and not job_size.recipe.prunes
+    ):
+        return False
+    return fits_task(evaluation, segmentation=job_size.segmentation)

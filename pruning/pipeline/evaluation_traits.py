@@ -40,6 +40,7 @@ def reads_losses(recipe: Recipe) -> bool:
     return len(recipe.criteria) > 1 or any(
         isinstance(PruningMethod.of(recipe, method).criterion, PredictsLossChange)
         for method in recipe.criteria
+        if recipe.prunes
     )
 
 

@@ -12,7 +12,7 @@ from pruning.schemas.described import DescribedBy
 from pruning.schemas.environment import Environment as Environment
 from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
-from pruning.schemas.job import JobSpec
+from pruning.schemas.evaluate import SingleSpec
 from pruning.schemas.outputs import Latency as Latency
 from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.preprocessing import Preprocessing
@@ -215,6 +215,7 @@ class Checkpoint(Network):
     criterion: Method
     round: int
     requested_sparsity: float | None
+    """`null` where the target is a budget, and for a network that was pruned elsewhere."""
     requested: RequestedBudget | None = None
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
@@ -258,8 +259,14 @@ class Checkpoint(Network):
 
     @property
     def removal(self) -> float:
-        """The part that the target asks to remove: the sparsity, or a share of what is counted."""
-        return self.requested.removal if self.requested else self.requested_sparsity or 0.0
+        """The part that the target asks to remove: the sparsity, or a share of what is counted; of
+        a network that was pruned elsewhere its sparsity to a percent.
+        """
+        if self.requested is not None:
+            return self.requested.removal
+        if self.requested_sparsity is not None:
+            return self.requested_sparsity
+        return round(self.sparsity, 2)
 
 
 class Round(Document):
@@ -355,7 +362,7 @@ class Report(Document):
 
     schema_version: Literal[1] = 1
     job_id: str
-    spec: Annotated[dict[str, Any], DescribedBy(JobSpec)]
+    spec: Annotated[dict[str, Any], DescribedBy(SingleSpec)]
     """The job as it was submitted."""
     recipe_digest: str
     model: ModelInfo
