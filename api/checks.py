@@ -197,11 +197,11 @@ def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | Non
     model_id = read_model_id(spec)
     model = None
     if model_id is not None:
-        model = _find_input(session, Model, project, model_id, "/model/id")
+        model = _find_whole_model(session, project, model_id, "/model/id")
     second_id = read_second_model_id(spec)
     if second_id is not None and model is not None:
         place = "/retrain/rewind/model/id"
-        second = _find_input(session, Model, project, second_id, place)
+        second = _find_whole_model(session, project, second_id, place)
         _check_same_network(model, second, read_catalogue(session)[0], place)
     dataset = None
     if spec.dataset.id is not None:
@@ -221,7 +221,7 @@ def find_backbone(session: Session, project: str, spec: Spec) -> Model | None:
     """Return the uploaded model that the network's backbone starts from; a 404 for another's id."""
     if not isinstance(spec, JobSpec) or spec.model.backbone is None:
         return None
-    return _find_input(session, Model, project, spec.model.backbone, "/model/backbone")
+    return _find_whole_model(session, project, spec.model.backbone, "/model/backbone")
 
 
 def find_pruned_models(
@@ -234,15 +234,15 @@ def find_pruned_models(
     """
     if not isinstance(spec, EvaluateSpec):
         return []
-    found = []
+    rows = []
     for index, reference in enumerate(spec.pruned):
         place = build_pointer("pruned", index, "id")
         row = _find_input(session, Model, project, reference.id, place)
         if dense is not None and row.sha256 == dense.sha256 and row.modules == dense.modules:
             message = f"model {row.id} is the same file as the dense model {dense.id}"
             raise build_problem([Fault(place, "same_model", message)])
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _check_same_network(model: Model, rewind: Model, catalogue: dict[str, Any], place: str) -> None:
@@ -306,6 +306,18 @@ def read_second_model_id(spec: Spec) -> str | None:
     if spec.retrain is None or spec.retrain.rewind is None:
         return None
     return spec.retrain.rewind.model["id"]
+
+
+def _find_whole_model(session: Session, project: str, id: str, place: str) -> Model:
+    """Return an uploaded model; refuse one that has lost channels."""
+    row = _find_input(session, Model, project, id, place)
+    if row.modules is None:
+        return row
+    message = (
+        f"model {id} has lost channels (arch.json): it can be judged, as one of /pruned of a job "
+        "of the type evaluate, and not be pruned or trained further"
+    )
+    raise build_problem([Fault(place, "cut_model", message)])
 
 
 def _find_input(

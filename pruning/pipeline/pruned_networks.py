@@ -5,18 +5,15 @@ dense network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from pruning.channels.compaction import rebuild_
+from pruning.channels.compaction import build_cut
 from pruning.data.preprocessing import ChosenPreprocessing
 from pruning.errors import ModelError, SecateurError
 from pruning.networks.loading import (
-    build_network,
     check_fits,
     read_parameters,
     read_state,
@@ -47,22 +44,13 @@ def find_pruned_network(
     same = type(architecture) is type(dense) and parameters == read_parameters(dense)
     return PrunedNetwork(
         name=name,
-        build=_choose_builder(architecture, modules),
+        build=partial(build_cut, architecture, modules),
         load=partial(read_state, path),
         architecture=described["architecture"],
         kwargs=parameters,
         is_other=modules is not None or not same,
         has_arch=modules is not None,
     )
-
-
-def _choose_builder(
-    architecture: Architecture, modules: Mapping[str, Any] | None
-) -> Callable[[], nn.Module]:
-    """A function that builds the network, cut down to the widths where they are given."""
-    if modules is None:
-        return partial(build_network, architecture)
-    return lambda: rebuild_(build_network(architecture), modules)
 
 
 def check_pruned_networks(

@@ -18,7 +18,7 @@ from pruning.schemas.training import Train, Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 UPLOADED = "uploaded"
-"""What stands for the criterion of a network that was pruned elsewhere."""
+"""The name that stands for the criterion of a network that was pruned elsewhere."""
 
 
 class Method(Document):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_a_file_of_torch_prune_is_judged(
     )
     torch.save(model.state_dict(), tmp_path / "pruned.pth")
     pruned = service.client.models.upload(tmp_path / "pruned.pth", "mlp", kwargs=MLP)
-    spec = {
+    spec: dict[str, Any] = {
         "type": "evaluate",
         "model": {"id": dense_id},
         "pruned": [{"id": pruned.id, "name": "torch-0.5"}],
@@ -62,7 +62,8 @@ def test_a_file_of_torch_prune_is_judged(
         "gates": {"max_error_increase": 0.2},
     }
     estimate = service.client.jobs.validate(spec)["estimate"]
-    assert estimate["rounds"] == 1 and estimate["steps"] == 0
+    assert estimate["rounds"] == 1
+    assert estimate["steps"] == 0
     report = run_job(service, spec)
     (checkpoint,) = report.checkpoints
     assert checkpoint.id == "torch-0.5"
@@ -75,7 +76,7 @@ def test_a_file_of_torch_prune_is_judged(
 
 @pytest.mark.parametrize("format", ["dense", "sparse"])
 def test_our_own_checkpoint_sent_in_again_gives_the_same_numbers(
-    service: Running, dense_id: str, tmp_path: Path, format: str
+    service: Running, dense_id: str, tmp_path: Path, format: Literal["dense", "sparse"]
 ) -> None:
     spec = {
         "type": "prune",
@@ -87,9 +88,9 @@ def test_our_own_checkpoint_sent_in_again_gives_the_same_numbers(
     }
     job = service.client.jobs.submit(spec, idempotency_key="evaluated-checkpoints")
     service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
-    told = service.client.jobs.results(job.id).parsed_report().checkpoints
+    own_checkpoints = service.client.jobs.results(job.id).parsed_report().checkpoints
     pruned = []
-    for checkpoint in told:
+    for checkpoint in own_checkpoints:
         path = service.client.jobs.download(
             job.id, checkpoint.id, tmp_path / checkpoint.id, format=format
         )
@@ -105,7 +106,7 @@ def test_our_own_checkpoint_sent_in_again_gives_the_same_numbers(
             "evaluations": [{"name": "accuracy"}],
         },
     ).checkpoints
-    for own, again in zip(told, judged, strict=True):
+    for own, again in zip(own_checkpoints, judged, strict=True):
         assert (again.error, again.loss, again.val_error) == (own.error, own.loss, own.val_error)
         assert (again.sparsity, again.flops) == (own.sparsity, own.flops)
         assert again.error_increase.given == own.error_increase.given

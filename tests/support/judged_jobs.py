@@ -4,11 +4,11 @@ colours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import prune
 
@@ -16,7 +16,7 @@ from pruning.networks.loading import load_model
 from pruning.pipeline import run_job as job_runner
 from pruning.schemas.report import Report
 from tasks.processes.helper import check_model
-from tests.support.known_networks import NORMALIZE, Uploaded, upload
+from tests.support.known_networks import Uploaded, make_images, upload
 from tests.support.replicate_runs import Silent
 
 SMALL: dict[str, Any] = {"depth": 8, "width": 0.5, "shortcut": "B", "classes": 3}
@@ -26,7 +26,8 @@ NAMES = ("architecture", "kwargs", "normalize", "preprocessing", "classes", "zer
 def upload_dense(folder: Path) -> Uploaded:
     """A small ResNet that tells the colours apart, checked as an upload is."""
     folder.mkdir(parents=True)
-    return upload(folder, "cifar_resnet", SMALL)
+    uploaded = upload(folder, "cifar_resnet", SMALL)
+    return replace(uploaded, arrays=make_images("classification", 16, train=90, test=60))
 
 
 def prune_with_torch(dense: Uploaded, amount: float) -> nn.Module:
