@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pruning.channels.compaction import build_cut, read_arch
@@ -27,8 +26,8 @@ class CutWeights:
     architecture: Architecture
     modules: dict[str, Any]
     """The widths of its modules; see `pruning.channels.compaction.rebuild_`."""
-    outline: nn.Module
-    """The network without data."""
+    network: nn.Module
+    """The network with fresh weights."""
     fitted: FittedState
 
 
@@ -59,14 +58,14 @@ def find_cut_weights(
         )
     architecture = resolve(*own)
     try:
-        with torch.device("meta"):
-            outline = build_cut(architecture, modules)
+        # Not on the meta device: what a shortcut without weights reads is data.
+        network = build_cut(architecture, modules)
     except CheckpointError as error:
         raise CheckpointError(f"arch: {error.message}", pointer=POINTER) from None
     return CutWeights(
         name=own[0],
         architecture=architecture,
         modules=modules,
-        outline=outline,
-        fitted=fit_state(outline.state_dict(), states),
+        network=network,
+        fitted=fit_state(network.state_dict(), states),
     )

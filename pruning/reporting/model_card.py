@@ -88,7 +88,7 @@ processor = AutoImageProcessor.from_pretrained("FOLDER")
 
 
 def _tell_origin(facts: CardFacts) -> str:
-    """How the weights came to be zero."""
+    """A sentence on how the weights came to be zero."""
     if facts.criterion.name == UPLOADED:
         return "They were when it was\nsent in; it was judged here as it came."
     return (

@@ -132,7 +132,7 @@ def submit(
 
 @dataclass(frozen=True)
 class Sending:
-    """What becomes of a job that is submitted."""
+    """The way in which a job is submitted."""
 
     validate_only: bool
     watch: bool

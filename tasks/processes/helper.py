@@ -43,7 +43,7 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
             payload["arch"], payload["architecture"], payload["kwargs"], upload.states
         )
         kind, architecture, modules = cut.name, cut.architecture, cut.modules
-        model, fitted, notes = cut.outline, cut.fitted, list(cut.fitted.notes)
+        model, fitted, notes = cut.network, cut.fitted, list(cut.fitted.notes)
     else:
         name = payload["architecture"] or upload.architecture
         kwargs = upload.merge_kwargs(name, payload["kwargs"])

@@ -65,7 +65,7 @@ def test_files_are_uploaded_as_the_dense_model_was(
     assert '{"hidden": [4]}' in plain
     assert '["a", "b"]' in plain
     sent = finished.seen("POST /v1/jobs")[-1].json
-    assert [one["name"] for one in sent["pruned"]] == ["job_1-filter_norm-0.5", "net-1"]
+    assert [network["name"] for network in sent["pruned"]] == ["job_1-filter_norm-0.5", "net-1"]
 
 
 @pytest.mark.parametrize(
