@@ -26,6 +26,7 @@ from pruning.storage.checkpoints import WRITERS, write_pth
 from pruning.storage.compressed import write_compressed
 from pruning.storage.onnx_files import write_onnx
 from pruning.storage.semi_structured import write_semi_structured
+from pruning.types import Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,16 @@ def describe_origin(origin: Origin, data: Data) -> dict[str, Any]:
     }
 
 
+def _select_masks(record: RoundRecord) -> Masks:
+    """The masks of the files of a network; of one with an architecture of its own those of the
+    layers that have zeros, as its others are whole.
+    """
+    masks = {name: mask.cpu() for name, mask in record.masks().items()}
+    if record.own_architecture is None:
+        return masks
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exports:
     """Writes the files of checkpoints into a folder, and measures what networks cost, each once.
@@ -102,7 +113,7 @@ class Exports:
         exported = ExportedNetwork(
             name=record.id,
             model=record.network(),
-            masks={name: mask.cpu() for name, mask in record.masks().items()},
+            masks=_select_masks(record),
             info=self._describe_file(record),
             compacted=record.compacted,
         )
