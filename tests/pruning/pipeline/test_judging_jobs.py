@@ -148,6 +148,30 @@ def test_a_normalisation_of_the_job_goes_before_all_uploads(
     assert list(costs["preprocessing"]["mean"]) == NORMALIZE["mean"]
 
 
+@pytest.mark.parametrize("knowledge", ["unexpected", "partly_modelled", "modelled"])
+def test_the_guideline_for_shifts_holds_for_networks_by_name(
+    dense: Uploaded, networks: dict[str, dict[str, Any]], tmp_path: Path, knowledge: str
+) -> None:
+    potential = {"name": "prune_potential", "params": {"corruptions": ["brightness"], "noise": []}}
+    report = judged_jobs.judge(
+        tmp_path,
+        dense,
+        networks,
+        evaluations=[potential],
+        shifts={"knowledge": knowledge},
+        gates={"max_error_increase": 0.9, "min_prune_potential": {"brightness 3": 0.1}},
+        latency={"batches": [1]},
+    )
+    advice = report.recommendation.shifts
+    assert advice is not None
+    assert advice.worst_shift == "brightness 3"
+    assert report.recommendation.checkpoint in ({None} | set(networks))
+    assert (report.recommendation.checkpoint is None) == (knowledge != "modelled")
+    warned = [warning for warning in report.warnings if warning.startswith("shifts: ")]
+    assert len(warned) == (knowledge == "modelled")
+    assert report.failures == ()
+
+
 @pytest.mark.parametrize("stop_at", ["dense", "control", "round-0-001", "export-torch-0.3"])
 def test_a_job_that_was_ended_goes_on_to_the_same_report(
     dense: Uploaded, networks: dict[str, dict[str, Any]], tmp_path: Path, stop_at: str
