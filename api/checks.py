@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import Fault, Problem, build_problem
 from api.http.pointers import build_pointer, list_schema_faults, parse
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
@@ -18,8 +19,12 @@ from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
 
-Spec = JobSpec | FamilySpec
-SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family": FamilySpec}
+Spec = JobSpec | FamilySpec | EvaluateSpec
+SPECS: dict[str, type[JobSpec] | type[FamilySpec] | type[EvaluateSpec]] = {
+    "prune": JobSpec,
+    "family": FamilySpec,
+    "evaluate": EvaluateSpec,
+}
 
 
 def parse_spec(body: Any) -> Spec:
@@ -47,12 +52,12 @@ def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
 def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     """Raise a 422 with every unknown method and every parameter that does not validate."""
     faults: list[Fault] = []
-    if isinstance(spec, JobSpec):
+    if not isinstance(spec, FamilySpec):
         for kind, section, place, method in _list_methods(spec):
             faults += _check_method(catalogue[section], kind, method, place)
     for place, name in _list_corruptions(spec):
         faults += check_name(catalogue["corruptions"], "corruption", name, place)
-    if spec.model.architecture is not None:
+    if not isinstance(spec, EvaluateSpec) and spec.model.architecture is not None:
         faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
         )
@@ -105,8 +110,10 @@ def expand_architecture(
 
 def name_architecture(spec: Spec, catalogue: dict[str, Any]) -> Spec:
     """Return the job with the registered name of its network's architecture."""
+    if not isinstance(spec, JobSpec):
+        return spec
     model = spec.model
-    if isinstance(spec, FamilySpec) or model.architecture is None:
+    if model.architecture is None:
         return spec
     name, kwargs = expand_architecture(catalogue, model.architecture, model.kwargs)
     if name == model.architecture:
@@ -125,8 +132,16 @@ def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) 
     return [Fault(place, f"unknown_{kind}", f"unknown {kind} {name!r}; {hint}")]
 
 
-def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+def _list_methods(spec: JobSpec | EvaluateSpec) -> Iterator[tuple[str, str, str, Method]]:
     """Yield kind, section of the catalogue, pointer and method of every method of the job."""
+    if isinstance(spec, JobSpec):
+        yield from _list_pruning_methods(spec)
+    for index, method in enumerate(spec.recipe().named_evaluations):
+        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
+
+
+def _list_pruning_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+    """Yield the same of the methods that prune."""
     for index, method in enumerate(spec.recipe().criteria):
         place = (
             "/criterion"
@@ -141,12 +156,12 @@ def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     if spec.sparsifier is not None:
         yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
-    for index, method in enumerate(spec.recipe().named_evaluations):
-        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
 
 
 def _list_corruptions(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield pointer and name of every corruption that a training of the job draws from."""
+    if isinstance(spec, EvaluateSpec):
+        return
     trainings: list[tuple[str, Training | None]] = [("/model/train", spec.model.train)]
     if isinstance(spec, JobSpec):
         trainings.append(("/retrain", spec.retrain))
@@ -182,11 +197,11 @@ def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | Non
     model_id = read_model_id(spec)
     model = None
     if model_id is not None:
-        model = _find_input(session, Model, project, model_id, "/model/id")
+        model = _find_whole_model(session, project, model_id, "/model/id")
     second_id = read_second_model_id(spec)
     if second_id is not None and model is not None:
         place = "/retrain/rewind/model/id"
-        second = _find_input(session, Model, project, second_id, place)
+        second = _find_whole_model(session, project, second_id, place)
         _check_same_network(model, second, read_catalogue(session)[0], place)
     dataset = None
     if spec.dataset.id is not None:
@@ -206,7 +221,28 @@ def find_backbone(session: Session, project: str, spec: Spec) -> Model | None:
     """Return the uploaded model that the network's backbone starts from; a 404 for another's id."""
     if not isinstance(spec, JobSpec) or spec.model.backbone is None:
         return None
-    return _find_input(session, Model, project, spec.model.backbone, "/model/backbone")
+    return _find_whole_model(session, project, spec.model.backbone, "/model/backbone")
+
+
+def find_pruned_models(
+    session: Session, project: str, spec: Spec, dense: Model | None
+) -> list[Model]:
+    """Return the uploaded models that a job judges, in its order; none for other jobs.
+
+    Raises a 404 that points at an id which is not this project's, or a 422 for the dense model
+    itself.
+    """
+    if not isinstance(spec, EvaluateSpec):
+        return []
+    rows = []
+    for index, reference in enumerate(spec.pruned):
+        place = build_pointer("pruned", index, "id")
+        row = _find_input(session, Model, project, reference.id, place)
+        if dense is not None and row.sha256 == dense.sha256 and row.modules == dense.modules:
+            message = f"model {row.id} is the same file as the dense model {dense.id}"
+            raise build_problem([Fault(place, "same_model", message)])
+        rows.append(row)
+    return rows
 
 
 def _check_same_network(model: Model, rewind: Model, catalogue: dict[str, Any], place: str) -> None:
@@ -256,20 +292,32 @@ def find_shifted_sets(session: Session, project: str, spec: Spec) -> list[Datase
 
 def read_model_id(spec: Spec) -> str | None:
     """Return the id of the model that a job starts from, if it was uploaded."""
-    return spec.model.id if isinstance(spec, JobSpec) else None
+    return None if isinstance(spec, FamilySpec) else spec.model.id
 
 
 def read_second_model_id(spec: Spec) -> str | None:
     """Return the id of the other model that a job reads, if there is one: the weights that it
     rewinds to, or the backbone that its network starts from.
     """
-    if isinstance(spec, FamilySpec):
+    if not isinstance(spec, JobSpec):
         return None
     if spec.model.backbone is not None:
         return spec.model.backbone
     if spec.retrain is None or spec.retrain.rewind is None:
         return None
     return spec.retrain.rewind.model["id"]
+
+
+def _find_whole_model(session: Session, project: str, id: str, place: str) -> Model:
+    """Return an uploaded model; refuse one that has lost channels."""
+    row = _find_input(session, Model, project, id, place)
+    if row.modules is None:
+        return row
+    message = (
+        f"model {id} has lost channels (arch.json): it can be judged, as one of /pruned of a job "
+        "of the type evaluate, and not be pruned or trained further"
+    )
+    raise build_problem([Fault(place, "cut_model", message)])
 
 
 def _find_input(

@@ -95,12 +95,14 @@ class HelperPool:
         spec = {name: value for name, value in payload["spec"].items() if name not in UNRELATED}
         return await self._ask_once("estimate", payload, {**payload, "spec": spec})
 
-    async def list_layers(self, architecture: str, kwargs: dict[str, Any]) -> Answer:
-        """Return the layers of a network.
+    async def list_layers(
+        self, architecture: str, kwargs: dict[str, Any], modules: dict[str, Any] | None = None
+    ) -> Answer:
+        """Return the layers of a network; `modules` are its widths where it has lost channels.
 
         Equal questions share one helper, also while its answer is awaited.
         """
-        payload = {"architecture": architecture, "kwargs": kwargs}
+        payload = {"architecture": architecture, "kwargs": kwargs, "modules": modules}
         return await self._ask_once("layers", payload, payload)
 
     async def _ask_once(self, verb: str, payload: dict[str, Any], question: Answer) -> Answer:

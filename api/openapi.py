@@ -18,6 +18,7 @@ from api.schemas.assets import NewKey, NewSource
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
 from pruning.schemas.arch_file import ArchFile
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
@@ -52,6 +53,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         [
             (JobSpec, "validation"),
             (FamilySpec, "validation"),
+            (EvaluateSpec, "validation"),
             (NewKey, "validation"),
             (NewSource, "validation"),
             (Question, "validation"),

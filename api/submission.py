@@ -20,6 +20,7 @@ from api.checks import (
     check_methods,
     find_backbone,
     find_inputs,
+    find_pruned_models,
     find_shifted_sets,
     name_architecture,
     parse_spec,
@@ -32,7 +33,8 @@ from api.schemas.wall_times import WallTime
 from api.services import Services
 from api.views import build_view
 from api.wall_times import estimate_wall_times
-from pruning.schemas.job import JobSpec
+from pruning.schemas.evaluate import EvaluateSpec, list_pruned_ids
+from pruning.schemas.job import JobSpec, list_shifted_ids
 from tasks.store import assets, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Idempotency, Model
@@ -60,7 +62,7 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     """
     payload = await run_in_threadpool(_build_payload, services, project, spec)
     estimate = await services.helpers.estimate(payload)
-    if isinstance(spec, JobSpec) and spec.replicates == 1:
+    if isinstance(spec, EvaluateSpec) or (isinstance(spec, JobSpec) and spec.replicates == 1):
         times = await run_in_threadpool(_estimate_wall_times, services, estimate)
         estimate = estimate | {"wall_times": times}
     recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
@@ -89,11 +91,13 @@ def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, An
         model, dataset = find_inputs(session, project, spec)
         shifted = find_shifted_sets(session, project, spec)
         backbone = find_backbone(session, project, spec)
+        pruned = find_pruned_models(session, project, spec, model)
     return {
         "spec": dump_spec(spec),
         "model": None if model is None else _describe_model(model),
         "dataset": None if dataset is None else _describe_images(dataset),
         "shifted": [_describe_images(row) for row in shifted],
+        "pruned": [_describe_model(row) for row in pruned],
         "backbone": None if backbone is None else _describe_model(backbone),
         "most_data_bytes": services.settings.job_data_bytes,
     }
@@ -108,6 +112,9 @@ def _describe_model(row: Model) -> dict[str, Any]:
         "preprocessing": row.preprocessing,
         "zeros": row.zeros,
         "classes": row.classes,
+        "parameters": row.parameters,
+        "prunable": row.prunable,
+        "modules": row.modules,
     }
 
 
@@ -140,7 +147,8 @@ async def submit(
         model_id=read_model_id(spec),
         rewind_model_id=read_second_model_id(spec),
         dataset_id=spec.dataset.id,
-        shifted_ids=frozenset(jobs.list_shifted_ids(body)),
+        shifted_ids=frozenset(list_shifted_ids(body)),
+        pruned_ids=frozenset(list_pruned_ids(body)),
         priority=spec.priority,
         deadline_s=spec.deadline_s,
         labels=dict(spec.labels),
@@ -178,7 +186,9 @@ def _create(
             if not checked:
                 return None
             keep_inputs(
-                session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids]
+                session,
+                [new.model_id, new.rewind_model_id, *new.pruned_ids],
+                [new.dataset_id, *new.shifted_ids],
             )
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
         return build_view(session, row), created

@@ -106,6 +106,7 @@ class Jobs(Resource[C]):
     """Pruning jobs, their events, results and files."""
 
     submit = Operation(jobs.submit)
+    evaluate = Operation(jobs.evaluate)
     validate = Operation(jobs.validate)
     get = Operation(jobs.get)
     list = Listing(jobs.listing)

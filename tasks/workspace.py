@@ -15,7 +15,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pruning.schemas.job import runs_by_members
+from pruning.schemas.evaluate import list_pruned_ids
+from pruning.schemas.job import list_shifted_ids, runs_by_members
 from tasks import owners
 from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
@@ -60,7 +61,8 @@ def fill(
         model = session.get(Model, claim.model_id) if claim.model_id else None
         second = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-        shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
+        pruned = [(id, session.get(Model, id)) for id in list_pruned_ids(claim.spec)]
+        shifted = [(id, session.get(Dataset, id)) for id in list_shifted_ids(claim.spec)]
         stages = jobs.list_stage_files(session, claim.job_id)
         memberships = families.find_memberships(session, [claim.job_id])
         row_of_job = session.get(Job, claim.job_id)
@@ -70,6 +72,8 @@ def fill(
         (_name_second(claim.spec), claim.rewind_model_id, second),
         ("data", claim.dataset_id, dataset),
     ]
+    for number, (id, pruned_row) in enumerate(pruned):
+        inputs.append((f"pruned-{number}", id, pruned_row))
     for number, (id, shifted_row) in enumerate(shifted):
         inputs.append((f"shifted-{number}", id, shifted_row))
     for name, input_id, row in inputs:
@@ -87,6 +91,11 @@ def fill(
         "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
         "threads": settings.threads or assigned or shares.count_cores(),
         "model": _describe_model(claim.spec["model"], model, second),
+        "pruned": [
+            {"architecture": row.architecture, "kwargs": row.kwargs, "modules": row.modules}
+            for _, row in pruned
+            if row is not None
+        ],
         "dataset": _describe_dataset(claim.spec, dataset),
         "keeps_pictures": any(is_replicate(row) for row in memberships.values()),
     }

@@ -21,7 +21,8 @@ from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 from api.submission import check_job, keep_inputs, read_spec, submit, wait_until_ended
 from api.views import build_view, build_views
-from pruning.schemas.job import JobSpec, Status
+from pruning.schemas.evaluate import list_pruned_ids
+from pruning.schemas.job import JobSpec, Status, list_shifted_ids
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Job
@@ -39,12 +40,14 @@ SPEC = {
                     "oneOf": [
                         {"$ref": "#/components/schemas/JobSpec"},
                         {"$ref": "#/components/schemas/FamilySpec"},
+                        {"$ref": "#/components/schemas/EvaluateSpec"},
                     ],
                     "discriminator": {
                         "propertyName": "type",
                         "mapping": {
                             "prune": "#/components/schemas/JobSpec",
                             "family": "#/components/schemas/FamilySpec",
+                            "evaluate": "#/components/schemas/EvaluateSpec",
                         },
                     },
                 },
@@ -71,6 +74,15 @@ SPEC = {
                                 "widths": [0.25, 0.5, 1],
                                 "fractions": [0.25, 1],
                             },
+                        }
+                    },
+                    "evaluate": {
+                        "value": {
+                            "type": "evaluate",
+                            "model": {"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"},
+                            "pruned": [{"id": "mdl_06apt1c6q8e9r4t2v7w1x5z3m0", "name": "tp-0.5"}],
+                            "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"},
+                            "gates": {"max_error_increase": 0.01},
                         }
                     },
                 },
@@ -155,7 +167,7 @@ def list_jobs(
             description="a family, to list its members; none: jobs that are no members",
         ),
     ] = None,
-    type: Literal["prune", "family"] | None = None,
+    type: Literal["prune", "family", "evaluate"] | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> Response:
@@ -263,8 +275,8 @@ def _require_inputs(session: Session, row: Job) -> None:
     try:
         keep_inputs(
             session,
-            [row.model_id, row.rewind_model_id],
-            [row.dataset_id, *jobs.list_shifted_ids(row.spec)],
+            [row.model_id, row.rewind_model_id, *list_pruned_ids(row.spec)],
+            [row.dataset_id, *list_shifted_ids(row.spec)],
         )
     except NotFoundError as error:
         raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None

@@ -77,6 +77,15 @@ FORM = {
                                 "classes is read off the weights where it is not given."
                             ),
                         },
+                        "arch": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": (
+                                "The arch.json of a checkpoint that has lost channels, which says "
+                                "how wide each layer is. Such a network can be judged "
+                                "(`evaluate`), not pruned."
+                            ),
+                        },
                         "name": {"type": "string", "maxLength": 255},
                         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
                         "preprocessing": PREPROCESSING_FIELD,
@@ -100,7 +109,14 @@ ModelForm = Annotated[
     Upload,
     Depends(
         receive_form(
-            "architecture", "kwargs", "name", "sha256", "normalize", "preprocessing", "classes"
+            "architecture",
+            "kwargs",
+            "arch",
+            "name",
+            "sha256",
+            "normalize",
+            "preprocessing",
+            "classes",
         )
     ),
 ]
@@ -138,6 +154,7 @@ async def create_model(
             "filename": upload.filename,
             "architecture": architecture,
             "kwargs": kwargs,
+            "arch": upload.fields.get("arch"),
             "normalize": normalize,
             "classes": classes,
             "output": str(converted),
@@ -172,6 +189,7 @@ async def create_model(
         source=source,
         preprocessing=resizing or network.get("preprocessing"),
         zeros=network.get("zeros"),
+        modules=network.get("modules"),
         notes=network.get("notes", []),
         artifact=f"models/{id}/state.safetensors",
     )
@@ -254,7 +272,7 @@ async def list_layers(id: Id, services: ServicesDep, caller: Reader) -> LayerTab
     are coupled, so that they can only be removed together.
     """
     row = await run_in_threadpool(_read_model, services, caller.project, id)
-    answer = await services.helpers.list_layers(row.architecture, row.kwargs)
+    answer = await services.helpers.list_layers(row.architecture, row.kwargs, row.modules)
     table = LayerTable.model_validate(answer)
     zeros = row.zeros or {}
     layers = tuple(

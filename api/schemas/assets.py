@@ -85,6 +85,8 @@ class ModelView(BaseModel):
     preprocessing: Preprocessing | None = None
     """The preprocessing of images for this network; `null` where the dataset of a job decides."""
     classes: list[str] | None
+    has_arch: bool = False
+    """Whether it has lost channels, as the `arch.json` says that came with it."""
     warnings: list[str] = []
     """Remarks on how the file was read, and guesses that an upload with more fields would not need.
     """
@@ -115,6 +117,7 @@ class ModelView(BaseModel):
             normalize=None if row.normalize is None else Normalize(**row.normalize),
             preprocessing=preprocessing,
             classes=row.classes,
+            has_arch=row.modules is not None,
             warnings=[*(row.notes or []), *([] if guess is None else [guess])],
             created_at=to_iso(row.created_at),
         )

@@ -11,6 +11,7 @@ from api.schemas.predictions import Foreseen
 from api.schemas.times import Time, to_iso, to_iso_or_none
 from api.schemas.wall_times import WallTime
 from pruning.schemas.described import DescribedBy
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import TERMINAL, JobSpec, Status, runs_by_members
 from pruning.schemas.preprocessing import PlannedPreprocessing
@@ -18,7 +19,7 @@ from pruning.schemas.recipe import Recipe
 from tasks.store.families import MemberProgress
 from tasks.store.tables import FamilyMember, Job
 
-StoredSpec = Annotated[dict[str, Any], DescribedBy(JobSpec | FamilySpec)]
+StoredSpec = Annotated[dict[str, Any], DescribedBy(JobSpec | FamilySpec | EvaluateSpec)]
 
 
 class MemberCount(BaseModel):
@@ -221,7 +222,7 @@ class Validation(BaseModel):
 
     valid: bool
     estimate: JobEstimate
-    recipe: Annotated[dict[str, Any], DescribedBy(Recipe | FamilySpec)]
+    recipe: Annotated[dict[str, Any], DescribedBy(Recipe | FamilySpec | EvaluateSpec)]
     """The job with every default written in."""
     spec: StoredSpec
     """The job as it would be stored, with the fields that a preset fills in."""

@@ -84,6 +84,9 @@ export function method(value) {
 
 export const reference = (value) => (value ? value.id || value.builtin || (value.architecture ? `${value.architecture}, trained first` : "–") : "–");
 
+// The names of networks that were pruned elsewhere, as a job that judges them lists them.
+export const judged = (spec) => spec.pruned.map((one, index) => one.name || `pruned-${index + 1}`).join(", ");
+
 // The members of a family in words: "depths 1, 2 × widths 8, 16 × images 25 %, 100 % × 2 seeds"
 export function grid(spec) {
   const { depths = [], widths = [], fractions = [], seeds = [] } = spec.members || {};

@@ -53,7 +53,7 @@ export async function newJob(page) {
   const builtins = names("datasets").length ? names("datasets") : [{ name: "digits" }];
 
   const model = field("model", "Model", h("select", null,
-    group("Uploaded", models.data.map((m) => option(`id:${m.id}`, named(m)))),
+    group("Uploaded", models.data.filter((m) => !m.has_arch).map((m) => option(`id:${m.id}`, named(m)))),
     group("Train first", names("architectures").map((a) => option(`architecture:${a.name}`, a.name)))), ["/model"]);
   const train = field("train", "Epochs of dense training", h("input", { type: "number", min: 1, max: 10000, value: "10" }), ["/model/train"]);
   const dataset = field("dataset", "Dataset", h("select", null,

@@ -1,7 +1,7 @@
 // One job: where it is, what can be done to it, what it found.
 
 import { call, get, key, list, local, save } from "/assets/api.js";
-import { duration, empty, estimate, grid, h, json, method, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
+import { duration, empty, estimate, grid, h, json, judged, method, number, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
 import { answers, isFamily, isParent, link, memberFacts, memberTable } from "/assets/family.js";
 import { badge, poll, progress } from "/assets/jobs.js";
 
@@ -40,7 +40,7 @@ function facts(job) {
   return pairs([
     ["Stage", job.stage], ["Work done", total ? share(Math.floor((100 * done) / total) / 100) : null],
     ["Attempt", job.attempt], ["Model", reference(spec.model)], ["Dataset", reference(spec.dataset)],
-    ...memberFacts(job), ...(isFamily(job) ? [["Members", grid(spec)], ["Method", spec.method || "imp"]]
+    ...memberFacts(job), ...(spec.pruned ? [["Pruned elsewhere", judged(spec)]] : isFamily(job) ? [["Members", grid(spec)], ["Method", spec.method || "imp"]]
       : [["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")], ["Replicates", isParent(job) ? number(spec.replicates) : null]]),
     ["Created", time(job.created_at)], ["Started", time(job.started_at)], ["Finished", time(job.finished_at)], ["Ran for", ran],
   ]);
@@ -86,7 +86,7 @@ function checkpoints(page, id, results) {
     });
     return row([
       [h("code", null, c.id), chosen(c) ? tag(advice) : null,
-        c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null,
+        c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, c.criterion.name === "uploaded" ? (c.criterion.params || {}).model : method(c.criterion)) : null,
         c.job && c.job !== id ? h("span", { cls: "under" }, link(c.job)) : null],
       c.requested ? budget(c.requested) : share(c.requested_sparsity),
       share(c.sparsity), estimate(c.error), files,

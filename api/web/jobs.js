@@ -1,7 +1,7 @@
 // The list of jobs, live while any of them moves.
 
 import { get, list } from "/assets/api.js";
-import { duration, empty, grid, h, method, reference, share, table, time } from "/assets/dom.js";
+import { duration, empty, grid, h, judged, method, reference, share, table, time } from "/assets/dom.js";
 
 const STATUSES = ["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"];
 const FASTEST_MS = 2_000;
@@ -55,13 +55,13 @@ function jobRow(job) {
   const labels = Object.entries(spec.labels || {}).map(([name, value]) => `${name}=${value}`).join(", ");
   return h("tr", { "data-id": job.id },
     h("th", { scope: "row" }, h("a", { href: `#/jobs/${encodeURIComponent(job.id)}` }, h("code", null, job.id)),
-      spec.type === "family" ? h("span", { cls: "badge" }, "family") : null,
+      ["family", "evaluate"].includes(spec.type) ? h("span", { cls: "badge" }, spec.type) : null,
       spec.replicates > 1 ? h("span", { cls: "badge" }, `${spec.replicates} replicates`) : null,
       labels ? h("span", { cls: "under" }, labels) : null),
     h("td", null, badge(job.status), job.error ? h("span", { cls: "under" }, job.error.code) : null),
     h("td", null, progress(job)),
     h("td", null, reference(spec.model), h("span", { cls: "under" }, reference(spec.dataset))),
-    spec.type === "family" ? h("td", null, spec.method || "imp", h("span", { cls: "under" }, grid(spec)))
+    spec.pruned ? h("td", null, "pruned elsewhere", h("span", { cls: "under" }, judged(spec))) : spec.type === "family" ? h("td", null, spec.method || "imp", h("span", { cls: "under" }, grid(spec)))
       : h("td", null, method(spec.criterion), sparsity ? h("span", { cls: "under" }, sparsity) : null),
     h("td", null, time(job.created_at)));
 }

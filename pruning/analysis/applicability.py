@@ -21,6 +21,7 @@ class Evaluation(Protocol):
     `shifts`; `reads_unretrained` is True where it reads networks as they are right after pruning,
     `reads_losses` where it reads the losses on training images before and after each pruning. A
     class method `fits_recipe` says whether it has a use in jobs of a recipe that does not name it.
+    `asks_how_pruned` is True where it has nothing to say of networks that were pruned elsewhere.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 
@@ -38,6 +39,13 @@ class Conditional(Protocol):
 
     def applies(self, record: JobRecord) -> bool:
         """Whether the evaluation has something to say about this job."""
+
+
+def asks_how_pruned(evaluation: object) -> bool:
+    """Whether an evaluation asks how networks were pruned, which a job that is given pruned
+    networks cannot tell.
+    """
+    return bool(getattr(evaluation, "asks_how_pruned", False))
 
 
 def fits_task(evaluation: object, *, segmentation: bool) -> bool:

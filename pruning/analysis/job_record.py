@@ -12,7 +12,7 @@ from pruning.analysis.fast_answers import FastClassifiers
 from pruning.data.tensors import Data
 from pruning.measurement.measure import Measured
 from pruning.rounds.pruning import StageLoss
-from pruning.schemas.recipe import Method, Recipe
+from pruning.schemas.recipe import UPLOADED, Method, Recipe
 from pruning.schemas.report import Section
 from pruning.schemas.targets import Quantity, Targets
 from pruning.storage.tensor_cache import TensorCache
@@ -64,8 +64,24 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnArchitecture:
+    """The architecture of a network that was pruned elsewhere, where it is another one than that
+    of the dense network, or cut out of it.
+    """
+
+    architecture: str
+    kwargs: dict[str, Any]
+    has_arch: bool
+    """Whether it was cut out of that architecture, as its `arch.json` says."""
+    parameters: int
+    """The parameters that remain: its own less its zeros among prunable weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """A prune-and-retrain round of a job with its measurements."""
+    """A prune-and-retrain round of a job with its measurements, or a network that was pruned
+    elsewhere.
+    """
 
     criterion: Method
     label: str
@@ -73,7 +89,9 @@ class RoundRecord:
     sparsity: float
     density: float
     target: float | None
-    """The requested sparsity where this round is a target; of a budget the share that goes."""
+    """The requested sparsity where this round is a target; of a budget the share that goes; of a
+    network that was pruned elsewhere its sparsity to a percent, by which it is compared.
+    """
     retrain_epochs: int
     """The epochs of retraining that the weights have had since they were given or rewound."""
     stored: StoredRound
@@ -92,12 +110,18 @@ class RoundRecord:
     """The budget where this round is a target and the job has budgets."""
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
+    own_architecture: OwnArchitecture | None = None
+    """The architecture of a network where it is not that of the dense one; its masks are then of
+    its own weights.
+    """
 
     @property
     def id(self) -> str:
-        """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`, unique within a
-        job, safe in a URL.
+        """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`, or the name of
+        a network that was pruned elsewhere; unique within a job, safe in a URL.
         """
+        if self.criterion.name == UPLOADED:
+            return self.label
         if self.budget is not None:
             return f"{self.label}-{self.budget.quantity}-{self.budget.value!r}"
         return f"{self.label}-{self.target!r}"
@@ -110,6 +134,12 @@ class RoundRecord:
     def masks(self) -> Masks:
         """Load the masks after this round."""
         return self.stored.masks()
+
+    def count_removed(self, parameters: int) -> int:
+        """Count the parameters that are gone of the dense network, which has so many."""
+        if self.own_architecture is not None:
+            return parameters - self.own_architecture.parameters
+        return sum(int((~mask).sum()) for mask in self.masks().values())
 
     def network(self) -> nn.Module:
         """Load the network as it was measured last."""

@@ -20,8 +20,7 @@ from pruning.measurement.paired import find_limits
 
 def compute_prune_ratio(round_record: RoundRecord, parameters: int) -> float:
     """PR: the fraction of all parameters of the dense network that pruning removed."""
-    removed = sum(int((~mask).sum()) for mask in round_record.masks().values())
-    return removed / parameters
+    return round_record.count_removed(parameters) / parameters
 
 
 def compute_prune_ratios(record: JobRecord) -> dict[str, dict[str, float]]:

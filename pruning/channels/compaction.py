@@ -29,7 +29,7 @@ from pruning.schemas.arch_file import (
     ShortcutMap,
 )
 from pruning.storage.checkpoints import write_aside
-from pruning.types import Masks, Shape
+from pruning.types import Architecture, Masks, Shape
 
 
 def build_compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
@@ -207,6 +207,29 @@ def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[
         aside.write_text(document.model_dump_json(indent=1))
 
 
+def read_arch(content: bytes | str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The architecture of an `arch.json`, its parameters, and the description of its modules that
+    `rebuild_` takes.
+
+    Raises `CheckpointError` for a document that is not such a description.
+    """
+    try:
+        document = ArchFile.model_validate(json.loads(content))
+    except ValidationError as error:
+        raise CheckpointError(f"does not describe a network: {_describe_first(error)}") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError("is not JSON") from None
+    return document.architecture, document.kwargs, document.model_dump()["modules"]
+
+
+def build_cut(architecture: Architecture, modules: Mapping[str, Any] | None) -> nn.Module:
+    """The network with fresh weights, cut down to the description of its modules where there is
+    one; see `rebuild_`.
+    """
+    network = build_network(architecture)
+    return network if modules is None else rebuild_(network, modules)
+
+
 def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
     """The smaller network of an `arch.json` with the weights of its state dict or safetensors file,
     in eval mode.
@@ -215,15 +238,10 @@ def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
     that do not fit it.
     """
     try:
-        document = ArchFile.model_validate(json.loads(arch.read_bytes()))
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{arch.name} does not describe a network: {_describe_first(error)}"
-        ) from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{arch.name} is not JSON") from None
-    described = document.model_dump()["modules"]
-    model = rebuild_(build_network(resolve(document.architecture, document.kwargs)), described)
+        name, kwargs, modules = read_arch(arch.read_bytes())
+    except CheckpointError as error:
+        raise CheckpointError(f"{arch.name} {error.message}") from None
+    model = build_cut(resolve(name, kwargs), modules)
     load_state_(model, read_state(state) if isinstance(state, Path) else state)
     return model.eval()
 

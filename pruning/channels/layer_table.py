@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from pruning.channels.compaction import build_cut
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import StructureError
 from pruning.masks import count_parameters, explain_dense, find_prunable
 from pruning.networks.layers import name_layer
-from pruning.networks.loading import build_network
 from pruning.schemas.layers import ChannelGroup, LayerEntry, LayerTable
 from pruning.types import Architecture, Shape
 
@@ -32,9 +33,13 @@ def choose_shape(architecture: Architecture) -> Shape:
     return channels or 3, height or side, width or side
 
 
-def tabulate_layers(architecture: Architecture) -> LayerTable:
-    """Every parameter of a network, and its channels where they can be followed."""
-    outline = build_network(architecture)
+def tabulate_layers(
+    architecture: Architecture, modules: Mapping[str, Any] | None = None
+) -> LayerTable:
+    """Every parameter of a network, and its channels where they can be followed; `modules` are the
+    widths of an `arch.json`, where channels were removed.
+    """
+    outline = build_cut(architecture, modules)
     weights = find_prunable(outline)
     graph, note = None, None
     if count_parameters(outline) > MOST_PARAMETERS:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import DataError, ParameterError
-from pruning.schemas.job import DatasetRef, JobSpec
+from pruning.schemas.evaluate import SingleSpec
+from pruning.schemas.job import DatasetRef
 from pruning.schemas.preprocessing import (
     Constants,
     GivenPreprocessing,
@@ -114,7 +115,7 @@ def choose_preprocessing(
 
 
 def choose_job_preprocessing(
-    spec: JobSpec, model: Mapping[str, Any], dataset: Mapping[str, Any]
+    spec: SingleSpec, model: Mapping[str, Any], dataset: Mapping[str, Any]
 ) -> ChosenPreprocessing:
     """The preprocessing of a pruning job; see `choose_preprocessing`."""
     return choose_preprocessing(spec.dataset, model, dataset, spec.model.preprocessing)

@@ -21,7 +21,7 @@ from pruning.analysis.distance_findings import (
     check_recovery_claim,
     correlate_with_accuracy,
 )
-from pruning.analysis.job_record import JobRecord
+from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.output_distances import (
     BATCH,
@@ -41,6 +41,7 @@ from pruning.evaluations._compared_checkpoints import (
 from pruning.schemas.report import Curve, Estimate, Section, Unit
 from pruning.seeding import generator
 
+TITLE = "Approximation of the dense network"
 NOTES = (
     "Everything is relative to the dense network as given. A layer's error is the Euclidean "
     "distance of its outputs (before the activation function) from the dense network's, over the "
@@ -72,8 +73,8 @@ class Approximation:
     ] = 1000
 
     def applies(self, record: JobRecord) -> bool:
-        """Return whether there is a checkpoint to compare."""
-        return any(row.target is not None for row in record.rounds)
+        """Return whether there is a checkpoint to compare layer by layer."""
+        return bool(_list_aligned(record))
 
     def units(self, size: JobSize) -> int:
         """Return the forward passes of the dense network beside the control and beside every
@@ -85,6 +86,9 @@ class Approximation:
         """Return curves such as `layers_before/<criterion>` and `layers_after/...`, tables, rank
         correlations and findings.
         """
+        aligned, others = _list_aligned(record), _explain_others(record)
+        if not aligned:
+            return Section(title=TITLE, version=self.version, notes=others)
         sample = self._draw_sample(record)
         dense = record.dense()
 
@@ -93,11 +97,7 @@ class Approximation:
             batches = (images for images, _ in record.data.batches(sample, BATCH))
             return measure_output_distances(dense, network, batches)
 
-        checkpoints = [
-            ComparedCheckpoint.from_round(row, record, compare)
-            for row in record.rounds
-            if row.target is not None
-        ]
+        checkpoints = [ComparedCheckpoint.from_round(row, record, compare) for row in aligned]
         by_phase = _group_by_phase(checkpoints)
         phase_names = _name_phases(record)
         correlations = {
@@ -119,12 +119,13 @@ class Approximation:
             correlation.row() for group in correlations.values() for correlation in group
         ]
         return Section(
-            title="Approximation of the dense network",
+            title=TITLE,
             version=self.version,
             scalars=scalars,
             curves=_draw_curves(checkpoints),
             notes=(
                 *findings,
+                *others,
                 CAUTION,
                 *_describe_overflows(checkpoints, phase_names),
                 *_describe_left_out(checkpoints),
@@ -143,6 +144,20 @@ class Approximation:
         rng = generator(record.seed, "approximation")
         chosen, _ = draw_subset(labels.cpu(), count, "plain", rng)
         return record.data.test[chosen.to(labels.device)]
+
+
+def _list_aligned(record: JobRecord) -> list[RoundRecord]:
+    """The checkpoints whose layers have those of the dense network to be compared with."""
+    return [row for row in record.rounds if row.target is not None and row.own_architecture is None]
+
+
+def _explain_others(record: JobRecord) -> tuple[str, ...]:
+    """A note on the checkpoints whose layers cannot be compared; none without any."""
+    ids = [row.id for row in record.rounds if row.own_architecture is not None]
+    if not ids:
+        return ()
+    names = ", ".join(ids)
+    return (f"Left out, because they are of another architecture than the dense network: {names}.",)
 
 
 def _group_by_phase(

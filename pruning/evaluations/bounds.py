@@ -97,6 +97,7 @@ class Bounds:
     """
 
     version: ClassVar[int] = 3
+    asks_how_pruned: ClassVar[bool] = True
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = field(default=None)
     sparsities: tuple[Sparsity, ...] | None = field(default=None)
     delta: Annotated[

@@ -32,6 +32,12 @@ NOTE = (
 )
 
 
+NO_RIVALS = "One criterion: there is nothing to compare."
+NO_EQUALS = (
+    "Networks are compared where their sparsities are equal to a percent, and no two of these are."
+)
+
+
 @evaluations.register("comparison")
 @dataclass(frozen=True)
 class Comparison:
@@ -67,7 +73,7 @@ class Comparison:
             return Section(
                 title="Comparison of criteria",
                 version=self.version,
-                notes=("One criterion: there is nothing to compare.",),
+                notes=(NO_RIVALS if record.recipe.prunes else NO_EQUALS,),
             )
         contests = [_compare_with_best(group) for group in groups]
         return Section(

@@ -107,6 +107,7 @@ class LossModelling:
     """
 
     version: ClassVar[int] = 5
+    asks_how_pruned: ClassVar[bool] = True
     reads_losses: ClassVar[bool] = True
     draws: Annotated[
         int,

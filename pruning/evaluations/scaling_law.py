@@ -94,6 +94,7 @@ class ScalingLaw:
     """
 
     version: ClassVar[int] = 3
+    asks_how_pruned: ClassVar[bool] = True
     by_default: ClassVar[bool] = True
     max_error: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...] | None,

@@ -36,6 +36,8 @@ from pruning.networks.published import add_published_sizes
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.evaluation_traits import list_pixel_evaluations, reads_losses
 from pruning.pipeline.huggingface_export import explain_no_folder
+from pruning.pipeline.judging import leave_out_unfit
+from pruning.pipeline.pruned_networks import check_pruned_networks
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.given_zeros import keeps_zeros, list_reached_targets
@@ -43,6 +45,7 @@ from pruning.rounds.method import PruningMethod
 from pruning.rounds.overrides import check_overrides
 from pruning.rounds.reach import measure_reach
 from pruning.rounds.rehearsal import LARGEST, rehearse
+from pruning.schemas.evaluate import EvaluateSpec, SingleSpec, read_single_spec
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.job import NOMINAL, JobSpec
 from pruning.schemas.preprocessing import describe_guess
@@ -63,19 +66,22 @@ def estimate_job(
     shifted: Sequence[Mapping[str, Any]],
     backbone: Mapping[str, Any] | None = None,
     *,
+    pruned: Sequence[Mapping[str, Any]] = (),
     most_data_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
-    `document` is the job as submitted; `model`, `dataset`, `shifted` and `backbone` are what the
-    store knows of its uploads; `most_data_bytes` limits the images in memory, and what is more is
-    read from the disk. Raises a `SecateurError` with a pointer to the field that does not fit.
+    `document` is the job as submitted; `model`, `dataset`, `shifted`, `backbone` and `pruned` are
+    what the store knows of its uploads; `most_data_bytes` limits the images in memory, and what is
+    more is read from the disk. Raises a `SecateurError` with a pointer to the field that does not
+    fit.
     """
-    spec = JobSpec.model_validate(document)
+    spec = read_single_spec(document)
     _check_outputs(spec)
     dataset = describe_dataset(spec.dataset.builtin, dataset)
     segmentation = dataset["task"] == "segmentation"
-    model = model or _describe_untrained(spec, backbone)
+    if model is None:
+        model = _describe_untrained(spec, backbone)
     preprocessing = choose_job_preprocessing(spec, model, dataset)
     shape = preprocessing.shape
     architecture = resolve(
@@ -87,7 +93,16 @@ def estimate_job(
     if backbone is not None:
         source = resolve(backbone["architecture"], backbone["kwargs"])
         take_backbone(architecture, outline.state_dict(), build_outline(source).state_dict())
-    recipe = spec.recipe()
+    recipe, left_out = leave_out_unfit(spec.recipe())
+    if isinstance(spec, EvaluateSpec):
+        check_pruned_networks(
+            spec,
+            pruned,
+            model,
+            preprocessing=preprocessing,
+            classes=model.get("classes") or dataset["classes"],
+            task=dataset["task"],
+        )
     file_info = {
         "architecture": model["architecture"],
         "kwargs": read_parameters(architecture),
@@ -97,7 +112,8 @@ def estimate_job(
     gauge = Gauge.of(recipe, outline, shape, file_info)
     if gauge is not None:
         recipe = gauge.settle(recipe)
-    _check_folder(spec, recipe, model["architecture"])
+    for name in (model["architecture"], *(described["architecture"] for described in pruned)):
+        _check_folder(spec, recipe, name)
     images = count_split_images(recipe, dataset["counts"])
     budget = MemoryBudget(most_data_bytes)
     notes: list[str] = []
@@ -109,7 +125,7 @@ def estimate_job(
         notes += budget.describe(f"the shifted set {shifted_set.name!r}", placement)
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
-    _check_evaluations(recipe, segmentation=segmentation)
+    _check_evaluations(spec, segmentation=segmentation)
     shifted_counts = _count_shifted_sets(spec, shifted)
     _check_distributions(recipe, list(shifted_counts))
     job_size = JobSize(
@@ -140,6 +156,7 @@ def estimate_job(
         has_batchnorm=has_running_statistics(outline),
     )
     warnings = [
+        *left_out,
         *notes,
         *list_warnings(recipe),
         *list_shift_warnings(recipe),
@@ -150,9 +167,9 @@ def estimate_job(
     ]
     network = _build_small(architecture, outline)
     reach = None
-    if gauge is None:
+    if gauge is None and recipe.prunes:
         warnings += rehearse(network, recipe, shape)
-    else:
+    elif gauge is not None:
         rows, left_dense = measure_reach(network, recipe, gauge)
         warnings += left_dense
         reach = {"quantity": gauge.quantity, "dense": gauge.dense, "criteria": rows}
@@ -164,15 +181,16 @@ def estimate_job(
     }
 
 
-def _describe_untrained(spec: JobSpec, backbone: Mapping[str, Any] | None) -> dict[str, Any]:
+def _describe_untrained(spec: SingleSpec, backbone: Mapping[str, Any] | None) -> dict[str, Any]:
     """A network that the job trains, which sees images as the backbone did that it starts from."""
+    assert isinstance(spec, JobSpec)
     described = {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     if backbone is None:
         return add_published_sizes(described)
     return described | {name: backbone.get(name) for name in ("normalize", "source")}
 
 
-def _check_outputs(spec: JobSpec) -> None:
+def _check_outputs(spec: SingleSpec) -> None:
     """Raise `ParameterError` for a job that needs packages which are not installed here."""
     missing = list_missing_packages() if spec.outputs.needs_onnx else ()
     if missing:
@@ -180,20 +198,23 @@ def _check_outputs(spec: JobSpec) -> None:
         raise ParameterError(explain_missing(missing), pointer=pointer)
 
 
-def _check_folder(spec: JobSpec, recipe: Recipe, architecture: str) -> None:
+def _check_folder(spec: SingleSpec, recipe: Recipe, architecture: str) -> None:
     """Raise `ParameterError` where a Hugging Face folder is asked for that cannot be written."""
     if "huggingface" not in spec.outputs.formats:
         return
-    compacts = any(PruningMethod.of(recipe, method).compacts for method in recipe.criteria)
+    compacts = recipe.prunes and any(
+        PruningMethod.of(recipe, method).compacts for method in recipe.criteria
+    )
     reason = explain_no_folder(architecture, compacts=compacts)
     if reason is not None:
         raise ParameterError(f"export: {reason}", pointer="/export")
 
 
-def starts_from_scratch(spec: JobSpec, architecture: Architecture) -> bool:
+def starts_from_scratch(spec: SingleSpec, architecture: Architecture) -> bool:
     """Whether the job trains a network from scratch that has a backbone to start from."""
-    has_backbone = find_prefix(architecture) is not None
-    return has_backbone and spec.model.id is None and spec.model.backbone is None
+    if isinstance(spec, EvaluateSpec) or find_prefix(architecture) is None:
+        return False
+    return spec.model.id is None and spec.model.backbone is None
 
 
 def _list_kept_zeros(
@@ -206,7 +227,7 @@ def _list_kept_zeros(
     return {name: zeros[name] for name in names if name in zeros}
 
 
-def _list_model_warnings(spec: JobSpec, preprocessing: ChosenPreprocessing) -> list[str]:
+def _list_model_warnings(spec: SingleSpec, preprocessing: ChosenPreprocessing) -> list[str]:
     """Warnings where the preprocessing of an uploaded network is guessed."""
     if spec.model.id is None:
         return []
@@ -214,9 +235,9 @@ def _list_model_warnings(spec: JobSpec, preprocessing: ChosenPreprocessing) -> l
     return [text for text in (guess, preprocessing.note) if text is not None]
 
 
-def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
+def _check_evaluations(spec: SingleSpec, *, segmentation: bool) -> None:
     """Raise `ParameterError` for an evaluation that does not fit the task."""
-    for index, method in enumerate(recipe.named_evaluations):
+    for index, method in enumerate(spec.recipe().named_evaluations):
         check_task(
             evaluations.get(method.name),
             method.name,
@@ -246,7 +267,7 @@ def _check_distributions(recipe: Recipe, shifted_sets: Sequence[str]) -> None:
 
 
 def _check_shifted_sets(
-    spec: JobSpec,
+    spec: SingleSpec,
     dataset: Mapping[str, Any],
     shifted: Sequence[Mapping[str, Any]],
     preprocessing: ChosenPreprocessing,
@@ -272,7 +293,7 @@ def _check_shifted_sets(
 
 
 def _count_shifted_sets(
-    spec: JobSpec, shifted: Sequence[Mapping[str, Any]]
+    spec: SingleSpec, shifted: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[int, int]]:
     """Validation and test images of each distribution of the shifted sets, by its name."""
     counts: dict[str, tuple[int, int]] = {}
@@ -282,7 +303,7 @@ def _count_shifted_sets(
 
 
 def _list_numberings(
-    spec: JobSpec, shifted: Sequence[Mapping[str, Any]], own_classes: Sequence[str]
+    spec: SingleSpec, shifted: Sequence[Mapping[str, Any]], own_classes: Sequence[str]
 ) -> list[str]:
     """A warning for each shifted set whose labels count by number."""
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning.analysis.applicability import fits_recipe, fits_task
+from pruning.analysis.applicability import asks_how_pruned, fits_recipe, fits_task
 from pruning.evaluations import evaluations
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.recipe import Method, Recipe
@@ -41,6 +41,7 @@ def list_evaluations(
         Method(name=name)
         for name in evaluations.names()
         if fits_task(evaluations.get(name), segmentation=segmentation)
+        and (recipe.prunes or not asks_how_pruned(evaluations.get(name)))
         and fits_recipe(evaluations.get(name), recipe)
         and (
             recipe.evaluations == "all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pruning.storage.checkpoints import WRITERS, write_pth
 from pruning.storage.compressed import write_compressed
 from pruning.storage.onnx_files import write_onnx
 from pruning.storage.semi_structured import write_semi_structured
+from pruning.types import Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,20 @@ class Origin:
     dataset_name: str
     dataset_sha256: str
 
+    def of(self, record: RoundRecord) -> Origin:
+        """The origin of a network of the job, which may have an architecture of its own."""
+        own = record.own_architecture
+        if own is None:
+            return self
+        return replace(self, architecture=own.architecture, kwargs=own.kwargs)
+
+
+def has_arch(record: RoundRecord) -> bool:
+    """Whether `arch.json` is needed to rebuild a network of the job."""
+    return record.compacted or (
+        record.own_architecture is not None and record.own_architecture.has_arch
+    )
+
 
 def describe_origin(origin: Origin, data: Data) -> dict[str, Any]:
     """The metadata that all files of a job have."""
@@ -50,6 +65,16 @@ def describe_origin(origin: Origin, data: Data) -> dict[str, Any]:
         "normalize": {"mean": data.mean, "std": data.std},
         "preprocessing": data.preprocessing.model_dump(mode="json"),
     }
+
+
+def _select_masks(record: RoundRecord) -> Masks:
+    """The masks of the files of a network; of one with an architecture of its own those of the
+    layers that have zeros, as its others are whole.
+    """
+    masks = {name: mask.cpu() for name, mask in record.masks().items()}
+    if record.own_architecture is None:
+        return masks
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +113,11 @@ class Exports:
         exported = ExportedNetwork(
             name=record.id,
             model=record.network(),
-            masks={name: mask.cpu() for name, mask in record.masks().items()},
+            masks=_select_masks(record),
             info=self._describe_file(record),
             compacted=record.compacted,
         )
-        self._write_packed(exported)
+        self._write_packed(exported, record)
         self._measure_costs(exported)
         self._write_further(exported, record)
         if not self._latencies.take(exported):
@@ -147,16 +172,17 @@ class Exports:
                 pipeline.ledger.warn(message)
         return costs
 
-    def _write_packed(self, exported: ExportedNetwork) -> None:
+    def _write_packed(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the formats that every checkpoint has."""
         for format, write in WRITERS.items():
             path = self.folder / f"{exported.name}.{format}.safetensors"
             applied = exported.masks if format == "masks" else exported.applied_masks
             write(path, exported.model.state_dict(), applied, **exported.info)
             self.on_file(exported.name, format, path)
-        if exported.compacted:
+        if has_arch(record):
             path = self.folder / name_file(exported.name, "arch")
-            write_arch(path, exported.model, self.origin.architecture, self.origin.kwargs)
+            origin = self.origin.of(record)
+            write_arch(path, exported.model, origin.architecture, origin.kwargs)
             self.on_file(exported.name, "arch", path)
 
     def _write_further(self, exported: ExportedNetwork, record: RoundRecord) -> None:
@@ -204,8 +230,8 @@ class Exports:
 
     def _write_huggingface(self, exported: ExportedNetwork, record: RoundRecord) -> None:
         """Write the folder of Hugging Face; where there is none of such a network, warn."""
-        origin = self.origin
-        reason = explain_no_folder(origin.architecture, compacts=exported.compacted)
+        origin = self.origin.of(record)
+        reason = explain_no_folder(origin.architecture, compacts=has_arch(record))
         path = self.folder / name_file(exported.name, "huggingface")
         try:
             if reason is not None:
@@ -300,7 +326,8 @@ class Exports:
 
     def _describe_file(self, record: RoundRecord | None) -> dict[str, Any]:
         """The metadata of a checkpoint file; nothing in it differs between two equal runs."""
-        info = describe_origin(self.origin, self.pipeline.data)
+        origin = self.origin if record is None else self.origin.of(record)
+        info = describe_origin(origin, self.pipeline.data)
         if record is not None:
             info["criterion"] = record.criterion.model_dump(mode="json")
             info["sparsity"] = record.sparsity

@@ -25,7 +25,7 @@ from pruning.pipeline.descriptions import (
     measure_zeros,
 )
 from pruning.pipeline.evaluating import run_evaluations
-from pruning.pipeline.exports import Exports, Origin
+from pruning.pipeline.exports import Exports, Origin, has_arch
 from pruning.pipeline.load_snippet import write_load_snippet
 from pruning.pipeline.pipeline import Pipeline
 from pruning.schemas.gates import EVALUATION_OF_GATE, Gates
@@ -199,8 +199,9 @@ class Results:
         costs, file_warnings = self._exports.load_costs(record)
         data, recipe = self.pipeline.data, self.pipeline.recipe
         masks = record.masks()
-        removed = sum(int((~mask).sum()) for mask in masks.values())
         total = count_parameters(dense)
+        removed = record.count_removed(total)
+        layered = dense if record.own_architecture is None else record.network()
         measured = record.measured
         given_measured = self.pipeline.given_measured
         control = find_control(self.pipeline.controls, record)
@@ -211,7 +212,7 @@ class Results:
             label=record.label,
             criterion=record.criterion,
             round=record.round,
-            requested_sparsity=record.target if record.budget is None else None,
+            requested_sparsity=record.target if recipe.prunes and record.budget is None else None,
             requested=describe_budget(record, recipe.targets, costs, total - removed),
             sparsity=record.sparsity,
             density=record.density,
@@ -231,10 +232,10 @@ class Results:
             val_error_increase=estimate_increase(measured.val_wrong, control.measured.val_wrong),
             guesses=is_guessing(measured.val_wrong, data.val.labels, len(data.classes)),
             val_counts=_count(measured.val_wrong, control.measured.val_wrong),
-            layers=describe_layers(dense, masks, recipe),
+            layers=describe_layers(layered, masks, recipe),
             retrain_epochs=record.retrain_epochs,
             load_snippet=write_load_snippet(
-                record.id, self.origin, data, compacted=record.compacted
+                record.id, self.origin.of(record), data, compacted=has_arch(record)
             ),
             warnings=(*_list_checkpoint_warnings(measured, masks), *file_warnings),
             **costs,

@@ -11,6 +11,11 @@ from pruning.errors import EvidenceError
 from pruning.pipeline.stage_files import RoundStage, Weights
 from pruning.types import Masks
 
+NO_LOSSES = (
+    "the job did not measure losses on training images, as no evaluation of its recipe says that "
+    "it reads them (`reads_losses`)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundLoader:
@@ -46,8 +51,5 @@ class RoundLoader:
         """
         before, after = self.stage.loss_before, self.stage.loss_after
         if before is None or after is None:
-            raise EvidenceError(
-                "the job did not measure losses on training images, as no evaluation of its recipe "
-                "says that it reads them (`reads_losses`)"
-            )
+            raise EvidenceError(NO_LOSSES)
         return before, after

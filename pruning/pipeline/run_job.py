@@ -43,13 +43,16 @@ from pruning.networks.published import add_published_sizes
 from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.exports import describe_origin
+from pruning.pipeline.judging import Judging, PrunedNetwork, leave_out_unfit
 from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.pruned_networks import find_pruned_network
 from pruning.pipeline.results import Origin, Results
 from pruning.reporting.files import write_report
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images
 from pruning.schemas.environment import Environment, Timing
+from pruning.schemas.evaluate import EvaluateSpec, SingleSpec, read_single_spec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import describe_guess
 from pruning.schemas.recipe import Recipe
@@ -83,22 +86,24 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
 
     `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
     `threads`, `cache` and `checkpoint_steps`, `most_data_bytes` where the memory for images is
-    limited, and `keeps_pictures` where images are wanted for a pooled report. The folder
-    holds `model.safetensors` and `rewind.safetensors` or `backbone.safetensors` where the job has
-    them, `data.safetensors` for an uploaded dataset, `shifted-<number>.safetensors` for each
-    shifted set, and `stages/` with what an earlier attempt saved. Files of results are written to
-    `files/`. Raises a `SecateurError` for what cannot be run.
+    limited, `pruned` where networks that were pruned elsewhere are judged, and `keeps_pictures`
+    where images are wanted for a pooled report. The folder holds `model.safetensors` and
+    `rewind.safetensors` or `backbone.safetensors` where the job has them,
+    `pruned-<number>.safetensors` for each network that was pruned elsewhere, `data.safetensors` for
+    an uploaded dataset, `shifted-<number>.safetensors` for each shifted set, and `stages/` with
+    what an earlier attempt saved. Files of results are written to `files/`. Raises a
+    `SecateurError` for what cannot be run.
     """
     clock = _Clock(is_resumed=any((folder / "stages").glob("*")))
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
-    spec = JobSpec.model_validate(job["spec"])
-    if spec.replicates > 1:
+    spec = read_single_spec(job["spec"])
+    if isinstance(spec, JobSpec) and spec.replicates > 1:
         raise ParameterError(
             f"replicates: {spec.replicates} of them are as many jobs; this runs one",
             pointer="/replicates",
         )
-    recipe = spec.recipe()
+    recipe, left_out = leave_out_unfit(spec.recipe())
     device = pick_device(spec.device)
     arrays, data = _load_data(folder, job, spec, recipe)
     data = data.to(device)
@@ -127,6 +132,8 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         file_info=describe_origin(origin, data),
     )
     results = Results(pipeline, origin, folder / "files", watcher.file, outputs=spec.outputs)
+    for warning in left_out:
+        pipeline.ledger.warn(warning)
     for note in (*arrays.notes, *data.notes):
         pipeline.ledger.warn(f"dataset: {note}")
     guess = describe_guess(data.source) if spec.model.id is not None else None
@@ -144,7 +151,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
 
 
 def _load_data(
-    folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Recipe
+    folder: Path, job: Mapping[str, Any], spec: SingleSpec, recipe: Recipe
 ) -> tuple[Arrays, Data]:
     """The dataset as it was uploaded, and as tensors with its shifted sets."""
     path = folder / "data.safetensors"
@@ -250,7 +257,10 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         rewind=load_network("rewind"),
     )
     cache = job["cache"]
-    return Pipeline(
+    make: Callable[..., Pipeline] = Pipeline
+    if not recipe.prunes:
+        make = partial(Judging, pruned=_find_pruned(folder, job, architecture, data))
+    return make(
         recipe=recipe,
         networks=networks,
         data=data,
@@ -262,6 +272,24 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         cache=TensorCache(Path(cache["folder"]), cache["bytes"]) if cache["bytes"] else None,
         file_info=file_info,
         image_flops=image_flops,
+    )
+
+
+def _find_pruned(
+    folder: Path, job: Mapping[str, Any], dense: Architecture, data: Data
+) -> tuple[PrunedNetwork, ...]:
+    """The networks that were pruned elsewhere, in the order of the job."""
+    names = EvaluateSpec.model_validate(job["spec"]).names
+    return tuple(
+        find_pruned_network(
+            name,
+            described,
+            dense,
+            shape=data.shape,
+            classes=data.classes,
+            path=folder / f"pruned-{number}.safetensors",
+        )
+        for number, (name, described) in enumerate(zip(names, job["pruned"], strict=True))
     )
 
 
@@ -358,7 +386,8 @@ class _Publisher:
         # The summary goes first: a job that is cancelled between two messages then has one for
         # every report it stored.
         document = report.model_dump(mode="json")
-        curve = read_member_curve(document)
+        prunes = self.results.pipeline.recipe.prunes
+        curve = read_member_curve(document) if prunes else None
         summary = {
             "recommendation": document["recommendation"],
             "gates": document["gates"],

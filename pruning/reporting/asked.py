@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pruning import wording
+from pruning.schemas.recipe import UPLOADED
 from pruning.schemas.report import Checkpoint, Report
 from pruning.schemas.targets import RequestedBudget
 
 
 def name_column(report: Report) -> str:
     """Return the heading of the column of targets."""
-    has_budgets = any(checkpoint.requested is not None for checkpoint in report.checkpoints)
-    return "Asked" if has_budgets else "Sparsity asked"
+    if any(checkpoint.requested is not None for checkpoint in report.checkpoints):
+        return "Asked"
+    judged = any(is_uploaded(checkpoint) for checkpoint in report.checkpoints)
+    return "Sparsity, to a percent" if judged else "Sparsity asked"
+
+
+def is_uploaded(checkpoint: Checkpoint) -> bool:
+    """Return whether a network was pruned elsewhere."""
+    return checkpoint.criterion.name == UPLOADED
 
 
 def describe_cell(checkpoint: Checkpoint) -> str:
@@ -21,9 +29,13 @@ def describe_cell(checkpoint: Checkpoint) -> str:
 
 
 def describe_target(checkpoint: Checkpoint) -> str:
-    """Return what was asked for in words: `90 % sparsity`, `50 % of the FLOPs`."""
+    """Return what was asked for in words: `90 % sparsity`, `50 % of the FLOPs`; of a network that
+    was pruned elsewhere its name.
+    """
     if checkpoint.requested is not None:
         return describe_budget(checkpoint.requested)
+    if is_uploaded(checkpoint):
+        return f"{checkpoint.id} ({wording.short_percent(checkpoint.sparsity)} sparse)"
     return f"{wording.short_percent(checkpoint.removal)} sparsity"
 
 
@@ -31,7 +43,8 @@ def describe_state(checkpoint: Checkpoint) -> str:
     """Return what the network is: `90 % sparse`, `50 % of the FLOPs`."""
     if checkpoint.requested is not None:
         return describe_budget(checkpoint.requested)
-    return f"{wording.short_percent(checkpoint.removal)} sparse"
+    sparsity = checkpoint.sparsity if is_uploaded(checkpoint) else checkpoint.removal
+    return f"{wording.short_percent(sparsity)} sparse"
 
 
 def describe_budget(budget: RequestedBudget) -> str:

@@ -155,7 +155,8 @@ def _describe_network(report: Report, row: summary.Row) -> str:
         name = f"**{name}** ({summary.choose_tag(report)})"
     if row.checkpoint is None:
         return name
-    return f"{name}{' (partial)' if row.checkpoint.partial else ''} {escape(row.checkpoint.id)}"
+    id = "" if row.checkpoint.id == row.label else f" {escape(row.checkpoint.id)}"
+    return f"{name}{' (partial)' if row.checkpoint.partial else ''}{id}"
 
 
 def _list_checkpoint_warnings(report: Report) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from pruning import wording
-from pruning.schemas.recipe import Method
+from pruning.schemas.recipe import UPLOADED, Method
 from pruning.schemas.report import Evaluated
 from pruning.types import Task
 
@@ -61,15 +61,14 @@ def write_model_card(facts: CardFacts) -> str:
         for name, measured in rows
     )
     images = wording.count_of(facts.test_images, "test image")
+    origin = _tell_origin(facts)
     error = (
         "test error" if facts.task == "classification" else "test error: 1 - mean IoU of an image"
     )
     return f"""{_write_metadata(facts)}
 # {facts.id}
 
-{wording.short_percent(facts.sparsity)} of the weights of this network are zero. They were chosen by
-the criterion `{wording.method_call(facts.criterion)}` and set to zero, with {facts.retrain_epochs}
-epochs of retraining.
+{wording.short_percent(facts.sparsity)} of the weights of this network are zero. {origin}
 
 | network | {error} |
 |---|---|
@@ -86,6 +85,16 @@ model = {auto_class}.from_pretrained("FOLDER").eval()
 processor = AutoImageProcessor.from_pretrained("FOLDER")
 ```
 """
+
+
+def _tell_origin(facts: CardFacts) -> str:
+    """A sentence on how the weights came to be zero."""
+    if facts.criterion.name == UPLOADED:
+        return "They were when it was\nsent in; it was judged here as it came."
+    return (
+        f"They were chosen by\nthe criterion `{wording.method_call(facts.criterion)}` and set to "
+        f"zero, with {facts.retrain_epochs}\nepochs of retraining."
+    )
 
 
 def _write_metadata(facts: CardFacts) -> str:

@@ -140,6 +140,8 @@ def list_controls(report: Report) -> dict[str, Network]:
 def describe_references(report: Report) -> str:
     """Return what the dense networks of the table of errors are, and what its intervals cover."""
     control = "control: the dense network retrained as in one round, with the same data."
+    if any(asked.is_uploaded(checkpoint) for checkpoint in report.checkpoints):
+        control = "control: the same network, as nothing is retrained here."
     if len(list_controls(report)) > 1:
         control = (
             "control: the dense network retrained with the same data, and behind a number that "
@@ -316,6 +318,8 @@ def _choose_headline(
 def _detail_target(best: Checkpoint) -> str:
     """Return the criterion and the id of a checkpoint, and of a budget what was reached."""
     details = [wording.method_call(best.criterion), best.id]
+    if asked.is_uploaded(best):
+        details = [best.id, f"model {best.criterion.params['model']}"]
     if best.requested is not None:
         details.append(asked.describe_reached(best.requested))
     return ", ".join(details)

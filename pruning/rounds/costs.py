@@ -218,8 +218,12 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     batch_images = min(largest_batch, max(images["fit"], 1))
     training_memory = 4 * (copies * parameters + 2 * activations * batch_images)
     scoring_memory = max(
-        costs.scoring_memory(method, prunable, parameters, activations)
-        for method in recipe.criteria
+        (
+            costs.scoring_memory(method, prunable, parameters, activations)
+            for method in recipe.criteria
+            if recipe.prunes
+        ),
+        default=0,
     )
     return {
         "rounds": rounds,
@@ -315,7 +319,9 @@ def list_warnings(recipe: Recipe) -> list[str]:
     >>> [warning[:54] for warning in list_warnings(recipe)]
     ['obd: a single stage removes more than 50 % of the weig']
     """
-    warnings = []
+    warnings: list[str] = []
+    if not recipe.prunes:
+        return warnings
     for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):
         pruning_method = PruningMethod.of(recipe, method)
         for planned in plan_rounds(recipe):

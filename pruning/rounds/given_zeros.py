@@ -62,9 +62,9 @@ class GivenZeros:
     def describe(self, recipe: Recipe) -> str | None:
         """A sentence on what becomes of the zeros in a job; None where they are few.
 
-        A job that trains the network itself says nothing of them.
+        A job that trains the network itself, or prunes nothing, says nothing of them.
         """
-        if recipe.train is not None or 1.0 - self.density < NOTABLE:
+        if not recipe.prunes or recipe.train is not None or 1.0 - self.density < NOTABLE:
             return None
         zeros = f"{100 * (1 - self.density):.2f} %"
         start = f"the network comes with {zeros} of its prunable weights at zero: "
@@ -84,15 +84,15 @@ class GivenZeros:
 def keeps_zeros(recipe: Recipe) -> bool:
     """Whether a job keeps the zeros of the network it is given.
 
-    It does not where it trains that network itself, whose zeros may be an initialisation, or where
-    a criterion removes more than single weights at a time: what is removed together is chosen, cut
-    out and trained as a whole.
+    It does not where it prunes nothing, where it trains that network itself, whose zeros may be an
+    initialisation, or where a criterion removes more than single weights at a time: what is removed
+    together is chosen, cut out and trained as a whole.
     """
     single = (
         isinstance(PruningMethod.of(recipe, criterion).granularity, Weight)
         for criterion in recipe.criteria
     )
-    return recipe.keep_zeros and recipe.train is None and all(single)
+    return recipe.prunes and recipe.keep_zeros and recipe.train is None and all(single)
 
 
 def list_reached_targets(recipe: Recipe, zeros: int, total: int) -> list[str]:

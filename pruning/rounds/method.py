@@ -109,6 +109,8 @@ class PruningMethod:
 
 def refuse_repeated(recipe: Recipe) -> None:
     """Raise `ParameterError` where two criteria are the same, defaults written in."""
+    if not recipe.prunes:
+        return
     earlier: list[Criterion] = []
     for method in recipe.criteria:
         criterion = criteria.create(method.name, method.params)

@@ -24,7 +24,9 @@ class ComparedNetwork(NetworkName):
     """The error and the costs of a network, as its own report has them."""
 
     target: float | None
-    """The share of what the job's targets count that was to be removed; `null` for `given`."""
+    """The share of what the job's targets count that was to be removed; of a
+    network that was pruned elsewhere its sparsity to a percent; `null` for `given`.
+    """
     recommended: bool
     """Whether the report of its job recommends it."""
     error: Estimate

@@ -10,7 +10,7 @@ from pruning.schemas.recipe import Method, Recipe
 
 def label_criteria(recipe: Recipe) -> list[str]:
     """Return a short unique name for every criterion of the recipe: its name, and the parameters in
-    which others of that name differ.
+    which others of that name differ. Networks that were pruned elsewhere have their own names.
 
     >>> from pruning.schemas.recipe import Targets
     >>> criteria = (
@@ -20,6 +20,8 @@ def label_criteria(recipe: Recipe) -> list[str]:
     >>> label_criteria(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
     ['qm-pi1', 'qm-pi14-linear']
     """
+    if not recipe.prunes:
+        return [method.params["name"] for method in recipe.criteria]
     labels = [_label_criterion(method, recipe) for method in recipe.criteria]
     return [
         label if labels.count(label) == 1 else f"{label}-{labels[: index + 1].count(label)}"

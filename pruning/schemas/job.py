@@ -320,3 +320,8 @@ def runs_by_members(spec: Mapping[str, Any]) -> bool:
     job with replicates.
     """
     return spec.get("type") == "family" or (spec.get("replicates") or 1) > 1
+
+
+def list_shifted_ids(spec: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the datasets of shifted images in a job's spec, in its order."""
+    return [reference["id"] for reference in spec["dataset"].get("shifted", ())]

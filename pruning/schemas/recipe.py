@@ -17,6 +17,8 @@ from pruning.schemas.targets import Targets as Targets
 from pruning.schemas.training import Train, Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+UPLOADED = "uploaded"
+"""The name that stands for the criterion of a network that was pruned elsewhere."""
 
 
 class Method(Document):
@@ -236,6 +238,11 @@ class Recipe(Document):
     def image_seed(self) -> int:
         """The seed under which images are drawn: for limits, validation and shifts."""
         return self.seed if self.limit.seed is None else self.limit.seed
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the job prunes; one that judges networks which were pruned elsewhere does not."""
+        return True
 
     @property
     def criteria(self) -> tuple[Method, ...]:

@@ -12,10 +12,11 @@ from pruning.schemas.described import DescribedBy
 from pruning.schemas.environment import Environment as Environment
 from pruning.schemas.estimates import Estimate as Estimate
 from pruning.schemas.estimates import Unit as Unit
-from pruning.schemas.job import JobSpec
+from pruning.schemas.evaluate import SingleSpec
+from pruning.schemas.job_inputs import DataInfo as DataInfo
+from pruning.schemas.job_inputs import ModelInfo as ModelInfo
 from pruning.schemas.outputs import Latency as Latency
 from pruning.schemas.outputs import OnnxCheck, RoundedCheck
-from pruning.schemas.preprocessing import Preprocessing
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
 from pruning.schemas.targets import RequestedBudget
@@ -219,6 +220,7 @@ class Checkpoint(Network):
     criterion: Method
     round: int
     requested_sparsity: float | None
+    """`null` where the target is a budget, and for a network that was pruned elsewhere."""
     requested: RequestedBudget | None = None
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
@@ -262,8 +264,14 @@ class Checkpoint(Network):
 
     @property
     def removal(self) -> float:
-        """The part that the target asks to remove: the sparsity, or a share of what is counted."""
-        return self.requested.removal if self.requested else self.requested_sparsity or 0.0
+        """The part that the target asks to remove: the sparsity, or a share of what is counted; of
+        a network that was pruned elsewhere its sparsity to a percent.
+        """
+        if self.requested is not None:
+            return self.requested.removal
+        if self.requested_sparsity is not None:
+            return self.requested_sparsity
+        return round(self.sparsity, 2)
 
 
 class Round(Document):
@@ -324,42 +332,12 @@ class Recommendation(Document):
     """`null` where the job declares nothing about shifts."""
 
 
-class ModelInfo(Document):
-    """The network that was pruned."""
-
-    architecture: str
-    kwargs: dict[str, Any]
-    sha256: str | None
-    parameters: int
-    prunable: int
-    normalize: dict[str, tuple[float, ...]]
-    preprocessing: Preprocessing | None = None
-    """The preprocessing of the images, and who chose it; `null` in reports of earlier versions."""
-
-
-class DataInfo(Document):
-    """The data the job ran on, after limits and the validation split."""
-
-    name: str
-    sha256: str
-    classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    """Channels, height, width."""
-    fit: int
-    val: int
-    test: int
-    task: Literal["classification", "segmentation"] = "classification"
-    """With `segmentation`, the error of an image is 1 - its mean IoU."""
-    guessing_error: float | None = None
-    """The error of the best constant answer on the test images; `null` in earlier reports."""
-
-
 class Report(Document):
     """Everything that a job measured."""
 
     schema_version: Literal[1] = 1
     job_id: str
-    spec: Annotated[dict[str, Any], DescribedBy(JobSpec)]
+    spec: Annotated[dict[str, Any], DescribedBy(SingleSpec)]
     """The job as it was submitted."""
     recipe_digest: str
     model: ModelInfo

@@ -18,6 +18,12 @@ def list_shift_warnings(recipe: Recipe) -> list[str]:
     trainings = (recipe.train, recipe.retrain)
     if any(training is not None and training.corrupt is not None for training in trainings):
         return []
+    if not recipe.prunes:
+        return [
+            "shifts: declared to be modelled in training, and this job does not see how networks "
+            "were trained: unless the pruned ones were trained on corrupted images, too, the "
+            "guideline to prune as the nominal data allow does not hold"
+        ]
     return [
         "shifts: declared to be modelled in training, and no training of this job sees corrupted "
         "images: unless the network as given was trained on them and retraining keeps that, the "

@@ -200,7 +200,11 @@ def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice, margin: 
 
 
 def _find_method(checkpoint: Checkpoint, known: dict[str, Any]) -> str:
-    """Return the method of a checkpoint: the longest of the known names that its id begins with."""
+    """Return the method of a checkpoint: its label; in reports of earlier versions, which have
+    none, the longest of the known names that its id begins with.
+    """
+    if checkpoint.label in known:
+        return checkpoint.label
     return max((name for name in known if checkpoint.id.startswith(f"{name}-")), key=len)
 
 

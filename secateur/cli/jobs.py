@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pruning.schemas.recipe import Retrain
+from pruning.schemas.recipe import Retrain, Shifts
 from secateur.cli.console import Json, print_json, print_table, say, show, tell
-from secateur.cli.specs import choose_layers, override, read_spec
+from secateur.cli.judging import find_pruned, read_gates
+from secateur.cli.specs import choose_layers, override, read_dataset, read_evaluations, read_spec
 from secateur.cli.watch import watch as watch_job
 from secateur.client import Client
 
@@ -34,7 +36,9 @@ MEMBER = (
 )
 if TYPE_CHECKING:
     Mode = str
+    Knowledge = str
 else:
+    Knowledge = Shifts.model_fields["knowledge"].annotation
     Mode = Retrain.model_fields["mode"].annotation
 
 
@@ -125,24 +129,114 @@ def submit(
     document = choose_layers(
         document, include=include or (), exclude=exclude or (), overrides=overrides or ()
     )
-    if watch and validate_only:
-        raise typer.BadParameter("--validate-only starts no job to --watch")
+    sending = Sending(validate_only, watch, timeout, idempotency_key, as_json)
     with Client() as client:
-        if dataset is not None and Path(dataset).exists():
-            uploaded = client.datasets.upload(dataset)
-            document["dataset"]["id"] = uploaded.id
-            say(f"uploaded {uploaded.id}")
-        if validate_only:
-            show(client.jobs.validate(document).document(), as_json)
-            return
-        job = client.jobs.submit(document, idempotency_key=idempotency_key)
-        if watch:
-            say(f"submitted {job.id}")
-            _watch(client, job.id, timeout, as_json)
-    if as_json:
+        _upload_dataset(client, document, dataset)
+        _send(client, document, sending)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """The way in which a job is submitted."""
+
+    validate_only: bool
+    watch: bool
+    timeout_s: float | None
+    idempotency_key: str | None
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if self.watch and self.validate_only:
+            raise typer.BadParameter("--validate-only starts no job to --watch")
+
+
+def _upload_dataset(client: Client, document: dict[str, Any], dataset: str | None) -> None:
+    """Upload the dataset of a job where it is a path, and name it in the job."""
+    if dataset is not None and Path(dataset).exists():
+        uploaded = client.datasets.upload(dataset)
+        document["dataset"]["id"] = uploaded.id
+        say(f"uploaded {uploaded.id}")
+
+
+def _send(client: Client, document: dict[str, Any], sending: Sending) -> None:
+    """Submit a job and watch it, or check it alone."""
+    if sending.validate_only:
+        show(client.jobs.validate(document).document(), sending.as_json)
+        return
+    job = client.jobs.submit(document, idempotency_key=sending.idempotency_key)
+    if sending.watch:
+        say(f"submitted {job.id}")
+        _watch(client, job.id, sending.timeout_s, sending.as_json)
+    if sending.as_json:
         print_json(job.document())
     else:
         tell(f"{job.id} {job.status}")
+
+
+@app.command()
+def evaluate(
+    dense: Annotated[str, typer.Argument(metavar="DENSE", help="The id of the dense original.")],
+    pruned: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PRUNED...",
+            help="Networks that were pruned from it: ids of models, or files, which are uploaded.",
+        ),
+    ],
+    *,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="ID|builtin:NAME|PATH",
+            help="A dataset; a folder or a file is uploaded first.",
+        ),
+    ],
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
+    ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LIMIT", help="As max_error_increase=0.01; repeat for several."),
+    ] = None,
+    shifts: Annotated[
+        Knowledge | None, typer.Option(help="What is known of the data that it will meet.")
+    ] = None,
+    export: Annotated[
+        list[str] | None, typer.Option(help="A file format to write; repeat for several.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Check and estimate, store no job.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,
+    timeout: Timeout = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submitting twice with one key starts one job.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge networks that were pruned elsewhere beside their dense original."""
+    document: dict[str, Any] = {
+        "type": "evaluate",
+        "model": {"id": dense},
+        "dataset": read_dataset(dataset),
+    }
+    if evaluation:
+        document["evaluations"] = read_evaluations(evaluation)
+    if gate:
+        document["gates"] = read_gates(gate)
+    if shifts is not None:
+        document["shifts"] = {"knowledge": shifts}
+    if export:
+        document["export"] = export
+    if seed is not None:
+        document["seed"] = seed
+    sending = Sending(validate_only, watch, timeout, idempotency_key, as_json)
+    with Client() as client:
+        document["pruned"] = find_pruned(client, dense, pruned)
+        _upload_dataset(client, document, dataset)
+        _send(client, document, sending)
 
 
 @app.command()

@@ -82,7 +82,7 @@ def _choose_retraining(spec: dict[str, Any], mode: str | None, epochs: int | Non
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
 
 
-def _read_evaluations(names: Sequence[str]) -> str | list[dict[str, str]]:
+def read_evaluations(names: Sequence[str]) -> str | list[dict[str, str]]:
     """The evaluations of the flags: `all` by itself, or some by name."""
     if "all" not in names:
         return [{"name": name} for name in names]
@@ -105,11 +105,11 @@ def override(
     replicates: int | None,
     evaluation: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the spec with the flags written over it; fields without a flag stay. A family takes
-    `--dataset` alone.
+    """Return the spec with the flags written over it; fields without a flag stay. A family and a
+    job that judges networks take `--dataset` alone.
     """
     spec = {"type": "prune"} | spec
-    family = spec["type"] == "family"
+    needed = NEEDED.get(str(spec["type"]))
     flags = {
         "--model": model,
         "--sparsity": sparsity or None,
@@ -122,22 +122,20 @@ def override(
         "--evaluation": evaluation or None,
     }
     unsuited = [flag for flag, value in flags.items() if value is not None]
-    if family and unsuited:
+    if needed is not None and unsuited:
         raise typer.BadParameter(
-            f"{', '.join(unsuited)}: for a family, only --dataset can be set beside the file"
+            f"{', '.join(unsuited)}: for a job of the type {spec['type']}, only --dataset can be "
+            "set beside the file"
         )
     if model is not None:
         spec["model"] = {"id": model}
     if dataset is not None:
-        kind, _, name = dataset.rpartition(":")
-        if kind not in ("", "builtin"):
-            raise typer.BadParameter(f"--dataset {dataset}: give an id or builtin:NAME")
         kept = {
             key: value
             for key, value in _object(spec, "dataset").items()
             if key not in ("id", "builtin")
         }
-        spec["dataset"] = {kind or "id": name} | kept
+        spec["dataset"] = read_dataset(dataset) | kept
     targets = _read_targets(sparsity, budgets)
     if targets:
         spec["targets"] = targets
@@ -150,9 +148,21 @@ def override(
     if replicates is not None:
         spec["replicates"] = replicates
     if evaluation:
-        spec["evaluations"] = _read_evaluations(evaluation)
-    _require_fields(spec, family=family)
+        spec["evaluations"] = read_evaluations(evaluation)
+    _require_fields(spec)
     return spec
+
+
+def read_dataset(dataset: str) -> dict[str, Any]:
+    """Return the reference to a dataset from `ID` or `builtin:NAME`.
+
+    >>> read_dataset("builtin:digits")
+    {'builtin': 'digits'}
+    """
+    kind, _, name = dataset.rpartition(":")
+    if kind not in ("", "builtin"):
+        raise typer.BadParameter(f"--dataset {dataset}: give an id or builtin:NAME")
+    return {kind or "id": name}
 
 
 def choose_layers(
@@ -201,18 +211,18 @@ def _read_override(text: str) -> tuple[str, float]:
     return pattern, number
 
 
-def _require_fields(spec: dict[str, Any], *, family: bool) -> None:
+NEEDED = {"family": ["model", "dataset", "members"], "evaluate": ["model", "pruned", "dataset"]}
+"""The fields that no default fills in, of jobs that a file describes."""
+
+
+def _require_fields(spec: dict[str, Any]) -> None:
     """Raise `typer.BadParameter` where the spec lacks what no default fills in."""
-    needed = ["dataset"]
-    if family:
-        needed = ["model", "dataset", "members"]
-    elif spec.get("preset") is None:
-        needed = ["model", "dataset", "targets"]
+    needed, remedy = NEEDED.get(str(spec["type"])), "them in the file"
+    if needed is None:
+        needed = ["dataset"] if spec.get("preset") is not None else ["model", "dataset", "targets"]
+        remedy = "a spec file, or --model, --dataset and --sparsity (or a budget)"
     missing = [name for name in needed if name not in spec]
     if missing:
-        remedy = "a spec file, or --model, --dataset and --sparsity (or a budget)"
-        if family:
-            remedy = "them in the file"
         raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give {remedy}")
 
 

@@ -68,6 +68,12 @@ def upload_model(
     classes: Annotated[
         str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")
     ] = None,
+    arch: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, metavar="FILE", help="The arch.json of a network that has lost channels."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Upload a network: a state dict (safetensors, .pth), or a folder or zip as transformers saves
@@ -82,6 +88,7 @@ def upload_model(
             normalize=parse_option("--normalize", normalize, dict),
             preprocessing=parse_option("--preprocessing", preprocessing, dict),
             classes=parse_option("--classes", classes, list),
+            arch=arch,
         )
     show(model.document(), as_json)
 

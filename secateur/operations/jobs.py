@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pruning.schemas.comparison import Comparison
+from pruning.schemas.evaluate import EvaluateSpec
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from secateur.errors import InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
@@ -16,7 +17,7 @@ from secateur.forecasts import Predictions, Validation
 from secateur.operations.paging import pages
 from secateur.wire import CheckpointResult, Job, Page, Results
 
-Spec = JobSpec | FamilySpec | Mapping[str, Any]
+Spec = JobSpec | FamilySpec | EvaluateSpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
 Undecided = Literal["skip", "fail"]
 """The outcome of an undecided gate in JUnit XML."""
@@ -30,6 +31,33 @@ def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
     headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
     request = Request(method="POST", path="/v1/jobs", json=_to_document(spec), headers=headers)
     return (yield from call(request)).parse(Job)
+
+
+def evaluate(
+    model: str,
+    pruned: Mapping[str, str] | Sequence[str],
+    dataset: str | Mapping[str, Any],
+    *,
+    idempotency_key: str | None = None,
+    **fields: Any,
+) -> Flow[Job]:
+    """Submit a job that judges networks which were pruned elsewhere beside their dense original.
+
+    `model` is the id of the dense one, `pruned` are the ids of the others, by the names that the
+    report is to have for them or as a list, `dataset` is an id or the job's `dataset`, `fields` are
+    its other fields (`gates`, `evaluations`, `shifts`, `seed`, `export`, `latency`, `labels`, ...).
+    """
+    networks = [{"id": id} for id in pruned]
+    if isinstance(pruned, Mapping):
+        networks = [{"id": id, "name": name} for name, id in pruned.items()]
+    spec = {
+        "type": "evaluate",
+        "model": {"id": model},
+        "pruned": networks,
+        "dataset": {"id": dataset} if isinstance(dataset, str) else dict(dataset),
+        **fields,
+    }
+    return (yield from submit(spec, idempotency_key=idempotency_key))
 
 
 def validate(spec: Spec) -> Flow[Validation]:
@@ -205,6 +233,6 @@ def predict(  # noqa: PLR0913 - the fields of a question, by keyword
 
 
 def _to_document(spec: Spec) -> dict[str, Any]:
-    if isinstance(spec, JobSpec | FamilySpec):
+    if isinstance(spec, JobSpec | FamilySpec | EvaluateSpec):
         return spec.model_dump(mode="json", exclude_unset=True)
     return dict(spec)

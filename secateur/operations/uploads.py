@@ -19,7 +19,7 @@ Normalize = Mapping[str, Sequence[float]]
 UPLOAD_TIMEOUT_S = 600.0
 
 
-def upload_model(
+def upload_model(  # noqa: PLR0913 - the fields of the form, by keyword
     file: str | PathLike[str],
     architecture: str | None = None,
     *,
@@ -28,19 +28,23 @@ def upload_model(
     normalize: Normalize | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    arch: str | PathLike[str] | None = None,
 ) -> Flow[Model]:
     """Upload a state dict of a registered architecture, streamed from disk, or a folder as
     transformers saves it.
 
     A checkpoint of this service and such a folder say themselves what their architecture is.
     `preprocessing` has `resize`, `crop`, `interpolation`, `mean` and `std`, or is a
-    `pretrained_cfg` of timm or a `preprocessor_config.json` of transformers.
+    `pretrained_cfg` of timm or a `preprocessor_config.json` of transformers. `arch` is the
+    `arch.json` of a checkpoint that has lost channels.
     """
     form = {} if architecture is None else {"architecture": architecture}
     if kwargs is not None:
         form["kwargs"] = json.dumps(dict(kwargs))
     if classes is not None:
         form["classes"] = json.dumps(list(classes))
+    if arch is not None:
+        form["arch"] = Path(arch).read_text(encoding="utf-8")
     _add_preprocessing(form, normalize, preprocessing)
     return (yield from _upload_path("models", Model, path=Path(file), form=form, name=name))
 

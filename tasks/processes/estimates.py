@@ -101,7 +101,12 @@ def estimate_replicates(payload: dict[str, Any]) -> dict[str, Any]:
 
     spec = payload["spec"]
     uploads = (payload["model"], payload["dataset"], payload["shifted"], payload.get("backbone"))
-    estimate = estimate_job(spec, *uploads, most_data_bytes=payload.get("most_data_bytes"))
+    estimate = estimate_job(
+        spec,
+        *uploads,
+        pruned=payload.get("pruned", ()),
+        most_data_bytes=payload.get("most_data_bytes"),
+    )
     count = spec.get("replicates", 1)
     summed = {name: count * estimate[name] for name in (*SUMMED, "checkpoints")}
     scaled = {

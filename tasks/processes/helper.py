@@ -21,10 +21,12 @@ from tasks.helper import TORCH_FREE
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Check that a state dict fits its architecture, and count its parameters and its zeros.
 
-    A file of this service says itself what it is; the payload goes first. Without an architecture
-    the only one that fits is taken. Weights that are not stored in the file as the network has them
+    A file of this service says itself what it is; the payload goes first. The text of an
+    `arch.json` (`arch`) says it of a network that has lost channels. Without an architecture the
+    only one that fits is taken. Weights that are not stored in the file as the network has them
     are written to `output` (`rewritten`), each change with a note.
     """
+    from pruning.channels.cut_uploads import find_cut_weights
     from pruning.masks import count_parameters, find_prunable
     from pruning.networks.loading import build_outline, check_state, read_parameters, resolve
     from pruning.networks.published import read_published_preprocessing
@@ -35,12 +37,21 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     path = Path(payload["path"])
     output = Path(payload.get("output") or path.with_name("rewritten"))
     upload = read_upload(path, output.parent, payload.get("max_bytes"))
-    name = payload["architecture"] or upload.architecture
-    kwargs = upload.merge_kwargs(name, payload["kwargs"])
-    candidate, notes = find_weights(name, kwargs, upload.states)
-    architecture = resolve(candidate.architecture, candidate.kwargs)
-    model = build_outline(architecture)
-    state = candidate.fitted.state
+    modules = None
+    if payload.get("arch") is not None:
+        cut = find_cut_weights(
+            payload["arch"], payload["architecture"], payload["kwargs"], upload.states
+        )
+        kind, architecture, modules = cut.name, cut.architecture, cut.modules
+        model, fitted, notes = cut.network, cut.fitted, list(cut.fitted.notes)
+    else:
+        name = payload["architecture"] or upload.architecture
+        kwargs = upload.merge_kwargs(name, payload["kwargs"])
+        candidate, notes = find_weights(name, kwargs, upload.states)
+        kind, fitted = candidate.architecture, candidate.fitted
+        architecture = resolve(kind, candidate.kwargs)
+        model = build_outline(architecture)
+    state = fitted.state
     check_state(model.state_dict(), state)
     rewritten = not is_stored(path, state, upload.states)
     if rewritten:
@@ -51,7 +62,8 @@ def check_model(payload: dict[str, Any]) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "prunable": sum(weight.numel() for weight in prunable.values()),
         "zeros": {name: count for name, count in zeros.items() if count},
-        "architecture": candidate.architecture,
+        "architecture": kind,
+        "modules": modules,
         "notes": [*upload.notes, *notes],
         "rewritten": rewritten,
         "normalize": None,
@@ -70,7 +82,7 @@ def list_layers(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.networks.loading import resolve
 
     architecture = resolve(payload["architecture"], payload["kwargs"])
-    return tabulate_layers(architecture).model_dump(mode="json")
+    return tabulate_layers(architecture, payload.get("modules")).model_dump(mode="json")
 
 
 def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:

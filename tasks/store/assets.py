@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tasks.store.engine import db_now, insert_into
 from tasks.store.errors import InUseError, NotFoundError
 from tasks.store.pages import Page, paginate
-from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, JobShift, Model
+from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, JobPruned, JobShift, Model
 
 Asset = TypeVar("Asset", Model, Dataset)
 LIVE = ("queued", "running", "pausing", "paused", "cancelling")
@@ -52,7 +52,10 @@ def read_page(
 def remove(session: Session, row: Model | Dataset) -> str:
     """Delete the row and return its artifact's key; `InUseError` while a live job uses it."""
     if isinstance(row, Model):
-        uses_row = or_(Job.model_id == row.id, Job.rewind_model_id == row.id)
+        judging_jobs = select(JobPruned.job_id).where(JobPruned.model_id == row.id)
+        uses_row = or_(
+            Job.model_id == row.id, Job.rewind_model_id == row.id, Job.id.in_(judging_jobs)
+        )
     else:
         shifted_jobs = select(JobShift.job_id).where(JobShift.dataset_id == row.id)
         uses_row = or_(Job.dataset_id == row.id, Job.id.in_(shifted_jobs))

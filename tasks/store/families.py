@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Integer, bindparam, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from pruning.schemas.job import TERMINAL
+from pruning.schemas.job import TERMINAL, list_shifted_ids
 from tasks.store import jobs
 from tasks.store.assets import read_clock
 from tasks.store.claims import Claim, lock_held_job, settle
@@ -63,7 +63,7 @@ def start_members(session: Session, claim: Claim, wanted: Sequence[Mapping[str, 
                 model_id=family.model_id,
                 rewind_model_id=family.rewind_model_id,
                 dataset_id=family.dataset_id,
-                shifted_ids=frozenset(jobs.list_shifted_ids(member["spec"])),
+                shifted_ids=frozenset(list_shifted_ids(member["spec"])),
                 priority=family.priority,
                 deadline_s=None,
                 labels=labels,

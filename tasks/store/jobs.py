@@ -19,6 +19,7 @@ from tasks.store.tables import (
     Idempotency,
     Job,
     JobLabel,
+    JobPruned,
     JobShift,
     Outbox,
     ResultFile,
@@ -33,6 +34,7 @@ MOST_URGENT = 9
 TABLES_OF_A_JOB = (
     JobLabel,
     JobShift,
+    JobPruned,
     Event,
     StageFile,
     ResultFile,
@@ -59,6 +61,8 @@ class NewJob:
     progress_total: float = 0.0
     shifted_ids: frozenset[str] = frozenset()
     """Datasets of shifted images beside the job's own."""
+    pruned_ids: frozenset[str] = frozenset()
+    """Models that the job judges beside its dense original."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +137,8 @@ def create(
     )
     session.add(job)
     session.flush()
-    session.add_all(
-        JobShift(job_id=job.id, dataset_id=dataset_id) for dataset_id in sorted(new.shifted_ids)
-    )
+    session.add_all(JobShift(job_id=job.id, dataset_id=id) for id in sorted(new.shifted_ids))
+    session.add_all(JobPruned(job_id=job.id, model_id=id) for id in sorted(new.pruned_ids))
     session.add_all(
         JobLabel(job_id=job.id, key=key, value=value) for key, value in new.labels.items()
     )
@@ -363,11 +366,6 @@ def list_result_files(session: Session, job_id: str) -> list[ResultFile]:
     """Return every downloadable file of the job, by checkpoint and format."""
     query = select(ResultFile).where(ResultFile.job_id == job_id)
     return list(session.scalars(query.order_by(ResultFile.checkpoint, ResultFile.format)))
-
-
-def list_shifted_ids(spec: dict[str, Any]) -> list[str]:
-    """Return the ids of the datasets of shifted images in a job's spec, in its order."""
-    return [reference["id"] for reference in spec["dataset"].get("shifted", ())]
 
 
 def list_stage_files(session: Session, job_id: str) -> list[StageFile]:

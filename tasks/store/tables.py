@@ -68,6 +68,10 @@ class Model(Base):
     """
     zeros: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     """The exact zeros of each prunable weight that has any; null in rows of 0.1."""
+    modules: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    """The widths of its layers as its `arch.json` has them, where channels were removed; null for a
+    network that has all of them.
+    """
     notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
     """Remarks on how the file was read: what was taken, renamed and left out."""
     artifact: Mapped[str]
@@ -179,6 +183,14 @@ class JobShift(Base):
     __tablename__ = "job_shifts"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class JobPruned(Base):
+    """A model that a job judges beside its dense original."""
+
+    __tablename__ = "job_pruned"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(primary_key=True, index=True)
 
 
 class FamilyMember(Base):

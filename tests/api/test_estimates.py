@@ -125,6 +125,9 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
         "preprocessing": None,
         "source": None,
         "zeros": None,
+        "parameters": 100,
+        "prunable": 90,
+        "modules": None,
     }
     assert payload["dataset"] == {
         "shape": [3, 8, 8],

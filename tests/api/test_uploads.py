@@ -57,6 +57,7 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
             "size_source": None,
         },
         "sparsity": 0.0,
+        "has_arch": False,
         "warnings": [],
         "classes": ["cat", "dog"],
         "created_at": body["created_at"],

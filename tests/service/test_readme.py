@@ -7,13 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import prune
 
 from pruning.architectures import architectures
+from pruning.networks.loading import load_model
 from pruning.storage.checkpoints import read_sparse
 from tests.support.running import Running
 
@@ -81,3 +86,41 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text()
         assert "magnitude-0.95" in text
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
+def test_a_file_that_another_tool_pruned_is_judged(service: Running, tmp_path: Path) -> None:
+    weights = DATA / "resnet20-cifar10.safetensors"
+    network = load_model("cifar_resnet", weights, depth=20)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    pairs = [(module, "weight") for module in layers]
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=0.3)
+    torch.save(network.state_dict(), tmp_path / "pruned.pth")
+    constants = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    dense = service.client.models.upload(
+        weights, "cifar_resnet", kwargs={"depth": 20}, normalize=constants
+    )
+    dataset = service.client.datasets.upload(DATA / "cifar10-jpeg.zip")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", session("judging")],
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "SECATEUR_URL": service.url,
+            "MODEL": dense.id,
+            "DATASET": dataset.id,
+            "OUT": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.endswith(" succeeded\n")
+    assert "max_error_increase" in done.stderr
+    job = next(iter(service.client.jobs.list(limit=1)))
+    (checkpoint,) = service.client.jobs.results(job.id).parsed_report().checkpoints
+    assert checkpoint.id == "torch-0.3"
+    assert checkpoint.sparsity == pytest.approx(0.3, abs=1e-4)
