@@ -53,6 +53,21 @@ class Prediction(Answer):
         }
 
 
+class WallTime(Answer):
+    """The time that a job should take on a kind of machine, from jobs that ran there."""
+
+    shown: ClassVar[tuple[str, ...]] = ("device_name", "p50_s", "p90_s", "jobs")
+    device: str = ""
+    device_name: str = ""
+    jobs: int = 0
+    same_network: bool = False
+    """Whether these jobs had networks of as many FLOPs for each image."""
+    p50_s: float = 0.0
+    """The median in seconds."""
+    p90_s: float | None = None
+    """The time that nine in ten jobs like these do not exceed."""
+
+
 class JobEstimate(Answer):
     """The cost of a job, before it runs."""
 
@@ -67,6 +82,8 @@ class JobEstimate(Answer):
     """The units by what they are for."""
     evaluations: dict[str, float] = {}
     """The part of the units that each evaluation takes."""
+    wall_times: tuple[WallTime, ...] = ()
+    """The time that it should take on each kind of machine that ran jobs here."""
     reach: dict[str, Any] | None = None
     """The range that budgets can reach."""
     warnings: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import typer
 
 from pruning.schemas.recipe import Retrain, Shifts
 from secateur.cli.console import Json, print_json, print_table, say, show, tell
+from secateur.cli.estimates import print_validation
 from secateur.cli.judging import find_pruned, read_gates
 from secateur.cli.specs import choose_layers, override, read_dataset, read_evaluations, read_spec
 from secateur.cli.watch import watch as watch_job
@@ -84,6 +85,13 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
     ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LIMIT", help="As max_error_increase=0.01; repeat for several."),
+    ] = None,
+    granularity: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What is removed as a whole: channel, …")
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,6 +137,10 @@ def submit(
     document = choose_layers(
         document, include=include or (), exclude=exclude or (), overrides=overrides or ()
     )
+    if granularity is not None:
+        document["granularity"] = {"name": granularity}
+    if gate:
+        document["gates"] = read_gates(gate)
     sending = Sending(validate_only, watch, timeout, idempotency_key, as_json)
     with Client() as client:
         _upload_dataset(client, document, dataset)
@@ -161,7 +173,11 @@ def _upload_dataset(client: Client, document: dict[str, Any], dataset: str | Non
 def _send(client: Client, document: dict[str, Any], sending: Sending) -> None:
     """Submit a job and watch it, or check it alone."""
     if sending.validate_only:
-        show(client.jobs.validate(document).document(), sending.as_json)
+        validation = client.jobs.validate(document)
+        if sending.as_json:
+            print_json(validation.document())
+        else:
+            print_validation(validation)
         return
     job = client.jobs.submit(document, idempotency_key=sending.idempotency_key)
     if sending.watch:

@@ -183,3 +183,52 @@ def test_results_of_replicates_are_means_and_their_jobs_are_listed(
     finished.on("GET /v1/jobs", {"data": [listed], "has_more": False})
     _, out, _ = run("jobs", "list", "--parent", "job_12345678")
     assert "replicate" in out
+
+
+def test_an_estimate_says_what_a_job_takes(finished: Imitation, run: Run) -> None:
+    estimate = {
+        "rounds": 2,
+        "steps": 1200,
+        "flops": 3e12,
+        "memory_bytes": 5_000_000,
+        "units": 1000,
+        "parts": {"training": 800, "measuring": 100, "losses": 0, "evaluations": 100},
+        "evaluations": {"accuracy": 0, "robustness": 100},
+        "wall_times": [
+            {
+                "device": "cpu",
+                "device_name": "Xeon",
+                "jobs": 9,
+                "same_network": True,
+                "p50_s": 90.0,
+                "p90_s": 120.0,
+            }
+        ],
+        "warnings": ["slow"],
+    }
+    foreseen = [{"criterion": "magnitude", "sparsity": 0.9, "error": {"value": 0.1}, "remark": "x"}]
+    finished.on("POST /v1/jobs", {"valid": True, "estimate": estimate, "foreseen": foreseen})
+    flags = ("--model", "mdl_12345678", "--dataset", "builtin:digits", "--sparsity", "0.9")
+    code, out, errors = run("jobs", "submit", *flags, "--validate-only")
+    assert code == 0
+    for text in (
+        "would be accepted: 2 rounds, 1,200 steps of training, 3.00 TFLOP, 5.00 MB of memory",
+        "about 1 min 30 s on cpu (Xeon), nine in ten jobs like it within 2 min 0 s: from 9 jobs",
+        "80.0%",
+        "1 min 12 s",
+        "evaluation robustness",
+        "10.00 %",
+    ):
+        assert text in out
+    assert "accuracy" not in out
+    assert "losses" not in out
+    assert "warning: slow" in errors
+
+
+def test_gates_and_granularity_are_flags(finished: Imitation, run: Run) -> None:
+    flags = ("--model", "mdl_12345678", "--dataset", "builtin:digits", "--sparsity", "0.9")
+    gates = ("--gate", "max_error_increase=0.01", "--gate", "min_prune_potential.fog 3=0.5")
+    run("jobs", "submit", *flags, *gates, "--granularity", "channel")
+    sent = finished.calls[-1].json
+    assert sent["gates"] == {"max_error_increase": 0.01, "min_prune_potential": {"fog 3": 0.5}}
+    assert sent["granularity"] == {"name": "channel"}
