@@ -17,7 +17,6 @@ from pruning.evaluations import evaluations
 from pruning.masks import count_parameters, find_prunable
 from pruning.networks.loading import load_weights_
 from pruning.pipeline.pipeline import Pipeline
-from pruning.pipeline.round_loader import NO_LOSSES
 from pruning.pipeline.stage_files import RoundStage, Weights
 from pruning.rounds.plan import plan_rounds
 from pruning.schemas.recipe import Method, Recipe
@@ -97,10 +96,7 @@ class JudgedNetwork:
 
         Raises `EvidenceError` where the job did not measure them.
         """
-        before, after = self.stage.loss_before, self.stage.loss_after
-        if before is None or after is None:
-            raise EvidenceError(NO_LOSSES)
-        return before, after
+        return self.stage.read_losses()
 
 
 @dataclass(kw_only=True)

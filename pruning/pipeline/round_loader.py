@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pruning.errors import EvidenceError
 from pruning.pipeline.stage_files import RoundStage, Weights
 from pruning.types import Masks
-
-NO_LOSSES = (
-    "the job did not measure losses on training images, as no evaluation of its recipe says that "
-    "it reads them (`reads_losses`)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +43,4 @@ class RoundLoader:
 
         Raises `EvidenceError` where the job did not measure them.
         """
-        before, after = self.stage.loss_before, self.stage.loss_after
-        if before is None or after is None:
-            raise EvidenceError(NO_LOSSES)
-        return before, after
+        return self.stage.read_losses()

@@ -16,10 +16,15 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from pruning.errors import EvidenceError
 from pruning.measurement.measure import Measured
 from pruning.rounds.pruning import StageLoss
 from pruning.storage.stages import State, StoredStage
 
+NO_LOSSES = (
+    "the job did not measure losses on training images, as no evaluation of its recipe says that "
+    "it reads them (`reads_losses`)"
+)
 Weights: TypeAlias = Mapping[str, Tensor]
 """The state dict of a network, in memory or in a file."""
 
@@ -133,6 +138,14 @@ class RoundStage:
     """The change of the loss at each stage of the pruning, where the criterion models the loss."""
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, where it was."""
+
+    def read_losses(self) -> tuple[Tensor, Tensor]:
+        """The losses before and after the pruning, float32 (n,) both; raises `EvidenceError` where
+        the job did not measure them.
+        """
+        if self.loss_before is None or self.loss_after is None:
+            raise EvidenceError(NO_LOSSES)
+        return self.loss_before, self.loss_after
 
     def tensors(self) -> State:
         """The tensors of the stage file by name."""

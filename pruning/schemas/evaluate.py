@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.job import DatasetRef, Identifier, JobFields, JobSpec
-from pruning.schemas.outputs import Export, LatencyRequest, Outputs, name_format, refuse_repeats
+from pruning.schemas.outputs import Exports, LatencyRequest, Outputs
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.recipe import UPLOADED, Evaluations, Gates, Method, Recipe, Retrain, Shifts
 from pruning.schemas.targets import Quantity, Targets
@@ -103,15 +103,9 @@ class EvaluateSpec(JobFields):
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The seed of the draw of images, and of what evaluations draw."""
-    export: tuple[Export, ...] = ()
+    export: Exports = ()
     """File formats of the checkpoints beside `sparse`, `dense` and `masks`, as in a pruning job."""
     latency: LatencyRequest = LatencyRequest()
-
-    @field_validator("export")
-    @classmethod
-    def _listed_once(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
-        refuse_repeats(tuple(name_format(export) for export in value))
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluateSpec:

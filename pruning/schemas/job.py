@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.layer_patterns import LayerPatterns, Overrides
-from pruning.schemas.outputs import Export, LatencyRequest, Outputs, name_format, refuse_repeats
+from pruning.schemas.outputs import Exports, LatencyRequest, Outputs
 from pruning.schemas.preprocessing import GivenPreprocessing
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import (
@@ -235,7 +235,7 @@ class JobSpec(JobFields):
     report. All see the same images in the same splits: the draw of images is that of `seed`, or of
     `dataset.limit.seed`.
     """
-    export: tuple[Export, ...] = ()
+    export: Exports = ()
     """File formats of the checkpoints beside `sparse`, `dense` and `masks`: `compressed` (the
     smallest file; `{"format": "compressed", "values": "bfloat16"}` rounds the weights), `onnx`
     (checked in onnxruntime), `pth`, `semi_structured` (for the granularity `n_m` with 2 of 4),
@@ -243,12 +243,6 @@ class JobSpec(JobFields):
     one).
     """
     latency: LatencyRequest = LatencyRequest()
-
-    @field_validator("export")
-    @classmethod
-    def _listed_once(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
-        refuse_repeats(tuple(name_format(export) for export in value))
-        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.estimates import Estimate
@@ -95,6 +95,16 @@ def name_format(export: Export) -> ExportFormat:
     ('onnx', 'compressed')
     """
     return export.format if isinstance(export, CompressedExport) else export
+
+
+def _list_each_once(exports: tuple[Export, ...]) -> tuple[Export, ...]:
+    """The formats; `ValueError` where one is listed twice."""
+    refuse_repeats(tuple(name_format(export) for export in exports))
+    return exports
+
+
+Exports = Annotated[tuple[Export, ...], AfterValidator(_list_each_once)]
+"""Formats that a job writes, each once."""
 
 
 class Outputs(Document):

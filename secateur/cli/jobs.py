@@ -22,6 +22,25 @@ JobId = Annotated[str, typer.Argument(metavar="ID")]
 Timeout = Annotated[
     float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")
 ]
+DATASET = typer.Option(
+    metavar="ID|builtin:NAME|PATH", help="A dataset; a folder or a file is uploaded first."
+)
+EvaluationNames = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
+]
+GateLimits = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=LIMIT", help="As max_error_increase=0.01; repeat for several."),
+]
+Seed = Annotated[int | None, typer.Option(help="The seed of everything random.")]
+ValidateOnly = Annotated[
+    bool, typer.Option("--validate-only", help="Check and estimate, store no job.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")]
+IdempotencyKey = Annotated[
+    str | None, typer.Option(help="Submitting twice with one key starts one job.")
+]
 JOB = ("id", "type", "status", "stage", "attempt", "created_at", "finished_at")
 MEMBER = (
     "id",
@@ -50,13 +69,7 @@ def submit(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="ID", help="An uploaded model.")] = None,
     *,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID|builtin:NAME|PATH",
-            help="A dataset; a folder or a file is uploaded first.",
-        ),
-    ] = None,
+    dataset: Annotated[str | None, DATASET] = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="A target; repeat for several.")
     ] = None,
@@ -77,18 +90,12 @@ def submit(
         int | None, typer.Option(help="Epochs of retraining after each round.")
     ] = None,
     retrain: Annotated[Mode | None, typer.Option(help="How to retrain.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    seed: Seed = None,
     replicates: Annotated[
         int | None, typer.Option(help="Runs under as many seeds, pooled in one report.")
     ] = None,
-    evaluation: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
-    ] = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=LIMIT", help="As max_error_increase=0.01; repeat for several."),
-    ] = None,
+    evaluation: EvaluationNames = None,
+    gate: GateLimits = None,
     granularity: Annotated[
         str | None, typer.Option(metavar="NAME", help="What is removed as a whole: channel, …")
     ] = None,
@@ -110,14 +117,10 @@ def submit(
             help="The sparsity of some layers at every target; repeat for several.",
         ),
     ] = None,
-    validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")
-    ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,
+    validate_only: ValidateOnly = False,
+    watch: Watch = False,
     timeout: Timeout = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="Submitting twice with one key starts one job.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     as_json: Json = False,
 ) -> None:
     """Submit a job, or with a file a family of them; flags override the file."""
@@ -200,36 +203,20 @@ def evaluate(
         ),
     ],
     *,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            metavar="ID|builtin:NAME|PATH",
-            help="A dataset; a folder or a file is uploaded first.",
-        ),
-    ],
-    evaluation: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|all", help="What to report on; repeat for several, or all."),
-    ] = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=LIMIT", help="As max_error_increase=0.01; repeat for several."),
-    ] = None,
+    dataset: Annotated[str, DATASET],
+    evaluation: EvaluationNames = None,
+    gate: GateLimits = None,
     shifts: Annotated[
         Knowledge | None, typer.Option(help="What is known of the data that it will meet.")
     ] = None,
     export: Annotated[
         list[str] | None, typer.Option(help="A file format to write; repeat for several.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
-    validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Check and estimate, store no job.")
-    ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,
+    seed: Seed = None,
+    validate_only: ValidateOnly = False,
+    watch: Watch = False,
     timeout: Timeout = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="Submitting twice with one key starts one job.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     as_json: Json = False,
 ) -> None:
     """Judge networks that were pruned elsewhere beside their dense original."""
