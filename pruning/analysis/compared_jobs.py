@@ -31,7 +31,7 @@ from pruning.schemas.comparison import (
     PairedDifference,
     ParetoFront,
 )
-from pruning.schemas.report import Checkpoint, Network, Report
+from pruning.schemas.report import Checkpoint, Latency, Network, Report
 from pruning.schemas.verdicts import PairedCounts
 
 Array = NDArray[Any]
@@ -85,11 +85,14 @@ def compare_jobs(jobs: Sequence[ComparedJob], *, paired: bool = True) -> Compari
                 f"and {other.report.data.name}: their errors cannot be compared"
             )
     notes = _describe_splits(jobs)
-    one_machine = len({job.report.environment.device_name for job in jobs}) == 1
-    if not one_machine:
-        notes.append("The jobs ran on different machines: their latencies are not compared.")
+    dense_ms = _find_dense_latency(jobs)
+    if dense_ms is None:
+        notes.append(
+            "Latencies are not compared: they are ratios to the dense network, which the jobs do "
+            "not share or ran on different machines."
+        )
     networks = [
-        _describe_network(job, name, network, with_latency=one_machine)
+        _describe_network(job, name, network, dense_ms)
         for job in jobs
         for name, network in _list_networks(job)
     ]
@@ -127,10 +130,30 @@ def _list_networks(job: ComparedJob) -> list[tuple[str, Network]]:
     return [(GIVEN, job.report.baseline), *checkpoints]
 
 
+def _find_dense_latency(jobs: Sequence[ComparedJob]) -> float | None:
+    """The milliseconds of the dense network in the first job; None where the jobs do not share it
+    or ran on different machines.
+    """
+    machines = {job.report.environment.device_name for job in jobs}
+    models = {job.report.model.sha256 for job in jobs}
+    row = _choose_latency(jobs[0].report.baseline)
+    if len(machines) > 1 or len(models) > 1 or models == {None} or row is None:
+        return None
+    return row.p50
+
+
+def _choose_latency(network: Network) -> Latency | None:
+    """The latency of the smallest batch with the fewest threads in PyTorch, where it was taken."""
+    rows = [row for row in network.latency_ms if row.runtime == "torch"]
+    return min(rows, key=lambda row: (row.batch, row.threads)) if rows else None
+
+
 def _describe_network(
-    job: ComparedJob, name: str, network: Network, *, with_latency: bool
+    job: ComparedJob, name: str, network: Network, dense_ms: float | None
 ) -> ComparedNetwork:
-    rows = [row for row in network.latency_ms if row.runtime == "torch"] if with_latency else []
+    # Moments differ between jobs; the ratio to the dense network, measured in turn, does not.
+    row = _choose_latency(network)
+    ratio = 1.0 if name == GIVEN else None if row is None else row.against_given
     return ComparedNetwork(
         job=job.id,
         network=name,
@@ -141,7 +164,7 @@ def _describe_network(
         sparsity=network.sparsity,
         size_bytes=network.size_bytes["sparse"],
         flops=network.flops,
-        latency_ms=min(rows, key=lambda row: (row.batch, row.threads)).p50 if rows else None,
+        latency_ms=None if ratio is None or dense_ms is None else ratio * dense_ms,
     )
 
 

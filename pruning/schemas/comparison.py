@@ -38,8 +38,9 @@ class ComparedNetwork(NetworkName):
     """The size of the file in the format `sparse`."""
     flops: int
     latency_ms: float | None
-    """The median of one forward pass in PyTorch with the smallest batch; `null` where the jobs ran
-    on different machines or it was not measured.
+    """One forward pass in PyTorch with the smallest batch: the median of the dense network in the
+    first job, times the ratio to it that the network's own job measured in turn. `null` where the
+    jobs do not share their dense network, ran on different machines or did not measure it.
     """
 
 

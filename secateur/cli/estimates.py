@@ -15,7 +15,7 @@ def print_validation(validation: Validation) -> None:
     estimate = validation.estimate or JobEstimate()
     work = wording.operations(estimate.flops or 0)
     tell(
-        f"would be accepted: {wording.count(estimate.rounds or 0)} rounds, "
+        f"would be accepted: {wording.count_of(estimate.rounds or 0, 'round')}, "
         f"{wording.count(estimate.steps or 0)} steps of training, {work}, "
         f"{wording.file_size(estimate.memory_bytes or 0)} of memory"
     )

@@ -80,7 +80,7 @@ def run_block(code: str, environment: dict[str, str]) -> tuple[str, str]:
 
 def test_half_the_flops(environment: dict[str, str], service: Running) -> None:
     out, _ = run_block(read_block("Half the FLOPs"), environment)
-    assert "would be accepted: 1 rounds" in out
+    assert "would be accepted: 1 round," in out
     assert "training" in out
     job = next(iter(service.client.jobs.list(limit=1)))
     report = service.client.jobs.results(job.id).parsed_report()

@@ -109,16 +109,30 @@ def test_fronts_hold_what_nothing_beats() -> None:
         assert all(earlier[1] >= later[1] for earlier, later in itertools.pairwise(costs))
 
 
-def test_latencies_of_two_machines_are_not_compared() -> None:
+def test_latencies_are_ratios_to_the_dense_network_of_all_jobs() -> None:
     first, second = make_job("job_a"), make_job("job_b")
-    elsewhere = second.report.environment.model_copy(update={"device_name": "another"})
-    second = ComparedJob(
-        second.report.model_copy(update={"environment": elsewhere}), second.tensors
-    )
-    comparison = compare_jobs([first, second])
-    assert [front.cost for front in comparison.fronts] == ["size_bytes", "flops"]
-    assert {row.latency_ms for row in comparison.networks} == {None}
-    assert any("different machines" in note for note in comparison.notes)
+    dense_ms = first.report.baseline.latency_ms[0].p50
+    (ratio,) = {row.latency_ms[0].against_given for row in first.report.checkpoints}
+    assert ratio is not None
+    latencies = {row.network: row.latency_ms for row in compare_jobs([first, second]).networks}
+    assert latencies == {
+        "given": dense_ms,
+        "magnitude-0.5": dense_ms * ratio,
+        "magnitude-0.8": dense_ms * ratio,
+    }
+
+
+def test_latencies_of_two_machines_or_two_dense_networks_are_not_compared() -> None:
+    first, second = make_job("job_a"), make_job("job_b")
+    report = second.report
+    machine = report.environment.model_copy(update={"device_name": "another"})
+    model = report.model.model_copy(update={"sha256": "cd" * 32})
+    for other in ({"environment": machine}, {"model": model}):
+        elsewhere = ComparedJob(report.model_copy(update=other), second.tensors)
+        comparison = compare_jobs([first, elsewhere])
+        assert [front.cost for front in comparison.fronts] == ["size_bytes", "flops"]
+        assert {row.latency_ms for row in comparison.networks} == {None}
+        assert any("Latencies are not compared" in note for note in comparison.notes)
 
 
 def test_jobs_without_a_common_image_or_dataset_are_refused() -> None:
