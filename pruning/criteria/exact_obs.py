@@ -8,25 +8,23 @@ quantization and pruning, NeurIPS 2022.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
 from pruning.criteria import criteria
+from pruning.evidence.damped_layers import damp_layers
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_hessians import INPUTS, compute_layer_hessians, count_block
+from pruning.evidence.layer_hessians import INPUTS, count_block
 from pruning.evidence.quadratic_models import (
     ELEMENTS,
     compute_removal_costs,
     invert,
     restrict_curvature,
     solve_removal,
-    split_matrices,
 )
 from pruning.types import Calibration, Masks, Scores
 
@@ -114,7 +112,7 @@ class ExactOBS:
         `compute_layer_hessians`.
         """
         scores = {}
-        for name, layer in self._damp_layers(evidence, evidence.masks):
+        for name, layer in damp_layers(evidence, evidence.masks, self.damping, self.block_size):
             # Where nothing is pruned, the rows of a group share one inverse.
             whole = invert(layer.hessian) if bool(layer.keep.all()) else None
             rows = layer.rows.masked_fill(layer.dead[layer.group], 0.0)
@@ -136,7 +134,7 @@ class ExactOBS:
         Of all weights with these masks, these have outputs nearest to the layer's present ones.
         """
         weights = {}
-        for name, layer in self._damp_layers(evidence, masks):
+        for name, layer in damp_layers(evidence, masks, self.damping, self.block_size):
             moves = [
                 solve_removal(layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part])
                 for part in layer.split_rows()
@@ -145,55 +143,3 @@ class ExactOBS:
             moved = (layer.rows + torch.cat(moves)).masked_fill(~layer.keep, 0.0)
             weights[name] = layer.join_blocks(moved, weight).to(weight.dtype)
         return weights
-
-    def _damp_layers(self, evidence: Evidence, masks: Masks) -> Iterator[tuple[str, _Layer]]:
-        for name, hessian in compute_layer_hessians(evidence, self.block_size).items():
-            diagonal = hessian.diagonal(dim1=1, dim2=2)
-            dead = diagonal == 0
-            alive_inputs = (~dead).sum(1, keepdim=True).clamp_min(1)
-            damping = self.damping * diagonal.sum(1, keepdim=True) / alive_inputs
-            weight = evidence.weights[name]
-            _, blocks = count_block(weight[0].numel(), self.block_size)
-            groups = len(hessian) // blocks
-            # The Hessian of each block of each row: those of a group are the same for its rows.
-            numbers = torch.arange(len(hessian), device=weight.device).reshape(groups, 1, blocks)
-            layer = _Layer(
-                # An input that is always zero would make H singular: 1 on its diagonal.
-                hessian=hessian + torch.diag_embed(torch.where(dead, 1.0, damping)),
-                dead=dead,
-                group=numbers.expand(-1, len(weight) // groups, -1).flatten(),
-                rows=_split_blocks(weight.double(), hessian.shape[1], 0.0),
-                keep=_split_blocks(masks[name], hessian.shape[1], True),
-            )
-            yield name, layer
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer as rows R of K inputs; where its Hessian is in blocks, each block of a row is one."""
-
-    hessian: Tensor
-    """The Hessians with damping, (G, K, K)."""
-    dead: Tensor
-    """True for inputs that are always zero, (G, K)."""
-    group: Tensor
-    """The Hessian of each row, (R,)."""
-    rows: Tensor
-    """The weight, float64 (R, K)."""
-    keep: Tensor
-    """The mask, (R, K)."""
-
-    def split_rows(self) -> Iterator[slice]:
-        """Yield the rows whose Hessians are held at a time."""
-        return split_matrices(len(self.rows), self.hessian[0].numel())
-
-    def join_blocks(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Put rows (R, K) together, shaped as the weight."""
-        inputs = weight[0].numel()
-        return rows.reshape(len(weight), -1)[:, :inputs].reshape(weight.shape)
-
-
-def _split_blocks(weight: Tensor, size: int, filling: float) -> Tensor:
-    """Cut every row of a weight into blocks of `size` inputs, the last filled up: (R, size)."""
-    rows = weight.flatten(1)
-    return F.pad(rows, (0, -rows.shape[1] % size), value=filling).reshape(-1, size)
