@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from pruning.errors import StructureError
 from pruning.graphs.in_place import refuse_overwritten
 from pruning.graphs.tracing import trace
-from pruning.networks.modes import evaluate_mode
+from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 
 
 class Change(Protocol):
@@ -51,8 +51,10 @@ class Prefixes:
     (True, 3)
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, batch_statistics: bool = False) -> None:
+        """With `batch_statistics` every BatchNorm normalises by the batch at hand."""
         self.model = model
+        self._mode = batch_statistics_mode if batch_statistics else evaluate_mode
         self._interpreter: fx.Interpreter | None = None
         self._nodes: list[fx.Node] = []
         try:
@@ -88,7 +90,7 @@ class Prefixes:
         """Yield the outputs for a batch in eval mode: of the network as it is, with the number -1,
         and under each change with its number, those that begin early first.
         """
-        with evaluate_mode(self.model), torch.no_grad():
+        with self._mode(self.model), torch.no_grad():
             if self._interpreter is None:
                 yield -1, self.model(inputs)
                 for number, change in enumerate(changes):
