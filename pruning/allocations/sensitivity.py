@@ -25,7 +25,7 @@ from pruning.types import Allocation, Budget, Keeps, LossCurve, Scores
 LARGEST_CHANGE = 1e6
 """The change of a loss, in nats, beyond which changes are not told from each other."""
 Point = tuple[float, float]
-"""What is kept of a layer, in weights, and the change of the loss with it."""
+"""A number of weights that a layer keeps, and the change of the loss with it."""
 
 
 @allocations.register("sensitivity")
