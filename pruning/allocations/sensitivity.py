@@ -38,7 +38,8 @@ class Sensitivity:
     on calibration images, in `steps` from the network to the target, with nothing retrained;
     BatchNorm normalises by batches where the job estimates its statistics again. Where nothing is
     measured, as in a rehearsal without images, the scores stand for the loss, and the best of the
-    whole network remain.
+    whole network remain. What is least is the loss, not the error: with BatchNorm kept as it is, a
+    network pruned very far in one go may lose least by answering alike to every image.
 
     >>> import torch
     >>> scores = {"a": torch.rand(10), "b": torch.rand(10)}
