@@ -149,6 +149,33 @@ class Allocation(Protocol):
         """Return the number of weights each layer keeps; the sum is at most `budget.keep`."""
 
 
+@dataclass(frozen=True)
+class LossCurve:
+    """The change of the loss when one layer, or one group of channels, is pruned alone."""
+
+    kept: tuple[float, ...]
+    """The fractions of what is alive that remain, below 1."""
+    changes: tuple[float, ...]
+    """The change of the mean loss at each, in nats."""
+
+
+@runtime_checkable
+class DividesByLosses(Protocol):
+    """An allocation that divides the budget by measured curves of the loss: a pruning measures them
+    on calibration images, at the network's current point.
+    """
+
+    levels: tuple[float, ...]
+    """The fractions of what is alive of a layer that are removed alone."""
+    images: int
+    """The number of calibration images, at most."""
+    steps: int
+    """The stages of one pruning, at each of which losses are measured again."""
+
+    def use_curves(self, curves: Mapping[str, LossCurve]) -> Allocation:
+        """Return the allocation that divides by these curves, by name of the layer or group."""
+
+
 class Sparsifier(Protocol):
     """A rule by which one layer spends its share."""
 

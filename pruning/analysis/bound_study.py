@@ -37,6 +37,7 @@ from pruning.evidence.layer_inputs import LayerInputs
 from pruning.graphs.tracing import fold_batchnorm, is_chain
 from pruning.masks import apply_masks_, build_full_masks, density
 from pruning.networks.layers import record_uses
+from pruning.rounds.loss_curves import measure_allocation
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import mask_scores
 from pruning.schemas.layer_patterns import LayerPattern
@@ -114,6 +115,7 @@ class Study:
         dense = copy.deepcopy(model).double().eval()
         self.model = fold_batchnorm(dense)
         self.method = method
+        self.allocation = method.allocation
         calibration = [(inputs.double(), labels) for inputs, labels in batches]
         if calibration:
             self._check_folding(dense, calibration[0][0][:1])
@@ -170,20 +172,22 @@ class Study:
     def prune(self, sparsity: float, trial: int, generator: Generator) -> Pruned:
         """The network pruned in one shot; `BudgetError` for a sparsity that cannot be reached."""
         evidence = self.evidence
-        selected = self.method.select(
-            Selection(
-                model=self.model,
-                weights=evidence.weights,
-                scores=self.scores,
-                masks=build_full_masks(evidence.weights),
-                density=1.0 - sparsity,
-                allocation=self.method.allocation,
-                sparsifier=self.method.sparsifier,
-                generator=generator,
-                shape=lambda: evidence.shape,
-                view=self.layer_inputs,
-            )
+        selection = Selection(
+            model=self.model,
+            weights=evidence.weights,
+            scores=self.scores,
+            masks=build_full_masks(evidence.weights),
+            density=1.0 - sparsity,
+            allocation=self.allocation,
+            sparsifier=self.method.sparsifier,
+            generator=generator,
+            shape=lambda: evidence.shape,
+            view=self.layer_inputs,
         )
+        method = self.method
+        selection = measure_allocation(selection, method.granularity, method.criterion, evidence)
+        self.allocation = selection.allocation  # what is measured once holds for all sparsities
+        selected = method.select(selection)
         weights = {
             name: selected.weights.get(name, weight).masked_fill(~selected.masks[name], 0.0)
             for name, weight in evidence.weights.items()

@@ -26,6 +26,8 @@ class JobSize:
     """The numbers of validation and test images of each shifted set."""
     segmentation: bool = False
     classes: int = 2
+    layers: int = 1
+    """The number of prunable weights, each of a layer."""
 
     @property
     def checkpoints(self) -> int:

@@ -71,7 +71,7 @@ class RepeatedPrunings:
         given = GivenZeros({name: weight != 0 for name, weight in weights.items()})
         zeros = given.kept_by(recipe)
         draw = "draw", number, planned.number
-        costs = Costs(recipe, data.sizes, len(data.classes))
+        costs = Costs(recipe, data.sizes, len(data.classes), layers=len(weights))
         stages, stage_cost = costs.pruning(criterion, planned)
         # Another draw keeps to the number of weights that a budget came to.
         is_sparsity = recipe.targets.quantity == "sparsity"
@@ -101,7 +101,7 @@ def plan_repeatable(recipe: Recipe) -> dict[int, PlannedRound]:
 
 def count_repetition_units(size: JobSize, methods: Sequence[Method], draws: int) -> int:
     """Count the work of repeating the prunings of these criteria, in forward passes."""
-    costs = Costs(size.recipe, size.images, size.classes)
+    costs = Costs(size.recipe, size.images, size.classes, layers=size.layers)
     units = 0
     for method in methods:
         for planned in plan_repeatable(size.recipe).values():

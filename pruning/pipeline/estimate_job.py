@@ -128,6 +128,7 @@ def estimate_job(
     _check_evaluations(spec, segmentation=segmentation)
     shifted_counts = _count_shifted_sets(spec, shifted)
     _check_distributions(recipe, list(shifted_counts))
+    weights = find_prunable(outline, recipe.exclude, recipe.include)
     job_size = JobSize(
         recipe=recipe,
         images=images,
@@ -136,8 +137,8 @@ def estimate_job(
         shifted=shifted_counts,
         segmentation=segmentation,
         classes=len(dataset["classes"]),
+        layers=len(weights),
     )
-    weights = find_prunable(outline, recipe.exclude, recipe.include)
     prunable = [tuple(weight.shape) for weight in weights.values()]
     kept_zeros = _list_kept_zeros(recipe, model, weights)
     zeros = sum(kept_zeros.values())

@@ -102,6 +102,7 @@ class Pipeline:
             self.zeros.density,
             reads_losses=reads_losses(self.recipe),
             has_batchnorm=has_running_statistics(network),
+            layers=len(find_prunable(network, self.recipe.exclude, self.recipe.include)),
         )
         self.ledger = Ledger(
             stages=self.stages,
@@ -285,9 +286,7 @@ class Pipeline:
                 self.target_done(record)
 
     def _run_round(self, current: CriterionRound, before: RoundStage | None) -> None:
-        """Prune, measure, retrain and save a round, from the stage `before` or the dense
-        network.
-        """
+        """Prune, measure, retrain and save a round, from the stage before or the dense network."""
         planned, seed = current.planned, self.recipe.seed
         model, masks = self._start_round(before)
         loss_before = self._measure_training_losses(model)

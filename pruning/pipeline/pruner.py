@@ -82,6 +82,8 @@ class Pruner:
             collect_evidence(model, self.recipe, self.data, method, planned.number),
             counter=counter,
             on_stage=note_stage,
+            # The work is counted with its stage; until then the job tells that it is alive.
+            on_measured=lambda images: self.ledger.advance(0),
             warn=warn,
             generator=generator(self.recipe.seed, "sparsifier", planned.number),
         )

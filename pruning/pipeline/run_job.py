@@ -24,6 +24,7 @@ from pruning.data.shifted import describe_numbering, split_distributions
 from pruning.data.tensors import Data, ShiftedSplits, prepare
 from pruning.errors import ParameterError
 from pruning.family.members import read_member_curve
+from pruning.masks import find_prunable
 from pruning.measurement.costs import count_flops
 from pruning.measurement.image_errors import (
     ImageErrors,
@@ -250,6 +251,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
         classes=len(data.classes),
+        layers=len(find_prunable(outline, recipe.exclude, recipe.include)),
     )
     networks = Networks(
         build=_start_from_backbone(architecture, folder / "backbone.safetensors"),

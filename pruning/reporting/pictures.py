@@ -83,18 +83,19 @@ def arrange_pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def draw_heatmap(
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[float | None]],
     rows: Sequence[str],
     columns: Sequence[str],
     labels: tuple[str, str],
     caption: str,
 ) -> Picture:
-    """Return a matrix of fractions, each cell with its value in percent; `labels` name the rows and
-    the columns.
+    """Return a matrix of fractions, each cell with its value in percent, and a dash for None;
+    `labels` name the rows and the columns.
     """
     figure = _create_figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))
     axes = figure.add_subplot()
-    heatmap = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    colours = np.array(values, dtype=np.float64)  # None becomes nan, which has no colour
+    heatmap = axes.imshow(colours, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), labels=columns, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), labels=rows, fontsize=8)
     axes.set_ylabel(labels[0], fontsize=8)
@@ -104,11 +105,11 @@ def draw_heatmap(
             axes.text(
                 j,
                 i,
-                f"{100 * value:.0f}",
+                "–" if value is None else f"{100 * value:.0f}",
                 ha="center",
                 va="center",
                 fontsize=8,
-                color="white" if value < 0.5 else "black",
+                color="white" if value is not None and value < 0.5 else "black",
             )
     figure.colorbar(heatmap, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
     return _encode_picture(figure, caption)

@@ -14,6 +14,7 @@ from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.rounds.control_plan import PlannedControl, plan_controls
+from pruning.rounds.loss_curves import count_curve_units
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -44,6 +45,8 @@ class Costs:
     """Whether an evaluation reads the losses on training images around each pruning."""
     has_batchnorm: bool = False
     """Whether the network has a BatchNorm, which is estimated again where the recipe says so."""
+    layers: int = 1
+    """The number of prunable weights, each of a layer."""
 
     @property
     def measuring(self) -> int:
@@ -88,6 +91,7 @@ class Costs:
         pruning_method = PruningMethod.of(self.recipe, method)
         stages = pruning_method.stages(planned.start, planned.density)
         stage_cost = count_units(pruning_method.criterion, self.classes, self.images["fit"])
+        stage_cost += count_curve_units(pruning_method.allocation, self.layers, self.images["fit"])
         return len(stages), stage_cost
 
     def scoring_memory(
@@ -203,6 +207,7 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
         1.0 - zeros / total,
         reads_losses=reads_losses,
         has_batchnorm=has_batchnorm,
+        layers=len(prunable),
     )
     planned_rounds = plan_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)

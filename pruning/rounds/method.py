@@ -18,9 +18,10 @@ from pruning.evidence.criterion import (
 )
 from pruning.granularities import granularities
 from pruning.rounds.overrides import LayerOverrides
+from pruning.schedules import space_densities
 from pruning.schemas.recipe import Method, Recipe
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Allocation, Granularity, Selected, Selection, Sparsifier
+from pruning.types import Allocation, DividesByLosses, Granularity, Selected, Selection, Sparsifier
 
 TRUST = 0.5
 """The largest fraction of the remaining weights that a stage may remove before a local loss model
@@ -37,6 +38,8 @@ class PruningMethod:
     sparsifier: Sparsifier
     granularity: Granularity
     overrides: LayerOverrides = field(default_factory=LayerOverrides)
+    reestimates: bool = False
+    """Whether BatchNorm statistics are estimated again after a pruning, before it is judged."""
 
     @staticmethod
     def of(recipe: Recipe, method: Method) -> PruningMethod:
@@ -59,6 +62,7 @@ class PruningMethod:
             sparsifier=sparsifiers.create(sparsifier.name, sparsifier.params),
             granularity=granularity,
             overrides=LayerOverrides(recipe.overrides, recipe.targets.sparsity or ()),
+            reestimates=recipe.batchnorm == "reestimate" and recipe.when == "after_training",
         )
 
     def select(self, selection: Selection) -> Selected:
@@ -73,10 +77,17 @@ class PruningMethod:
         return getattr(self.granularity, "compacts", False)
 
     def stages(self, start: float, target: float) -> Sequence[float]:
-        """The densities of the stages of one round from density `start` to `target`."""
-        if not isinstance(self.criterion, ScoresInStages) or target >= start:
+        """The densities of the stages of one round from density `start` to `target`: those of the
+        criterion, or, where it has a single one, those in which the allocation measures losses.
+        """
+        if target >= start:
             return [target]
-        return self.criterion.stage_densities(start, target)
+        stages: Sequence[float] = [target]
+        if isinstance(self.criterion, ScoresInStages):
+            stages = self.criterion.stage_densities(start, target)
+        if len(stages) == 1 and isinstance(self.allocation, DividesByLosses):
+            stages = space_densities(start, target, self.allocation.steps, "exponential")
+        return stages
 
     def list_cautions(self, start: float, target: float, retraining: str) -> list[str]:
         """The cautions to a user about a round from density `start` to `target` whose retraining

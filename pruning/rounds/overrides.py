@@ -130,7 +130,7 @@ class LayerOverrides:
         left = keep - sum(realised.values())
         if others and left < most:
             density = left / sum(sizes[name] for name in others)
-            parts.append(granularity.select(_restrict(selection, others, density)))
+            parts.append(granularity.select(restrict(selection, others, density)))
         masks: Masks = dict(selection.masks)
         weights: dict[str, Tensor] = {}
         left_dense: dict[str, str] = {}
@@ -162,7 +162,7 @@ class LayerOverrides:
         return max(ends, default=density)
 
 
-def _restrict(selection: Selection, names: Sequence[str], density: float) -> Selection:
+def restrict(selection: Selection, names: Sequence[str], density: float) -> Selection:
     """The selection of some of its layers alone, at a density of their own."""
     return replace(
         selection,
@@ -177,7 +177,7 @@ def _select_layer(
     selection: Selection, granularity: Granularity, name: str, count: int, override: Override
 ) -> Selected:
     """Select the mask of one layer, of which so many weights remain."""
-    part = _restrict(selection, [name], count / selection.weights[name].numel())
+    part = restrict(selection, [name], count / selection.weights[name].numel())
     try:
         return granularity.select(replace(part, allocation=Global()))
     except BudgetError as error:

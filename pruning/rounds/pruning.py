@@ -16,6 +16,7 @@ from pruning.evidence.layer_inputs import LayerInputs
 from pruning.masks import apply_masks_, density
 from pruning.measurement.objective import LARGEST_LOSS, limit_losses
 from pruning.rounds.budgets import Counter, select_within
+from pruning.rounds.loss_curves import measure_allocation
 from pruning.rounds.method import PruningMethod
 from pruning.types import Masks, Scores, Selection
 
@@ -46,6 +47,7 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
     generator: Generator,
     counter: Counter | None = None,
     on_stage: Callable[[StageLoss | None], None] = lambda stage: None,
+    on_measured: Callable[[int], None] = lambda images: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Masks:
     """Prune the model in place to density `target` (of all prunable weights) and return the new
@@ -56,8 +58,10 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
 
     Masks are nested: what `masks` prune stays pruned. `evidence(masks, stage)` is what the
     criterion may know of this model at its current point; `on_stage` is called after each stage,
-    with the losses where the criterion models them. Raises `ScoreError` for scores that cannot be
-    ranked, `BudgetError` for a density or a budget that cannot be reached.
+    with the losses where the criterion models them. For an allocation that divides by measured
+    losses they are measured at each stage, and `on_measured` is called with the images of each
+    batch. Raises `ScoreError` for scores that cannot be ranked, `BudgetError` for a density or a
+    budget that cannot be reached.
     """
     start = density(masks) if counter is None else counter.measure_share(masks)
     for number, stage_density in enumerate(method.stages(start, target)):
@@ -75,6 +79,14 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
             # The default binds this stage's evidence: the next stage has another.
             shape=lambda evidence=stage_evidence: evidence.shape,  # type: ignore[misc]
             view=LayerInputs(stage_evidence),
+        )
+        selection = measure_allocation(
+            selection,
+            method.granularity,
+            method.criterion,
+            stage_evidence,
+            batch_statistics=method.reestimates,
+            advance=on_measured,
         )
         if counter is None:
             selected = method.select(selection)

@@ -70,6 +70,7 @@ def _check_train_limit(spec: FamilySpec, images: int) -> None:
 
 def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
     """Return the work of one member's job, in forward passes of one image."""
+    from pruning.masks import find_prunable
     from pruning.networks import resolve
     from pruning.networks.loading import build_outline
     from pruning.pipeline.evaluation_traits import reads_losses
@@ -85,12 +86,14 @@ def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -
     architecture = resolve(
         spec.model.architecture, spec.model.kwargs, shape=data["shape"], classes=classes
     )
+    outline = build_outline(architecture)
     costs = Costs(
         recipe,
         images,
         classes,
         reads_losses=reads_losses(recipe),
-        has_batchnorm=has_running_statistics(build_outline(architecture)),
+        has_batchnorm=has_running_statistics(outline),
+        layers=len(find_prunable(outline, recipe.exclude, recipe.include)),
     )
     return float(costs.total)
 

@@ -15,6 +15,7 @@ from pruning.analysis.job_size import EstimatesUnits, JobSize
 from pruning.analysis.shift_parameters import CORRUPTING
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
+from pruning.masks import find_prunable
 from pruning.measurement.costs import count_flops
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.ledger import Ledger
@@ -40,6 +41,7 @@ ALL: dict[str, dict[str, Any]] = {
     "prune_potential": {"corruptions": [], "noise": [0.1], "noise_draws": 2},
     "noise_similarity": {"images": 10, "draws": 2},
     "informative_features": {"images": 2, "block": 2, "share": 0.3},
+    "sensitivity": {"images": 7, "levels": [0.4, 0.8]},
 }
 
 
@@ -64,6 +66,7 @@ def measure_size(results: Results) -> JobSize:
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
         classes=len(data.classes),
+        layers=len(find_prunable(pipeline.dense())),
     )
 
 

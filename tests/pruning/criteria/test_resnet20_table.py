@@ -8,17 +8,12 @@ of every class.
 from __future__ import annotations
 
 import copy
-import io
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.evidence.evidence import Evidence
 from pruning.library import load_model
@@ -27,11 +22,8 @@ from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import StageLoss, prune_
 from pruning.schemas.recipe import Method
 from tests.support import cases
+from tests.support.jpeg_cifar import DATA, NETWORK, Images, read
 
-DATA = Path(__file__).parents[3].parent / "shared" / "data"
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-Images = tuple[Tensor, Tensor]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
@@ -58,31 +50,6 @@ ACCURACY = {
     "qm": 46.0,
     "obd": 66.3,
 }  # per cent, sparsity 0.5, one shot
-
-
-def read(split: str, count: int) -> Images:
-    """Read the first files of every class, sorted by name; normalised."""
-    with zipfile.ZipFile(DATA / "cifar10-jpeg.zip") as archive:
-        names = sorted(
-            name
-            for name in archive.namelist()
-            if name.startswith(f"{split}/") and name.endswith(".jpg")
-        )
-        classes = sorted({name.split("/")[1] for name in names})
-        chosen = [
-            (name, label)
-            for label, cls in enumerate(classes)
-            for name in [name for name in names if name.split("/")[1] == cls][:count]
-        ]
-        pixels = np.stack(
-            [
-                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-                for name, _ in chosen
-            ]
-        )
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (images - mean) / std, torch.tensor([label for _, label in chosen])
 
 
 @dataclass
@@ -132,7 +99,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    net = load_model("cifar_resnet", DATA / "resnet20-cifar10.safetensors", depth=20)
+    net = load_model("cifar_resnet", NETWORK, depth=20)
     calibration = read("train", 30)
     return Bench(net, calibration, read("test", 500), Evidence(net, batches=[calibration]))
 
