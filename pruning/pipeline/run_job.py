@@ -48,6 +48,7 @@ from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.pruned_networks import find_pruned_network
 from pruning.pipeline.results import Origin, Results
+from pruning.pipeline.searching import Searching
 from pruning.reporting.files import write_report
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images
@@ -257,7 +258,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         rewind=load_network("rewind"),
     )
     cache = job["cache"]
-    make: Callable[..., Pipeline] = Pipeline
+    make: Callable[..., Pipeline] = Searching if recipe.targets.are_searched else Pipeline
     if not recipe.prunes:
         make = partial(Judging, pruned=_find_pruned(folder, job, architecture, data))
     return make(
