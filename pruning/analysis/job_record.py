@@ -135,7 +135,8 @@ class RoundRecord:
     @property
     def id(self) -> str:
         """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`,
-        `magnitude-max_error_increase-0.01`, or the name of a network that was pruned elsewhere; unique within a job, safe in a URL.
+        `magnitude-max_error_increase-0.01`, or the name of a network that was pruned elsewhere;
+        unique within a job, safe in a URL.
         """
         if self.criterion.name == UPLOADED:
             return self.label

@@ -14,6 +14,7 @@ from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.rounds.control_plan import PlannedControl, plan_controls
+from pruning.rounds.error_search import STEPS, count_most_tried
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import PlannedRound, plan_costliest_rounds, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -322,6 +323,12 @@ def list_warnings(recipe: Recipe) -> list[str]:
     warnings: list[str] = []
     if not recipe.prunes:
         return warnings
+    if recipe.targets.are_searched:
+        most = count_most_tried(len(recipe.targets.values))
+        warnings.append(
+            f"the search tries at most {most} of {STEPS} networks for each criterion, which the "
+            "estimate counts; it often ends with fewer"
+        )
     for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):
         pruning_method = PruningMethod.of(recipe, method)
         for planned in plan_rounds(recipe):

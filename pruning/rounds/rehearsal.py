@@ -82,6 +82,7 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
                 planned_rounds=planned_rounds,
                 method=method,
                 independent=recipe.restarts,
+                pointer=f"/targets/{recipe.targets.quantity}",
                 generator=torch.Generator().manual_seed(seed),
             )
             reasons |= left_dense
@@ -120,6 +121,7 @@ def _rehearse_rounds(
     planned_rounds: Sequence[PlannedRound],
     method: PruningMethod,
     independent: bool,
+    pointer: str,
     generator: Generator,
 ) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
     """The refusals of the rounds that remove nothing, by number, with one draw of scores for all
@@ -154,7 +156,7 @@ def _rehearse_rounds(
                 )
             )
         except BudgetError as error:
-            raise BudgetError(error.message, pointer=error.pointer or "/targets/sparsity") from None
+            raise BudgetError(error.message, pointer=error.pointer or pointer) from None
         masks, left_dense = selected.masks, selected.left_dense
         before = kept
         kept = sum(count_kept(select_weight_masks(masks)).values())

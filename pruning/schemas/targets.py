@@ -1,5 +1,4 @@
-"""The targets of a pruning job: sparsities, budgets of what a network costs, or limits on its error.
-"""
+"""The targets of a pruning job: sparsities, budgets of what it costs, or limits on the error."""
 
 from __future__ import annotations
 
@@ -76,10 +75,22 @@ def _read_limits(value: Any) -> Any:
     return (value,) if is_number else value
 
 
+def _check_limits(values: tuple[float, ...]) -> tuple[float, ...]:
+    """The limits as they are; `ValueError` for what is no fraction."""
+    for value in values:
+        if not 0 <= value < 1:
+            raise ValueError(
+                f"{value:g} is no limit on the error, which is a fraction, 0 <= x < 1: one point "
+                "of accuracy is 0.01"
+            )
+    return values
+
+
 _LIMIT = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 Limits = Annotated[
-    tuple[Annotated[float, Field(ge=0, lt=1)], ...],
+    tuple[float, ...],
     Field(min_length=1, max_length=MOST_LIMITS),
+    AfterValidator(_check_limits),
     BeforeValidator(_read_limits),
     WithJsonSchema(
         {
