@@ -65,8 +65,8 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a search for the sparsest network within a limit on the error found."""
+class SearchFinding:
+    """The finding of a search for the sparsest network within a limit on the error."""
 
     increase: float
     """The validation error of the network above that of its control."""
@@ -123,8 +123,8 @@ class RoundRecord:
     """The budget, or the limit on the error, where this round is a target and the job has such."""
     is_tried: bool = False
     """Whether a search tried this network, which was retrained as those of targets are."""
-    found: Found | None = None
-    """What the search found that chose this network; None where none did."""
+    finding: SearchFinding | None = None
+    """The finding of the search that chose this network; None where none did."""
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
     own_architecture: OwnArchitecture | None = None

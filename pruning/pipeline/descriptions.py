@@ -91,14 +91,14 @@ def describe_budget(
         return None
     quantity = record.budget.quantity
     if quantity == "max_error_increase":
-        assert record.found is not None
+        assert record.finding is not None
         return RequestedIncrease(
             quantity=quantity,
             value=record.budget.value,
-            reached=record.found.increase,
+            reached=record.finding.increase,
             removal=record.target,
-            next_sparsity=record.found.next_sparsity,
-            tried=record.found.tried,
+            next_sparsity=record.finding.next_sparsity,
+            tried=record.finding.tried,
         )
     assert isinstance(targets, TargetsOfNetwork)
     assert quantity != "sparsity"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pruning import wording
-from pruning.analysis.job_record import Asked, Found, RoundRecord, find_control
+from pruning.analysis.job_record import Asked, RoundRecord, SearchFinding, find_control
 from pruning.errors import BudgetError, ParameterError
 from pruning.laws.density import fit_density_law
 from pruning.laws.queries import REFUSALS
@@ -128,14 +128,16 @@ class Searching(Pipeline):
             else:
                 chosen[within] = limit
                 next_sparsity = steps[beyond - 1].sparsity if beyond <= STEPS else None
-                found = Found(
+                finding = SearchFinding(
                     increase=increases[within], next_sparsity=next_sparsity, tried=len(increases)
                 )
-                self._finish_target(label, steps[within - 1], limit, found)
+                self._finish_target(label, steps[within - 1], limit, finding)
 
-    def _finish_target(self, label: str, planned: PlannedRound, limit: float, found: Found) -> None:
+    def _finish_target(
+        self, label: str, planned: PlannedRound, limit: float, finding: SearchFinding
+    ) -> None:
         """Finish a network that was tried as the target of a limit."""
-        if found.next_sparsity is None:
+        if finding.next_sparsity is None:
             self.ledger.warn(
                 f"{label}: the search ended at its sparsest step, "
                 f"{wording.short_percent(planned.sparsity)} sparsity, which is still within "
@@ -150,7 +152,7 @@ class Searching(Pipeline):
             self.done[position],
             target=planned.sparsity,
             budget=Asked(self.recipe.targets.quantity, limit),
-            found=found,
+            finding=finding,
         )
         self.done[position] = record
         self.target_done(record)

@@ -35,8 +35,8 @@ def describe_target(checkpoint: Checkpoint) -> str:
     error what was found, of a network that was pruned elsewhere its name.
     """
     if isinstance(checkpoint.requested, RequestedIncrease):
-        found = f"{wording.short_percent(checkpoint.removal)} sparsity"
-        return f"{found} (asked: {describe_budget(checkpoint.requested)})"
+        reached = f"{wording.short_percent(checkpoint.removal)} sparsity"
+        return f"{reached} (asked: {describe_budget(checkpoint.requested)})"
     if checkpoint.requested is not None:
         return describe_budget(checkpoint.requested)
     if is_uploaded(checkpoint):

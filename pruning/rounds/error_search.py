@@ -110,10 +110,10 @@ def search(
     `predict` makes a forecast from what is known by then. The steps follow from what was found
     alone, so that a search which is run again goes the same way.
 
-    >>> found: dict[int, float] = {}
-    >>> for step in search([0.01], found):
-    ...     found[step] = 0.0006 * step
-    >>> list(found), find_bracket(found, 0.01)
+    >>> increases: dict[int, float] = {}
+    >>> for step in search([0.01], increases):
+    ...     increases[step] = 0.0006 * step
+    >>> list(increases), find_bracket(increases, 0.01)
     ([10, 20, 15, 17, 16], (16, 17))
     """
     for limit in sorted(limits):

@@ -187,7 +187,7 @@ class Targets(Document):
         return self.quantity == "max_error_increase"
 
     def describe(self) -> str:
-        """What a target is, in words: `a budget of FLOPs`."""
+        """Say in words what a target is: `a budget of FLOPs`."""
         if self.are_budgets:
             return f"a budget of {NOUNS[self.quantity]}"
         return "a limit on the error" if self.are_searched else "a sparsity"
@@ -295,4 +295,4 @@ class RequestedIncrease(Document):
 
 
 Requested: TypeAlias = RequestedBudget | RequestedIncrease
-"""What was asked for where it is no sparsity."""
+"""A request that is no sparsity."""

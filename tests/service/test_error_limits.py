@@ -30,12 +30,12 @@ def test_a_job_finds_the_smallest_network_within_a_limit(service: Running) -> No
     report = run_job(service, SEARCH)
     (checkpoint,) = report.checkpoints
     assert checkpoint.id == "magnitude-max_error_increase-0.05"
-    found = checkpoint.requested
-    assert isinstance(found, RequestedIncrease)
+    limit = checkpoint.requested
+    assert isinstance(limit, RequestedIncrease)
     assert checkpoint.requested_sparsity is None
-    assert found.reached == pytest.approx(checkpoint.val_error_increase.value)
-    assert found.reached <= 0.05
-    assert found.tried == len(report.rounds) <= estimate["rounds"] <= 0.4 * STEPS
+    assert limit.reached == pytest.approx(checkpoint.val_error_increase.value)
+    assert limit.reached <= 0.05
+    assert limit.tried == len(report.rounds) <= estimate["rounds"] <= 0.4 * STEPS
     assert [row.target for row in report.rounds].count(True) == 1
     sparsities = [row.sparsity for row in report.rounds]
     assert sparsities == sorted(sparsities)

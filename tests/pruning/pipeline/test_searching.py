@@ -62,12 +62,12 @@ def test_it_ends_at_a_network_within_the_limit_beside_one_beyond(tmp_path: Path,
     assert steps == sorted(steps)
     assert FIRST in steps
     assert len(steps) <= count_most_tried(1) <= 0.4 * STEPS
-    assert chosen.found is not None
-    assert chosen.found.tried == len(steps)
-    assert chosen.found.increase == pytest.approx(measure_increase(pipeline, chosen.round))
-    assert chosen.found.increase <= LIMIT
+    assert chosen.finding is not None
+    assert chosen.finding.tried == len(steps)
+    assert chosen.finding.increase == pytest.approx(measure_increase(pipeline, chosen.round))
+    assert chosen.finding.increase <= LIMIT
     if chosen.round < STEPS:
-        assert chosen.found.next_sparsity == pytest.approx(1 - 0.85 ** (chosen.round + 1))
+        assert chosen.finding.next_sparsity == pytest.approx(1 - 0.85 ** (chosen.round + 1))
         # The next step is beyond the limit, or cannot be pruned: it is no round then.
         assert chosen.round + 1 not in steps or (
             measure_increase(pipeline, chosen.round + 1) > LIMIT
@@ -119,8 +119,8 @@ def test_a_job_that_is_resumed_tries_the_same_networks(tmp_path: Path) -> None:
     assert set(first) == set(second)
     for stage, state in first.items():
         assert all(torch.equal(value, second[stage][key]) for key, value in state.items())
-    assert [(row.round, row.target, row.found) for row in broken.done] == [
-        (row.round, row.target, row.found) for row in whole.done
+    assert [(row.round, row.target, row.finding) for row in broken.done] == [
+        (row.round, row.target, row.finding) for row in whole.done
     ]
 
 

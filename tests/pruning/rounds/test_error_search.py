@@ -29,12 +29,12 @@ def try_steps(
     curve: list[float], limits: list[float], forecast: list[float] | None = None
 ) -> dict[int, float]:
     """The steps that a search tries, with what it finds."""
-    found: dict[int, float] = {}
-    for step in search(limits, found, lambda: forecast):
-        assert step not in found
+    tried: dict[int, float] = {}
+    for step in search(limits, tried, lambda: forecast):
+        assert step not in tried
         assert 1 <= step <= STEPS
-        found[step] = curve[step - 1]
-    return found
+        tried[step] = curve[step - 1]
+    return tried
 
 
 def make_step_curve(last: int) -> list[float]:
@@ -48,9 +48,9 @@ def test_every_monotone_curve_ends_at_the_step_of_the_sweep(last: int) -> None:
     # and with every forecast of the crossing, right or wrong, all that a search may be told.
     forecasts = [None, *(make_step_curve(predicted) for predicted in range(STEPS + 1))]
     for forecast in forecasts:
-        found = try_steps(make_step_curve(last), [LIMIT], forecast)
-        assert find_bracket(found, LIMIT)[0] == last == sweep(make_step_curve(last), LIMIT)
-        assert len(found) <= count_most_tried(1) <= 0.4 * STEPS
+        tried = try_steps(make_step_curve(last), [LIMIT], forecast)
+        assert find_bracket(tried, LIMIT)[0] == last == sweep(make_step_curve(last), LIMIT)
+        assert len(tried) <= count_most_tried(1) <= 0.4 * STEPS
 
 
 def test_a_right_forecast_saves_networks() -> None:
@@ -72,11 +72,11 @@ def test_several_limits_share_what_was_tried() -> None:
                 next((limits[i] for i, end in enumerate(ends) if step <= end), 0.5)
                 for step in range(1, STEPS + 1)
             ]
-            found = try_steps(curve, limits[:count])
-            assert [find_bracket(found, limit)[0] for limit in limits[:count]] == [
+            tried = try_steps(curve, limits[:count])
+            assert [find_bracket(tried, limit)[0] for limit in limits[:count]] == [
                 sweep(curve, limit) for limit in limits[:count]
             ]
-            assert len(found) <= count_most_tried(count)
+            assert len(tried) <= count_most_tried(count)
     assert count_most_tried(2) <= 0.4 * STEPS
 
 
@@ -87,9 +87,9 @@ def test_on_noisy_curves_it_ends_beside_a_network_that_is_beyond_the_limit(seed:
     curve = [
         0.02 * math.exp((step - knee) / 3) + draw.gauss(0, noise) for step in range(1, STEPS + 1)
     ]
-    found = try_steps(curve, [LIMIT])
-    within, beyond = find_bracket(found, LIMIT)
-    assert len(found) <= count_most_tried(1)
+    tried = try_steps(curve, [LIMIT])
+    within, beyond = find_bracket(tried, LIMIT)
+    assert len(tried) <= count_most_tried(1)
     assert beyond == within + 1
     assert within == 0 or curve[within - 1] <= LIMIT
     assert beyond > STEPS or curve[beyond - 1] > LIMIT
@@ -100,8 +100,8 @@ def test_noise_that_does_not_reach_over_a_step_leaves_the_answer() -> None:
     for knee in range(2, STEPS):
         smooth = [0.004 * (step - knee) + LIMIT for step in range(1, STEPS + 1)]
         curve = [increase + draw.uniform(-0.0039, 0.0039) for increase in smooth]
-        found = try_steps(curve, [LIMIT])
-        assert abs(find_bracket(found, LIMIT)[0] - sweep(curve, LIMIT)) <= 1
+        tried = try_steps(curve, [LIMIT])
+        assert abs(find_bracket(tried, LIMIT)[0] - sweep(curve, LIMIT)) <= 1
 
 
 def test_a_search_that_is_run_again_goes_the_same_way() -> None:
@@ -109,12 +109,12 @@ def test_a_search_that_is_run_again_goes_the_same_way() -> None:
     limits = [LIMIT, 0.02]
     whole = list(try_steps(curve, limits))
     for interrupted in range(1, len(whole)):
-        found: dict[int, float] = {}
-        for step in search(limits, found):
-            found[step] = curve[step - 1]
-            if len(found) == interrupted:
+        tried: dict[int, float] = {}
+        for step in search(limits, tried):
+            tried[step] = curve[step - 1]
+            if len(tried) == interrupted:
                 break
-        assert list(found) == whole[:interrupted]
+        assert list(tried) == whole[:interrupted]
 
 
 def test_what_cannot_be_pruned_so_far_is_beyond_every_limit() -> None:

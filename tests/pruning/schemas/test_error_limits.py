@@ -24,9 +24,9 @@ JOB: dict[str, Any] = {
 def test_a_number_is_a_list_of_one_and_lists_are_sorted() -> None:
     assert Targets.model_validate({"max_error_increase": 0.01}).values == (0.01,)
     assert Targets.model_validate({"max_error_increase": [0.02, 0]}).values == (0.0, 0.02)
-    one = Recipe.model_validate({"targets": {"max_error_increase": 0.01}})
+    alone = Recipe.model_validate({"targets": {"max_error_increase": 0.01}})
     listed = Recipe.model_validate({"targets": {"max_error_increase": [0.01]}})
-    assert one.digest() == listed.digest()
+    assert alone.digest() == listed.digest()
     assert JobSpec.model_validate(JOB).recipe().targets.are_searched
 
 
