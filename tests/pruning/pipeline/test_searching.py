@@ -157,6 +157,38 @@ def test_two_limits_that_end_at_one_network_are_one_checkpoint(tmp_path: Path) -
     assert any("listed under the lower limit" in text for text in pipeline.ledger.warnings)
 
 
+def mislabel_(pipeline: Pipeline) -> None:
+    """Give some validation images another label, so that the dense network has an error."""
+    pipeline.data.val.labels[:9] = (pipeline.data.val.labels[:9] + 1) % 3
+
+
+def test_the_law_of_what_was_tried_leads_the_next_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecasts: list[tuple[int, list[float] | None]] = []
+    forecast = Searching._forecast
+
+    def remember(self: Searching, label: str) -> list[float] | None:
+        own = sum(row.label == label for row in self.done)
+        forecasts.append((own, forecast(self, label)))
+        return forecasts[-1][1]
+
+    monkeypatch.setattr(Searching, "_forecast", remember)
+    alone = make(make_recipe(criterion={"name": "random"}), tmp_path / "alone")
+    mislabel_(alone)
+    alone.run()
+    assert forecasts[0] == (0, None)
+    rises = [rise for own, rise in forecasts if own >= 3 and rise is not None]
+    assert rises
+    assert all(len(rise) == STEPS and rise == sorted(rise) for rise in rises)
+    forecasts.clear()
+    both = make(make_recipe(criterion=[{"name": "random"}, {"name": "magnitude"}]), tmp_path / "b")
+    mislabel_(both)
+    both.run()
+    # The second criterion begins with the law of the first.
+    assert [rise is not None for own, rise in forecasts if own == 0] == [False, True]
+
+
 def test_every_criterion_has_its_search_and_schedules_lead_to_each_network(tmp_path: Path) -> None:
     recipe = make_recipe(
         criterion=[{"name": "magnitude"}, {"name": "random"}],
