@@ -12,7 +12,7 @@ from pruning.schemas.estimates import Estimate
 from pruning.schemas.family_report import FamilyGate, FamilyRecommendation, FamilyReport
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Recommendation, Report
-from pruning.schemas.targets import RequestedBudget
+from pruning.schemas.targets import Requested
 from pruning.schemas.verdicts import GateResult, JointStatement
 
 
@@ -27,7 +27,7 @@ class CheckpointView(BaseModel):
     """The job whose checkpoint it is; for a family, one of its members."""
     criterion: Annotated[dict[str, Any] | None, DescribedBy(Method | None)]
     requested_sparsity: float | None
-    requested: Annotated[dict[str, Any] | None, DescribedBy(RequestedBudget | None)] = None
+    requested: Annotated[dict[str, Any] | None, DescribedBy(Requested | None)] = None
     """The budget that was asked for and what was reached, where no sparsity was asked for."""
     sparsity: float | None
     density: float | None

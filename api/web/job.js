@@ -56,8 +56,9 @@ function failure(error) {
 
 const COSTS = { flops: "FLOPs", parameters: "parameters", size_bytes: "bytes" };
 
-// A budget as it was asked for: a share of what the dense network has, or a number.
+// A budget as it was asked for: a share of what the dense network has, or a number; or a limit on the error.
 function budget(asked) {
+  if (asked.quantity === "max_error_increase") return `at most ${+(100 * asked.value).toFixed(4)} pp worse`;
   const noun = COSTS[asked.quantity];
   return asked.value < 1 ? `${share(asked.value)} of the ${noun}` : `${asked.value.toLocaleString("en")} ${noun}`;
 }

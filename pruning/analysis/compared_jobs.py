@@ -32,6 +32,7 @@ from pruning.schemas.comparison import (
     ParetoFront,
 )
 from pruning.schemas.report import Checkpoint, Latency, Network, Report
+from pruning.schemas.targets import RequestedIncrease
 from pruning.schemas.verdicts import PairedCounts
 
 Array = NDArray[Any]
@@ -252,8 +253,13 @@ def _pair_networks(first: ComparedJob, second: ComparedJob) -> list[tuple[str, s
 
 
 def _name_target(checkpoint: Checkpoint) -> tuple[str, float]:
-    """The quantity that a target counts, and the share of it that was to go."""
-    quantity = checkpoint.requested.quantity if checkpoint.requested else "sparsity"
+    """The quantity that a target counts, and the share of it that was to go; a limit on the error
+    as it is.
+    """
+    requested = checkpoint.requested
+    if isinstance(requested, RequestedIncrease):
+        return requested.quantity, requested.value
+    quantity = requested.quantity if requested else "sparsity"
     return quantity, round(checkpoint.removal, 9)
 
 

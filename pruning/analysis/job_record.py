@@ -49,18 +49,31 @@ class StoredRound(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A budget as it was asked for."""
+    """A budget, or a limit on the error, as it was asked for."""
 
     quantity: Quantity
     value: float
-    """A share of what the dense network has, or a whole number."""
+    """A share of what the dense network has, or a whole number; of a limit on the error the limit.
+    """
 
     @staticmethod
     def find(targets: Targets, target: float | None) -> Asked | None:
         """The budget that a round ends at; None where it ends at none."""
-        if target is None or targets.quantity == "sparsity":
+        if target is None or not targets.are_budgets:
             return None
         return Asked(targets.quantity, targets.find_asked(target))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFinding:
+    """The finding of a search for the sparsest network within a limit on the error."""
+
+    increase: float
+    """The validation error of the network above that of its control."""
+    next_sparsity: float | None
+    """The next step of the search, which the limit does not allow; None where there is none."""
+    tried: int
+    """The networks that were tried for all limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +120,11 @@ class RoundRecord:
     measured.
     """
     budget: Asked | None = None
-    """The budget where this round is a target and the job has budgets."""
+    """The budget, or the limit on the error, where this round is a target and the job has such."""
+    is_tried: bool = False
+    """Whether a search tried this network, which was retrained as those of targets are."""
+    finding: SearchFinding | None = None
+    """The finding of the search that chose this network; None where none did."""
     batchnorm: Mapping[str, float] | None = None
     """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
     own_architecture: OwnArchitecture | None = None
@@ -117,8 +134,9 @@ class RoundRecord:
 
     @property
     def id(self) -> str:
-        """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`, or the name of
-        a network that was pruned elsewhere; unique within a job, safe in a URL.
+        """The id of a target's checkpoint: `magnitude-0.95`, `magnitude-flops-0.5`,
+        `magnitude-max_error_increase-0.01`, or the name of a network that was pruned elsewhere;
+        unique within a job, safe in a URL.
         """
         if self.criterion.name == UPLOADED:
             return self.label

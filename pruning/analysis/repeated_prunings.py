@@ -17,7 +17,7 @@ from pruning.masks import find_prunable
 from pruning.rounds.costs import Costs
 from pruning.rounds.given_zeros import GivenZeros
 from pruning.rounds.method import PruningMethod
-from pruning.rounds.plan import PlannedRound, plan_rounds
+from pruning.rounds.plan import PlannedRound, plan_costliest_rounds, plan_rounds
 from pruning.rounds.pruning import prune_
 from pruning.rounds.round_evidence import collect_evidence
 from pruning.schemas.recipe import Method, Recipe
@@ -74,11 +74,10 @@ class RepeatedPrunings:
         costs = Costs(recipe, data.sizes, len(data.classes), layers=len(weights))
         stages, stage_cost = costs.pruning(criterion, planned)
         # Another draw keeps to the number of weights that a budget came to.
-        is_sparsity = recipe.targets.quantity == "sparsity"
         prune_(
             model,
             zeros.build_masks(weights),
-            planned.density if is_sparsity else row.density,
+            row.density if recipe.targets.are_budgets else planned.density,
             method,
             collect_evidence(model, recipe, data, method, *draw),
             generator=generator(recipe.seed, "sparsifier", *draw),
@@ -90,11 +89,17 @@ class RepeatedPrunings:
 
 def plan_repeatable(recipe: Recipe) -> dict[int, PlannedRound]:
     """The rounds to a target that start from the dense network, by number."""
+    return _select_repeatable(recipe, plan_rounds(recipe))
+
+
+def _select_repeatable(
+    recipe: Recipe, planned_rounds: Sequence[PlannedRound]
+) -> dict[int, PlannedRound]:
     if recipe.when == "before_training":
         return {}
     return {
         planned.number: planned
-        for planned in plan_rounds(recipe)
+        for planned in planned_rounds
         if planned.restart and planned.target is not None
     }
 
@@ -102,9 +107,10 @@ def plan_repeatable(recipe: Recipe) -> dict[int, PlannedRound]:
 def count_repetition_units(size: JobSize, methods: Sequence[Method], draws: int) -> int:
     """Count the work of repeating the prunings of these criteria, in forward passes."""
     costs = Costs(size.recipe, size.images, size.classes, layers=size.layers)
+    repeatable = _select_repeatable(size.recipe, plan_costliest_rounds(size.recipe))
     units = 0
     for method in methods:
-        for planned in plan_repeatable(size.recipe).values():
+        for planned in repeatable.values():
             stages, stage_cost = costs.pruning(method, planned)
             units += stages * stage_cost + count_loss_images(size.images["fit"])
     return max(0, draws - 1) * units

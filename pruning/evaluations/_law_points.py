@@ -56,13 +56,13 @@ def list_labels(record: JobRecord) -> list[str]:
 
 def list_rounds(record: JobRecord, label: str) -> list[RoundRecord]:
     """The rounds of a criterion whose networks are comparable, the densest first: targets alone
-    where rounds between targets end untrained or half trained.
+    (and what a search tried) where rounds between targets end untrained or half trained.
     """
     unfinished = record.pruned_untrained or record.recipe.retrain.mode == "gradual"
     rounds = (
         row
         for row in record.rounds
-        if row.label == label and (row.target is not None or not unfinished)
+        if row.label == label and (row.target is not None or row.is_tried or not unfinished)
     )
     return sorted(rounds, key=lambda row: row.sparsity)
 

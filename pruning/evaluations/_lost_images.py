@@ -16,7 +16,7 @@ from pruning.measurement.exemplars import find_exemplars
 from pruning.measurement.measure import Answers, Measured
 from pruning.reporting.pictures import arrange_pixels, draw_grid
 from pruning.schemas.report import Picture
-from pruning.verdict.recommendation import DEFAULT_MARGIN
+from pruning.verdict.recommendation import find_margin
 
 MOST = 16
 """The number of lost images that a picture shows, and a table lists of a checkpoint, at most."""
@@ -86,8 +86,7 @@ def choose_shown(record: JobRecord, lost: Sequence[LostImages]) -> LostImages | 
     losing = [images for images in lost if len(images.places)]
     if not losing:
         return None
-    limit = record.recipe.gates.max_error_increase
-    margin = DEFAULT_MARGIN if limit is None else limit
+    margin = find_margin(record.recipe.gates, record.recipe.targets.max_error_increase)
 
     def measure_val_error(images: LostImages) -> float:
         return float(images.row.measured.val_wrong.double().mean())

@@ -26,7 +26,13 @@ from pruning.schemas.report import (
     ModelInfo,
     Round,
 )
-from pruning.schemas.targets import RequestedBudget, Targets, TargetsOfNetwork
+from pruning.schemas.targets import (
+    Requested,
+    RequestedBudget,
+    RequestedIncrease,
+    Targets,
+    TargetsOfNetwork,
+)
 from pruning.types import Masks
 
 
@@ -77,14 +83,24 @@ def describe_round(record: RoundRecord) -> Round:
 
 def describe_budget(
     record: RoundRecord, targets: Targets, costs: Mapping[str, Any], parameters: int
-) -> RequestedBudget | None:
-    """The budget of a target and what its checkpoint has, by its costs as the report has them;
-    None where a sparsity was asked for.
+) -> Requested | None:
+    """The budget of a target and what its checkpoint has, by its costs as the report has them, or
+    the limit on its error and what the search found; None where a sparsity was asked for.
     """
     if record.budget is None or record.target is None:
         return None
-    assert isinstance(targets, TargetsOfNetwork)
     quantity = record.budget.quantity
+    if quantity == "max_error_increase":
+        assert record.finding is not None
+        return RequestedIncrease(
+            quantity=quantity,
+            value=record.budget.value,
+            reached=record.finding.increase,
+            removal=record.target,
+            next_sparsity=record.finding.next_sparsity,
+            tried=record.finding.tried,
+        )
+    assert isinstance(targets, TargetsOfNetwork)
     assert quantity != "sparsity"
     reached = {
         "flops": costs["flops"],

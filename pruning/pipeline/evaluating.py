@@ -107,7 +107,7 @@ def _evaluate(method: Method, record: JobRecord) -> Section | None:
 
 def _tell_budgets(section: Section, targets: Targets) -> Section:
     """The section of a job with budgets: its targets are shares that go, and no sparsities."""
-    if targets.quantity == "sparsity":
+    if not targets.are_budgets:
         return section
     details = _rename_targets(section.details)
     if details == section.details:

@@ -121,7 +121,7 @@ class Ledger:
         finally:
             self._complete(units)
 
-    def _complete(self, units: int) -> None:
+    def _complete(self, units: float) -> None:
         """Count a stage as its estimated units, whatever was counted inside it."""
         self._base += units
         self._within = 0.0
@@ -143,6 +143,10 @@ class Ledger:
         """Count work done inside the stage."""
         self._within += units
         self.watcher.progress(min(self._base + self._within, self.total), self.total)
+
+    def reach(self, units: float) -> None:
+        """Count as done what was estimated and not needed, up to so many units."""
+        self._complete(max(0.0, units - self._base))
 
     def warn(self, message: str) -> None:
         """Tell the user, now and in the report."""

@@ -32,7 +32,7 @@ from pruning.pipeline.trainer import Trainer
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import Costs
 from pruning.rounds.given_zeros import GivenZeros, list_reached_targets
-from pruning.rounds.method import PruningMethod, refuse_repeated
+from pruning.rounds.method import refuse_repeated
 from pruning.rounds.plan import keeps_unretrained, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
@@ -256,34 +256,27 @@ class Pipeline:
         """Prune and retrain round by round with one criterion, the recipe's at `index`."""
         before: RoundStage | None = None
         for planned in plan_rounds(self.recipe, self.costs.given):
-            self.control_trainer.prepare(planned.number)
-            current = CriterionRound(
-                name=f"round-{index}-{planned.number:03d}",
-                planned=planned,
-                criterion=criterion,
-                label=label,
-                method=PruningMethod.of(self.recipe, criterion),
-                restore=partial(
-                    RoundStage.restore,
-                    untrained=self._prunes_untrained,
-                    retrained=planned.retrained,
-                    losses=self.costs.reads_losses,
-                ),
-            )
-            cost = self.costs.round(criterion, planned)
-            with self.ledger.enter("prune", current.name, cost, current.restore) as unfinished:
-                if unfinished:
-                    try:
-                        self._run_round(current, None if planned.restart else before)
-                    except PRUNING_ERRORS as error:
-                        raise type(error)(
-                            f"{label}, round {planned.number}: {error}", pointer=error.pointer
-                        ) from error
-            before = self.ledger.restore(current.name, current.restore)
+            current = CriterionRound.of(self.costs, index, criterion, label, planned)
+            before = self._finish_round(current, before)
             record = self._record_round(current, before)
             self.done.append(record)
             if planned.target is not None:
                 self.target_done(record)
+
+    def _finish_round(self, current: CriterionRound, before: RoundStage | None) -> RoundStage:
+        """Run a round after its control, from the stage `before`, unless it is finished."""
+        planned = current.planned
+        self.control_trainer.prepare(planned.number)
+        cost = self.costs.round(current.criterion, planned)
+        with self.ledger.enter("prune", current.name, cost, current.restore) as unfinished:
+            if unfinished:
+                try:
+                    self._run_round(current, None if planned.restart else before)
+                except PRUNING_ERRORS as error:
+                    raise type(error)(
+                        f"{current.label}, round {planned.number}: {error}", pointer=error.pointer
+                    ) from error
+        return self.ledger.restore(current.name, current.restore)
 
     def _run_round(self, current: CriterionRound, before: RoundStage | None) -> None:
         """Prune, measure, retrain and save a round, from the stage before or the dense network."""

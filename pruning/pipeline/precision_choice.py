@@ -15,7 +15,7 @@ from pruning.measurement.costs import count_flops
 from pruning.networks.device import choose_dtypes
 from pruning.pipeline.ledger import Ledger
 from pruning.rounds.costs import Costs, count_retraining_steps
-from pruning.rounds.plan import plan_rounds
+from pruning.rounds.plan import plan_costliest_rounds
 from pruning.schemas.recipe import Recipe
 from pruning.storage.stages import StoredStage
 from pruning.storage.tensor_cache import TensorCache, hash_content
@@ -81,7 +81,7 @@ class PrecisionChoice:
         rewinds = recipe.retrain.mode in ("none", "weight_rewind")
         if rewinds or recipe.when == "before_training" or self.data.segmentation:
             return 0
-        planned = plan_rounds(recipe, self.costs.given)
+        planned = plan_costliest_rounds(recipe, self.costs.given)
         of_the_job, batch = count_retraining_steps(self.costs, planned)
         steps = count_trial_steps(of_the_job)
         if steps == 0 or recipe.retraining.precision != "auto":

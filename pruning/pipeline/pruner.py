@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -35,6 +36,25 @@ class CriterionRound:
     method: PruningMethod
     restore: Callable[[StoredStage], RoundStage]
     """Reads its stage from a file."""
+
+    @staticmethod
+    def of(
+        costs: Costs, index: int, criterion: Method, label: str, planned: PlannedRound
+    ) -> CriterionRound:
+        """A planned round of the criterion at `index` of the recipe that has these costs."""
+        return CriterionRound(
+            name=f"round-{index}-{planned.number:03d}",
+            planned=planned,
+            criterion=criterion,
+            label=label,
+            method=PruningMethod.of(costs.recipe, criterion),
+            restore=partial(
+                RoundStage.restore,
+                untrained=costs.recipe.when == "before_training",
+                retrained=planned.retrained,
+                losses=costs.reads_losses,
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

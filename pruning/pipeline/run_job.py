@@ -4,9 +4,8 @@ with a watcher that is notified of them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +40,7 @@ from pruning.networks.loading import (
     read_parameters,
 )
 from pruning.networks.published import add_published_sizes
+from pruning.pipeline.clock import Clock
 from pruning.pipeline.estimate_job import starts_from_scratch
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.exports import describe_origin
@@ -49,10 +49,11 @@ from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.pruned_networks import find_pruned_network
 from pruning.pipeline.results import Origin, Results
+from pruning.pipeline.searching import Searching
 from pruning.reporting.files import write_report
 from pruning.rounds.budgets import Gauge
 from pruning.rounds.costs import count_split_images
-from pruning.schemas.environment import Environment, Timing
+from pruning.schemas.environment import Timing
 from pruning.schemas.evaluate import EvaluateSpec, SingleSpec, read_single_spec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.preprocessing import describe_guess
@@ -95,7 +96,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     what an earlier attempt saved. Files of results are written to `files/`. Raises a
     `SecateurError` for what cannot be run.
     """
-    clock = _Clock(is_resumed=any((folder / "stages").glob("*")))
+    clock = Clock(is_resumed=any((folder / "stages").glob("*")))
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = read_single_spec(job["spec"])
@@ -259,7 +260,7 @@ def _build_pipeline(  # noqa: PLR0913 (the parts of a job are by keyword)
         rewind=load_network("rewind"),
     )
     cache = job["cache"]
-    make: Callable[..., Pipeline] = Pipeline
+    make: Callable[..., Pipeline] = Searching if recipe.targets.are_searched else Pipeline
     if not recipe.prunes:
         make = partial(Judging, pruned=_find_pruned(folder, job, architecture, data))
     return make(
@@ -308,28 +309,6 @@ def _start_from_backbone(architecture: Architecture, path: Path) -> Callable[[],
         return network
 
     return build
-
-
-@dataclass
-class _Clock:
-    """Measures a job from now on."""
-
-    is_resumed: bool
-    """Whether an earlier attempt did a part of the work, so that the time does not count."""
-    began: float = field(default_factory=time.monotonic)
-
-    def read(self, environment: Environment, pipeline: Pipeline) -> Timing | None:
-        """The time that the whole job took; None where this attempt did not do all of it."""
-        if self.is_resumed:
-            return None
-        return Timing(
-            device=environment.device,
-            device_name=environment.device_name,
-            threads=environment.threads,
-            flops=pipeline.ledger.total * pipeline.image_flops,
-            image_flops=pipeline.image_flops,
-            seconds=time.monotonic() - self.began,
-        )
 
 
 @dataclass

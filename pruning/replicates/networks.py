@@ -101,7 +101,12 @@ def pool_checkpoint(id: str, finished: Sequence[Finished]) -> Checkpoint:
 
 def _pool_budget(own: Sequence[Checkpoint]) -> RequestedBudget | None:
     """The budget of a checkpoint of several replicates, with the most that any of them has."""
-    budgets = [checkpoint.requested for checkpoint in own if checkpoint.requested is not None]
+    # Limits on the error are refused with replicates.
+    budgets = [
+        checkpoint.requested
+        for checkpoint in own
+        if isinstance(checkpoint.requested, RequestedBudget)
+    ]
     return max(budgets, key=lambda budget: budget.reached, default=None)
 
 

@@ -11,7 +11,7 @@ from pruning.replicates.runs_section import build_runs_section
 from pruning.replicates.shift_sections import build_potential_section, build_robustness_section
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Checkpoint, Section
-from pruning.verdict.recommendation import DEFAULT_MARGIN
+from pruning.verdict.recommendation import find_margin
 
 CERTIFICATE = "certificate"
 
@@ -22,8 +22,7 @@ def build_sections(
     """Build the sections of what the replicates have in common, their own first; a note says which
     evaluations are in their reports alone.
     """
-    limit = recipe.gates.max_error_increase
-    margin = DEFAULT_MARGIN if limit is None else limit
+    margin = find_margin(recipe.gates)
     pooled = {
         "class_damage": build_classes_section(finished, checkpoints, margin),
         "robustness": build_robustness_section(finished),

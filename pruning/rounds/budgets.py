@@ -55,9 +55,9 @@ class Gauge:
     def of(
         recipe: Recipe, network: nn.Module, shape: Shape, file_info: Mapping[str, Any]
     ) -> Gauge | None:
-        """The gauge of a job; None where its targets are sparsities."""
+        """The gauge of a job; None where its targets are no budgets."""
         quantity = recipe.targets.quantity
-        if quantity == "sparsity":
+        if not recipe.targets.are_budgets:
             return None
         outline = copy.deepcopy(network).to("meta").eval()
         if quantity == "flops":

@@ -14,9 +14,10 @@ from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.rounds.control_plan import PlannedControl, plan_controls
+from pruning.rounds.error_search import STEPS, count_most_tried
 from pruning.rounds.loss_curves import count_curve_units
 from pruning.rounds.method import PruningMethod, refuse_repeated
-from pruning.rounds.plan import PlannedRound, plan_rounds
+from pruning.rounds.plan import PlannedRound, plan_costliest_rounds, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Training
@@ -136,7 +137,7 @@ class Costs:
         and rounds), `scoring`, `measuring` on test and validation images, `batchnorm`, and `losses`
         on training images.
         """
-        planned_rounds = plan_rounds(self.recipe, self.given)
+        planned_rounds = plan_costliest_rounds(self.recipe, self.given)
         rounds = [
             (method, planned) for method in self.recipe.criteria for planned in planned_rounds
         ]
@@ -209,7 +210,7 @@ def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
         has_batchnorm=has_batchnorm,
         layers=len(prunable),
     )
-    planned_rounds = plan_rounds(recipe, costs.given)
+    planned_rounds = plan_costliest_rounds(recipe, costs.given)
     rounds = len(planned_rounds) * len(recipe.criteria)
     if rounds > MAX_ROUNDS:
         raise BudgetError(f"{rounds} rounds; at most {MAX_ROUNDS} in one job", pointer="/schedule")
@@ -327,11 +328,17 @@ def list_warnings(recipe: Recipe) -> list[str]:
     warnings: list[str] = []
     if not recipe.prunes:
         return warnings
+    if recipe.targets.are_searched:
+        most = count_most_tried(len(recipe.targets.values))
+        warnings.append(
+            f"the search tries at most {most} of {STEPS} networks for each criterion, which the "
+            "estimate counts; it often ends with fewer"
+        )
     for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):
         pruning_method = PruningMethod.of(recipe, method)
         for planned in plan_rounds(recipe):
             densities = planned.start, planned.density
-            if recipe.targets.quantity != "sparsity":
+            if recipe.targets.are_budgets:
                 densities = 1.0, 1.0  # how many weights go is known when they are scored
             cautions = pruning_method.list_cautions(*densities, recipe.retrain.mode)
             warnings += [f"{label}: {caution}" for caution in cautions]

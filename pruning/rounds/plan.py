@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.errors import ParameterError
+from pruning.rounds.error_search import count_most_tried, space_steps
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Recipe
 
@@ -21,7 +23,9 @@ class PlannedRound:
     density: float
     sparsity: float
     target: float | None
-    """The requested sparsity when the round ends at a target; of a budget the share that goes."""
+    """The requested sparsity when the round ends at a target; of a budget the share that goes; of
+    a search the sparsity of a step.
+    """
     restart: bool
     """The round starts from the dense network."""
     epochs: tuple[int, int] | None
@@ -46,16 +50,22 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
     """The rounds of one criterion: the schedule's stretch to every target, densest first.
 
     `given` is the density of the network as it comes (`pruning.rounds.given_zeros`). Budgets are
-    told beside the dense network, with none of its weights at zero.
+    told beside the dense network, with none of its weights at zero. For limits on the error they
+    are those to every step of the search, of which few are run.
     """
-    if recipe.targets.quantity != "sparsity":
+    targets = recipe.targets
+    if targets.are_budgets:
         given = 1.0
+    if targets.are_searched:
+        removals = tuple(1.0 - density for density in space_steps(given))
+    else:
+        removals = targets.removals
     schedule = schedules.create(recipe.schedule.name, recipe.schedule.params)
     planned: list[PlannedRound] = []
     start = given
-    for sparsity in recipe.targets.removals:
+    for sparsity in removals:
         target = 1.0 - sparsity
-        if recipe.independent:
+        if recipe.restarts:
             start = given
         densities = [start]  # nothing is removed where the network as it comes is as sparse
         if start == 1.0 or target < start:
@@ -63,7 +73,7 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
             assert densities[-1] == target
         for index, density in enumerate(densities):
             final = index == len(densities) - 1
-            restart = not planned or (recipe.independent and index == 0)
+            restart = not planned or (recipe.restarts and index == 0)
             epochs = _find_round_epochs(recipe, index, len(densities))
             trainings = (epochs,) if epochs else ()
             rewound = recipe.when == "before_training" or recipe.retrain.mode == "weight_rewind"
@@ -83,6 +93,28 @@ def plan_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
             )
             start = density
     return planned
+
+
+def plan_costliest_rounds(recipe: Recipe, given: float = 1.0) -> list[PlannedRound]:
+    """The rounds that a criterion has at the most: of a search those to its sparsest steps, as many
+    as it may try.
+    """
+    planned = plan_rounds(recipe, given)
+    if not recipe.targets.are_searched:
+        return planned
+    steps = split_stretches(planned)
+    most = count_most_tried(len(recipe.targets.values))
+    return [planned_round for stretch in steps[-most:] for planned_round in stretch]
+
+
+def split_stretches(planned_rounds: Sequence[PlannedRound]) -> list[list[PlannedRound]]:
+    """The rounds to each target."""
+    stretches: list[list[PlannedRound]] = [[]]
+    for planned in planned_rounds:
+        stretches[-1].append(planned)
+        if planned.target is not None:
+            stretches.append([])
+    return stretches[:-1]
 
 
 def keeps_unretrained(recipe: Recipe, planned: PlannedRound, *, read: bool) -> bool:

@@ -15,7 +15,7 @@ from pruning.granularities.weight import Weight
 from pruning.masks import build_full_masks, count_kept, find_prunable, select_weight_masks
 from pruning.rounds.costs import build_empty_error, may_be_empty
 from pruning.rounds.method import PruningMethod
-from pruning.rounds.plan import PlannedRound, plan_rounds
+from pruning.rounds.plan import PlannedRound, plan_rounds, split_stretches
 from pruning.schemas.recipe import Recipe
 from pruning.types import Scores, Selection, Shape
 
@@ -67,6 +67,9 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     if sum(weight.numel() for weight in weights.values()) > LARGEST:
         return []
     planned_rounds = plan_rounds(recipe)
+    if recipe.targets.are_searched:
+        # The first step has to be possible; steps that are not are beyond the limit.
+        planned_rounds = split_stretches(planned_rounds)[0]
     if may_be_empty(recipe) or len(planned_rounds) > ROUNDS:
         planned_rounds = [planned for planned in planned_rounds if planned.target is not None]
     reasons: dict[str, str] = {}
@@ -78,7 +81,8 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
                 network,
                 planned_rounds=planned_rounds,
                 method=method,
-                independent=recipe.independent,
+                independent=recipe.restarts,
+                pointer=f"/targets/{recipe.targets.quantity}",
                 generator=torch.Generator().manual_seed(seed),
             )
             reasons |= left_dense
@@ -117,6 +121,7 @@ def _rehearse_rounds(
     planned_rounds: Sequence[PlannedRound],
     method: PruningMethod,
     independent: bool,
+    pointer: str,
     generator: Generator,
 ) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
     """The refusals of the rounds that remove nothing, by number, with one draw of scores for all
@@ -151,7 +156,7 @@ def _rehearse_rounds(
                 )
             )
         except BudgetError as error:
-            raise BudgetError(error.message, pointer=error.pointer or "/targets/sparsity") from None
+            raise BudgetError(error.message, pointer=error.pointer or pointer) from None
         masks, left_dense = selected.masks, selected.left_dense
         before = kept
         kept = sum(count_kept(select_weight_masks(masks)).values())

@@ -257,6 +257,11 @@ class JobSpec(JobFields):
             raise ValueError(
                 "epochs_scale: has no effect without a preset; set the epochs themselves"
             )
+        if self.replicates > 1 and self.targets.are_searched:
+            raise ValueError(
+                "replicates: under a limit on the error each would end at another network; search "
+                "with one run, then repeat the sparsity that it finds (targets.sparsity)"
+            )
         if self.seed + self.replicates > 2**63:
             raise ValueError("replicates: their seeds exceed 2^63 - 1; take a smaller seed")
         retrain = self.retrain

@@ -12,7 +12,6 @@ from pruning.schemas.base import Document
 from pruning.schemas.gates import EVALUATION_OF_GATE
 from pruning.schemas.gates import Gates as Gates
 from pruning.schemas.layer_patterns import LayerPatterns, Overrides
-from pruning.schemas.targets import NOUNS
 from pruning.schemas.targets import Targets as Targets
 from pruning.schemas.training import Train, Training
 
@@ -245,6 +244,11 @@ class Recipe(Document):
         return True
 
     @property
+    def restarts(self) -> bool:
+        """Whether every target starts from the dense network, as the networks of a search do."""
+        return self.independent or self.targets.are_searched
+
+    @property
     def criteria(self) -> tuple[Method, ...]:
         """The criteria to compare, one or several."""
         return (self.criterion,) if isinstance(self.criterion, Method) else self.criterion
@@ -294,10 +298,10 @@ class Recipe(Document):
                 )
         if self.overrides and self.targets.quantity != "sparsity":
             raise ValueError(
-                "overrides: they go with targets.sparsity; under a budget of "
-                f"{NOUNS[self.targets.quantity]} the search decides how much of each layer remains"
+                "overrides: they go with targets.sparsity; under "
+                f"{self.targets.describe()} the search decides how much of each layer remains"
             )
-        if self.retrain.mode == "gradual" and len(self.targets.values) > 1 and not self.independent:
+        if self.retrain.mode == "gradual" and len(self.targets.values) > 1 and not self.restarts:
             raise ValueError(
                 "retrain: a gradual run ends at one target; set independent, or list one target"
             )

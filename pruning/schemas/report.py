@@ -19,7 +19,7 @@ from pruning.schemas.outputs import Latency as Latency
 from pruning.schemas.outputs import OnnxCheck, RoundedCheck
 from pruning.schemas.recipe import Method
 from pruning.schemas.replicates import ReplicateRow
-from pruning.schemas.targets import RequestedBudget
+from pruning.schemas.targets import Requested
 from pruning.schemas.verdicts import CrossedVariance, JointStatement, NeededImages, PairedCounts
 from pruning.schemas.verdicts import GateResult as GateResult
 from pruning.schemas.verdicts import RecommendationVerdict as RecommendationVerdict
@@ -221,7 +221,7 @@ class Checkpoint(Network):
     round: int
     requested_sparsity: float | None
     """`null` where the target is a budget, and for a network that was pruned elsewhere."""
-    requested: RequestedBudget | None = None
+    requested: Requested | None = None
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
     pruned: Evaluated

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pruning import wording
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Network, Recommendation
+from pruning.schemas.targets import RequestedIncrease
 from pruning.schemas.verdicts import NeededImages
 from pruning.verdict.increases import count_deciding_images, judge, read_increase
 
 DEFAULT_MARGIN = 0.005
-"""The error increase that is tolerated where no gate sets one."""
+"""The error increase that is tolerated where neither a gate nor a target sets one."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,37 @@ class References:
         )
 
 
+def find_margin(gates: Gates, limits: Sequence[float] | None = None) -> float:
+    """Return the error increase that is tolerated: the gate `max_error_increase` where one is set,
+    else the largest of the limits that the job's targets are told in, else 0.5 pp.
+
+    >>> find_margin(Gates()), find_margin(Gates(), (0.01, 0.02))
+    (0.005, 0.02)
+    """
+    if gates.max_error_increase is not None:
+        return gates.max_error_increase
+    return max(limits) if limits else DEFAULT_MARGIN
+
+
 def recommend(
     checkpoints: Sequence[Checkpoint], gates: Gates, references: References
 ) -> Recommendation:
     """Return the checkpoint of the largest target whose validation error is within the margin of
     the dense control's; `verdict.decision` judges it on the test images.
 
-    The margin is the gate `max_error_increase` where one is set, else 0.5 pp. Of several at one
+    The margin is that of `find_margin`. Of several at one
     target the one with the smallest validation error is chosen, of equals the fastest by measured
     latency, then the one with the smallest file. Only the validation split is read, so the test
     error of the choice is unbiased by it. A checkpoint that does no better than guessing is never
     recommended. Where none is within the margin, the verdict is `undecided` if the validation
     images cannot tell that, else `do_not_ship`.
     """
-    margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
+    limits = [
+        checkpoint.requested.value
+        for checkpoint in checkpoints
+        if isinstance(checkpoint.requested, RequestedIncrease)
+    ]
+    margin = find_margin(gates, limits)
     candidates = [checkpoint for checkpoint in checkpoints if not checkpoint.guesses]
     within = [
         checkpoint for checkpoint in candidates if checkpoint.val_error_increase.value <= margin

@@ -83,6 +83,13 @@ def submit(
     size: Annotated[
         list[str] | None, typer.Option(help="A budget: a share of the bytes, or a size as 4MB.")
     ] = None,
+    max_error_increase: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As small as it gets: the most that the error may be above the dense control's, "
+            "as 0.01; repeat for several."
+        ),
+    ] = None,
     criterion: Annotated[
         list[str] | None, typer.Option(help="What to prune by; repeat to compare.")
     ] = None,
@@ -129,7 +136,12 @@ def submit(
         model=model,
         dataset=dataset,
         sparsity=sparsity or (),
-        budgets={"flops": flops or (), "parameters": parameters or (), "size_bytes": size or ()},
+        budgets={
+            "flops": flops or (),
+            "parameters": parameters or (),
+            "size_bytes": size or (),
+            "max_error_increase": max_error_increase or (),
+        },
         criterion=criterion or (),
         epochs=epochs,
         retrain=retrain,

@@ -300,12 +300,14 @@ def _print_verdict(outcome: Results) -> None:
 
 
 def _describe_target(checkpoint: Mapping[str, Any]) -> str:
-    """The sparsity or the budget that was asked for."""
+    """The sparsity, the budget or the limit on the error that was asked for."""
     budget = checkpoint.get("requested")
     if not isinstance(budget, Mapping):
         return percent(checkpoint.get("requested_sparsity"))
     value = budget.get("value", 0)
     quantity = str(budget.get("quantity", ""))
+    if quantity == "max_error_increase":
+        return f"at most {100 * value:g} pp worse"
     noun = {"flops": "FLOPs", "size_bytes": "bytes"}.get(quantity, quantity)
     return f"{percent(value)} of {noun}" if value < 1 else f"{value:,.0f} {noun}"
 

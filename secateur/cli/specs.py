@@ -33,8 +33,13 @@ def read_spec(source: str | None) -> dict[str, Any]:
     return spec
 
 
-FLAGS = {"flops": "--flops", "parameters": "--parameters", "size_bytes": "--size"}
-"""The flag of each quantity that budgets are told in."""
+FLAGS = {
+    "flops": "--flops",
+    "parameters": "--parameters",
+    "size_bytes": "--size",
+    "max_error_increase": "--max-error-increase",
+}
+"""The flag of each quantity that budgets and limits on the error are told in."""
 UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9}
 """The units that may follow a number: powers of 1000."""
 

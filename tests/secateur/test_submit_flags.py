@@ -33,6 +33,7 @@ def read(budgets: dict[str, tuple[str, ...]], sparsity: tuple[float, ...] = ()) 
         ("size_bytes", "1.5kB", 1500),
         ("size_bytes", "4.1MB", 4_100_000),
         ("size_bytes", "8.2 GB", 8_200_000_000),
+        ("max_error_increase", "0.01", 0.01),
     ],
 )
 def test_a_flag_becomes_a_budget(quantity: str, text: str, value: float) -> None:

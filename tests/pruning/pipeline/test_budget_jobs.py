@@ -11,6 +11,7 @@ import pytest
 from pruning.errors import BudgetError
 from pruning.pipeline.estimate_job import estimate_job
 from pruning.reporting import html, markdown
+from pruning.schemas.targets import RequestedBudget
 from tests.support.photo_world import make_files, read_files, run_job
 
 MODEL = {
@@ -53,7 +54,7 @@ def test_a_job_with_budgets_says_what_it_reached_and_resumes_to_the_same_bytes(
     }
     for checkpoint in report.checkpoints:
         budget = checkpoint.requested
-        assert budget is not None
+        assert isinstance(budget, RequestedBudget)
         assert checkpoint.requested_sparsity is None
         assert budget.dense == dense[quantity]
         assert budget.limit == int(budget.value * budget.dense + 1e-6)

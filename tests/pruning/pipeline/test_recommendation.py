@@ -9,6 +9,7 @@ import pytest
 
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Latency, Network, Recommendation
+from pruning.schemas.targets import RequestedIncrease
 from pruning.verdict.recommendation import DEFAULT_MARGIN, References, recommend
 from tests.support import cases
 from tests.support.finished_jobs import finish_and_export as finished
@@ -74,6 +75,28 @@ def test_the_sparsest_within_the_margin_is_recommended(
     assert recommendation.checkpoint == (f"magnitude-{chosen}" if chosen else None)
     assert recommendation.margin == (DEFAULT_MARGIN if gate is None else gate)
     assert recommendation.reason
+
+
+def test_the_margin_is_the_largest_limit_that_was_asked_for_unless_a_gate_sets_one() -> None:
+    candidates = [
+        checkpoint(sparsity, val, test=0.3).model_copy(
+            update={
+                "requested": RequestedIncrease(
+                    quantity="max_error_increase",
+                    value=limit,
+                    reached=val,
+                    removal=sparsity,
+                    next_sparsity=None,
+                    tried=5,
+                )
+            }
+        )
+        for sparsity, val, limit in ((0.5, 0.01, 0.01), (0.9, 0.02, 0.02))
+    ]
+    made = recommend(candidates, Gates(), references())
+    assert (made.sparsity, made.margin) == (0.9, 0.02)
+    made = recommend(candidates, Gates(max_error_increase=0.01), references())
+    assert (made.sparsity, made.margin) == (0.5, 0.01)
 
 
 def test_a_network_that_guesses_is_not_recommended() -> None:
