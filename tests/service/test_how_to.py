@@ -91,6 +91,16 @@ def test_half_the_flops(environment: dict[str, str], service: Running) -> None:
     assert "/targets/flops/0" in errors
 
 
+def test_at_most_so_much_worse(environment: dict[str, str], service: Running) -> None:
+    code = read_block("At most one point worse").replace("0.01", "0.05")
+    run_block(code, environment)
+    job = next(iter(service.client.jobs.list(limit=1)))
+    report = service.client.jobs.results(job.id).parsed_report()
+    (checkpoint,) = report.checkpoints
+    assert checkpoint.val_error_increase.value <= 0.05
+    assert 1 <= len(report.rounds) <= 6
+
+
 def test_some_layers_are_left(environment: dict[str, str], service: Running) -> None:
     run_block(read_block("These layers not, and those only by half"), environment)
     job = next(iter(service.client.jobs.list(limit=1)))
