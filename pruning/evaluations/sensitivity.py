@@ -33,6 +33,8 @@ from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Estimate, Picture, Section, Unit
 
+LABELS = {"dense_error": "validation error of the dense network"}
+"""The words of the names of scalars."""
 UNITS: dict[str, Unit] = {
     "level": "share",
     "predicted_lm": "nats_difference",
@@ -116,6 +118,7 @@ class Sensitivity:
             scalars={} if dense is None else {"dense_error": dense},
             details={"sensitivity": [cell.row() for cell in cells]},
             units=UNITS,
+            labels=LABELS,
             pictures=pictures,
             notes=(*findings, *notes, *_describe_stages(record.recipe, labels), *NOTES),
         )

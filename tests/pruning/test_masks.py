@@ -275,11 +275,22 @@ def build_method(
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_a_cascade_only_ever_prunes_more(criterion: str, allocation: str) -> None:
     model = cases.conv_net()
+    fit = cases.make_data().fit
+    batches = [(fit.images.float() / 255, fit.labels)]
     masks = build_full_masks(find_prunable(model))
     total = sum(mask.numel() for mask in masks.values())
     for number, to in enumerate([0.8, 0.5, 0.3, 0.1]):
-        evidence = Evidence(model, masks, generator=torch.Generator().manual_seed(number))
-        after = prune_once(model, evidence, to, criterion, allocation)
+        generator = torch.Generator().manual_seed(number)
+        after = prune_(
+            model,
+            masks,
+            to,
+            build_method(criteria.create(criterion), allocations.create(allocation)),
+            lambda masks, stage, rng=generator: Evidence(  # type: ignore[misc]
+                model, masks, batches, generator=rng
+            ),
+            generator=torch.Generator().manual_seed(0),
+        )
         assert sum(count_kept(after).values()) == count_to_keep(total, to)
         assert all(not bool((after[name] & ~masks[name]).any()) for name in masks)
         assert all(

@@ -155,6 +155,7 @@ def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: P
         "informative_features",
         "loss_model",
         "scaling_law",
+        "sensitivity",
     ]
     methods = [{"name": name} for name in others] + [
         {"name": "noise_similarity", "params": {"draws": 2, "levels": [0, 0.3]}}
