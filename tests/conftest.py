@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+import tasks.helper
 from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shared
 
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
@@ -50,6 +52,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the processes of jobs and helpers, whose environment holds no more than they need, be
+    measured where `make coverage` measures.
+    """
+    measured = tuple(name for name in os.environ if name.startswith("COVERAGE_PROCESS"))
+    tasks.helper.PASSED_ON += measured  # type: ignore[assignment]
 
 
 collect_ignore_glob = ["support/plugins/*"]
