@@ -295,12 +295,18 @@ def quantity(estimate: Estimate, digits: int = 1, unit: Unit | None = None) -> s
     ('+2.0 pp', '0.5')
     >>> quantity(Estimate(value=0.985), unit="share"), quantity(Estimate(value=2.0, unit="factor"))
     ('98.5 %', '2×')
+    >>> quantity(Estimate(value=0.77159, unit="fraction_at_least"))
+    '77.1 %'
     >>> quantity(Estimate(value=0.0159, low=0.01566, high=0.01612))
     '0.01590 [0.01566, 0.01612]'
     """
     match estimate.unit or unit:
         case "fraction":
             return percent_with_interval(estimate, digits)
+        case "fraction_at_least":
+            return percent_at_least(estimate.value, digits)
+        case "fraction_at_most":
+            return percent_at_most(estimate.value, digits)
         case "points":
             return points_with_interval(estimate, digits)
         case "nats":

@@ -32,10 +32,10 @@ UNITS: dict[str, Unit] = {
     "accuracy": "fraction",
     "dense_accuracy": "fraction",
     "disagreement": "fraction",
-    "disagreement_at_most": "fraction",
-    "accuracy_at_least_a_priori": "fraction",
-    "accuracy_at_least_agreement": "fraction",
-    "accuracy_at_least_labelled": "fraction",
+    "disagreement_at_most": "fraction_at_most",
+    "accuracy_at_least_a_priori": "fraction_at_least",
+    "accuracy_at_least_agreement": "fraction_at_least",
+    "accuracy_at_least_labelled": "fraction_at_least",
 }
 LABELS = {
     "labelled": "from labelled images",
@@ -117,7 +117,7 @@ class Certificate:
     the dataset.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("bounds",)
     delta: Annotated[
         float, Field(ge=1e-100, lt=0.5, description="probability that a limit fails")

@@ -22,9 +22,9 @@ from pruning.analysis.shift_errors import CONFIDENCE, ShiftErrors, Summary
 from pruning.analysis.shift_parameters import ShiftParameters, label_noise
 from pruning.analysis.shifts import Shift
 from pruning.evaluations import evaluations
+from pruning.measurement.needed_images import round_up_images
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
-from pruning.verdict.gates import round_up
 from pruning.verdict.shift_guidelines import VALIDATION
 
 MARGINS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -294,13 +294,14 @@ class PrunePotential(ShiftParameters):
         images = errors.sizes[worst]
         needed = math.ceil(images * (coarse[worst] / self.margin) ** 2)
         return [
-            f"Warning: the images cannot resolve the margin of prune_potential, "
-            f"{wording.percentage_points(self.margin)}, under {len(coarse)} of "
+            f"Warning: so few images would not show an increase of zero to be within the margin of "
+            f"{wording.percentage_points(self.margin)} under {len(coarse)} of "
             f"{wording.count_of(len(resolutions), 'distribution')}. Under {worst} the limit of an "
             f"increase lies {wording.percentage_points(coarse[worst])} above its estimate at "
             f"{wording.count_of(images, 'image')} (median over checkpoints); it takes about "
-            f"{wording.count_of(round_up(needed), 'image')} to bring it within the margin. Until "
-            "then a low safe limit may say only that little is known, and not that much is lost."
+            f"{wording.count_of(round_up_images(needed), 'image')} to bring it within the margin. "
+            "Until then a low safe limit may say only that little is known, and not that much is "
+            "lost."
         ]
 
     def _compare_noise(

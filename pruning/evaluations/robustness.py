@@ -324,7 +324,7 @@ def _describe_broken(errors: ShiftErrors, checkpoints: Collection[str]) -> str:
     return (
         f" {wording.count_of(broken, 'checkpoint')} of {len(checkpoints)} lost more than "
         f"{wording.percentage_points(BROKEN, 0)} nominally: a network "
-        "that has lost accuracy has less to lose under shift."
+        "that has lost accuracy may have less to lose under shift."
     )
 
 
@@ -337,9 +337,9 @@ def _describe_compression(errors: ShiftErrors, stored_as: str | None) -> list[st
         return []
     others = [name for name in errors.shifted if name not in jpeg]
     text = (
-        f"The images of this dataset are JPEG files: {JPEG} compresses them once more, which is a "
-        "smaller change than compressing the paper's images, that were not. The network as given "
-        "has an excess error of "
+        f"The images of this dataset are JPEG files: {JPEG} compresses them once more, which may "
+        "be a smaller change than compressing the paper's images, that were not. The network as "
+        "given has an excess error of "
         f"{wording.points_with_interval(errors.excess_under('given', jpeg), 2)} under it"
     )
     if others:

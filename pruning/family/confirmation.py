@@ -9,6 +9,7 @@ from scipy.special import bdtr, betaincinv
 
 from pruning import wording
 from pruning.family.measurements import ENOUGH_VALIDATION
+from pruning.measurement.needed_images import describe_proving_images
 from pruning.measurement.paired import adjust_holm
 from pruning.schemas.family_report import FamilyAnswer, FamilyGate
 
@@ -111,11 +112,11 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
     if answer.outcome == "passed":
         text += f"; at most {wording.percent_at_most(high, 2)} at one-sided 95 %"
     elif answer.outcome == "undecided" and answer.chosen_on == "test":
-        text += f"; {TEST_CHOSE}: {describe_deciding(answer)} would decide"
+        text += f"; {TEST_CHOSE}{describe_deciding(answer)}"
     elif answer.outcome == "undecided":
         text += f"; {_describe_open(high, answer.max_error)}"
         if answer.needed is not None:
-            text += f", {wording.count(answer.needed)} test images would decide"
+            text += f", {describe_proving_images(answer.needed)}"
     if answer.chosen_on == "test":
         low = high = None
     return FamilyGate(
@@ -134,10 +135,13 @@ def _build_gate(answer: FamilyAnswer) -> FamilyGate:
 
 def describe_deciding(answer: FamilyAnswer) -> str:
     """The evidence that would decide on a network in whose choice the test images had a part."""
-    members = f"a family whose members have {ENOUGH_VALIDATION} validation images each"
-    if answer.needed is None:
-        return members
-    return f"{wording.count(answer.needed)} others, or {members}"
+    others = (
+        "" if answer.needed is None else f": {describe_proving_images(answer.needed, 'others')}"
+    )
+    return (
+        f"{others}. Members with {ENOUGH_VALIDATION} validation images each would leave the test "
+        "images out of the choice"
+    )
 
 
 def _describe_open(high: float, tolerated: float) -> str:

@@ -8,10 +8,15 @@ from typing import Any
 from pruning import wording
 from pruning.errors import SecateurError
 from pruning.family.answers_section import describe_smallest_run
-from pruning.family.confirmation import TEST_CHOSE, build_gates, describe_deciding
+from pruning.family.confirmation import (
+    TEST_CHOSE,
+    build_gates,
+    describe_deciding,
+)
 from pruning.family.sections import build_sections
 from pruning.family.sizes import Size
 from pruning.family.turn import State
+from pruning.measurement.needed_images import describe_proving_images
 from pruning.schemas.family_report import (
     CandidateRow,
     FamilyAnswer,
@@ -164,11 +169,10 @@ def _say_proof(answer: FamilyAnswer) -> str:
     if answer.outcome == "passed":
         return ", and the test images prove it at 95 %"
     if answer.chosen_on == "test":
-        return f"; {TEST_CHOSE}: {describe_deciding(answer)} would decide"
+        return f"; {TEST_CHOSE}{describe_deciding(answer)}"
     if answer.needed is None:
         return ", which the test images do not prove, nor would any number of them in reach"
-    needed = wording.count(answer.needed)
-    return f", which the test images do not prove: {needed} of them would decide"
+    return f", which the test images do not prove: {describe_proving_images(answer.needed)}"
 
 
 def _explain_no_network(answers: tuple[FamilyAnswer, ...]) -> str:

@@ -244,9 +244,9 @@ class Pipeline:
         measured = self.given_measured.document()
         if self.networks.initial is not None and not trained and self.data.val_from_train:
             self.ledger.warn(
-                "the validation images were set aside from train; an uploaded network that was "
-                "trained on them has too low an error there (as given: validation "
-                f"{wording.percent_with_interval(measured.val_error, 2)}, test "
+                "the validation images were set aside from train: if the uploaded network was "
+                "trained on them, its error there is lower than on new images (as given: "
+                f"validation {wording.percent_with_interval(measured.val_error, 2)}, test "
                 f"{wording.percent_with_interval(measured.error, 2)})"
             )
         else:

@@ -61,6 +61,8 @@ HUNDREDTHS = FuncFormatter(lambda value, _: wording.signed(f"{100 * value:.4g}")
 """The formatter of fractions in percent or percentage points."""
 AXIS_UNITS: Mapping[Unit, str] = {
     "fraction": "%",
+    "fraction_at_least": "%",
+    "fraction_at_most": "%",
     "share": "%",
     "points": "pp",
     "nats": "nats",
@@ -70,7 +72,7 @@ AXIS_UNITS: Mapping[Unit, str] = {
     "bytes": "bytes",
 }
 """The units of axes; ticks of fractions, shares and points are in hundredths."""
-IN_HUNDREDTHS = frozenset({"fraction", "share", "points"})
+IN_HUNDREDTHS = frozenset({"fraction", "fraction_at_least", "fraction_at_most", "share", "points"})
 """The units whose values are shown in hundredths."""
 
 

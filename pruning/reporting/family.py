@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pruning import wording
+from pruning.measurement.needed_images import describe_proving_images
 from pruning.reporting.summary import Fact, Tone, Verdict, split_estimate
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
@@ -106,14 +107,13 @@ def _describe_outcome_in_words(answer: FamilyAnswer, outcome: Outcome) -> str:
 
 def _say_what_decides(answer: FamilyAnswer) -> str:
     if answer.chosen_on == "test":
-        others = "test images" if answer.needed is None else wording.count(answer.needed)
-        return (
-            ": the law that chose it was fitted to the errors on these test images; "
-            f"{others} that had no part in the choice would decide"
-        )
+        text = ": the law that chose it was fitted to the errors on these test images"
+        if answer.needed is None:
+            return text
+        return f"{text}; {describe_proving_images(answer.needed, 'others')}"
     if answer.needed is None:
         return ""
-    return f": {wording.count(answer.needed)} test images would decide"
+    return f": {describe_proving_images(answer.needed)}"
 
 
 def _format_error(estimate: Estimate | None) -> str:

@@ -5,6 +5,7 @@ pull-request comment.
 from __future__ import annotations
 
 from pruning import wording
+from pruning.measurement.needed_images import round_up_images
 from pruning.reporting import asked, runtimes, summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
@@ -19,7 +20,6 @@ from pruning.reporting.comment import (
 )
 from pruning.reporting.gates import describe_limit, describe_measured
 from pruning.schemas.report import Checkpoint, Layer, Report
-from pruning.verdict.gates import round_up
 
 
 def render(report: Report) -> str:
@@ -89,7 +89,7 @@ def _tabulate_gates(report: Report) -> str:
             escape(describe_limit(gate)),
             escape(describe_measured(gate)),
             OUTCOME_MARKS[gate.outcome],
-            "–" if gate.needed is None else wording.count(round_up(gate.needed)),
+            "–" if gate.needed is None else wording.count(round_up_images(gate.needed)),
             escape(gate.message),
         )
         for gate in report.gates

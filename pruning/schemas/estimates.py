@@ -8,6 +8,8 @@ from pruning.schemas.base import Document
 
 Unit = Literal[
     "fraction",
+    "fraction_at_least",
+    "fraction_at_most",
     "share",
     "points",
     "nats",
@@ -21,7 +23,8 @@ Unit = Literal[
 ]
 """The unit of a value.
 
-`fraction`: an error or accuracy, 0.18 is read as 18.0 %. `share`: a sparsity or density, read with
+`fraction`: an error or accuracy, 0.18 is read as 18.0 %. `fraction_at_least`, `fraction_at_most`:
+a promised limit of one, rounded down or up. `share`: a sparsity or density, read with
 as many digits as it needs. `points`: a difference of two fractions, 0.012 is read as +1.2 pp.
 `nats`: a loss. `nats_difference`: a change of a loss, read with its sign. `factor`: 2 is read as
 2×.

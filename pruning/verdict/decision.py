@@ -63,7 +63,7 @@ def decide(
     return recommendation.model_copy(
         update={
             "verdict": verdict,
-            "needed": (*margin.list_needed(), *_list_needed(others)),
+            "needed": (*margin.list_needed(), *_list_needed(others, best.error.n)),
             "confidence": confidence,
             "reason": " ".join((*sentences, recommendation.reason)),
         }
@@ -158,13 +158,15 @@ def _combine(outcomes: Sequence[Outcome]) -> RecommendationVerdict:
     return "undecided" if "undecided" in outcomes else "ship"
 
 
-def _list_needed(gates: Sequence[GateResult]) -> list[NeededImages]:
-    """Return the images that would decide the gates that are open."""
+def _list_needed(gates: Sequence[GateResult], images: int | None) -> list[NeededImages]:
+    """Return the images in all that would decide the gates that are open, beside the test images at
+    hand; a gate on a class counts the images of all classes.
+    """
     return [
         NeededImages(
             what=gate.name,
             images="test",
-            at_hand=gate.measured.n if gate.measured is not None else None,
+            at_hand=images,
             needed=gate.needed,
         )
         for gate in gates

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from pruning import wording
+from pruning.measurement.needed_images import round_up_images
 from pruning.measurement.paired import adjust_holm
 from pruning.schemas.estimates import Estimate
 from pruning.schemas.gates import Gates
@@ -139,17 +139,9 @@ def explain_outcome(
     text = f"{subject} cannot tell on which side of it the loss lies"
     if needed is None:
         return text if replicates == 1 else f"{text}; it takes more replicates"
-    return f"{text}; about {wording.count(round_up(needed))} would, were the loss as measured"
-
-
-def round_up(number: int) -> int:
-    """Return a count rounded up to two significant digits: an estimate supports no more.
-
-    >>> round_up(5355), round_up(87), round_up(100_001)
-    (5400, 87, 110000)
-    """
-    scale: int = 10 ** max(0, len(str(number)) - 2)
-    return math.ceil(number / scale) * scale
+    return (
+        f"{text}; about {wording.count(round_up_images(needed))} would, were the loss as measured"
+    )
 
 
 def _report_decided(reading: Reading, best: Checkpoint) -> GateResult:

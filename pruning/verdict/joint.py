@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pruning import wording
+from pruning.measurement.needed_images import round_up_images
 from pruning.measurement.paired import adjust_holm
 from pruning.schemas.gates import Gates
 from pruning.schemas.report import Checkpoint, Recommendation, Section
 from pruning.schemas.verdicts import Claim, JointStatement, Outcome
 from pruning.verdict.classes import describe_resolution, list_findings
 from pruning.verdict.gate_readings import Reading, format_exactly, list_readings, name_potential
-from pruning.verdict.gates import format_confidence, list_levels, round_up
+from pruning.verdict.gates import format_confidence, list_levels
 from pruning.verdict.increases import FAIL_CONFIDENCE, count_deciding_images, judge
 from pruning.verdict.shift_guidelines import name_reference
 
@@ -37,7 +38,8 @@ class _Sorted:
         for claim in claims:
             text = claim.text
             if claim.outcome == "undecided" and claim.needed is not None:
-                text += f" (about {wording.count(round_up(claim.needed))} test images would tell)"
+                images = wording.count(round_up_images(claim.needed))
+                text += f" (about {images} test images would tell, were it as measured)"
             texts[claim.outcome].append(text)
         return _Sorted(texts["passed"], texts["failed"], texts["undecided"])
 

@@ -19,11 +19,11 @@ from pruning.analysis.shifts import (
 from pruning.errors import ParameterError
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
+from pruning.measurement.needed_images import round_up_images
 from pruning.pipeline.results import Results
 from pruning.schemas.gates import Gates
 from pruning.schemas.recipe import Method
 from pruning.verdict.gate_readings import list_readings
-from pruning.verdict.gates import round_up
 from tests.support.finished_records import make_record
 from tests.support.reports import checkpoint
 from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
@@ -125,14 +125,14 @@ def test_a_margin_that_the_images_cannot_resolve_is_warned_of(cascade: Results) 
         assert words in first
     assert "at least" not in first, "an estimate of the worst shift promises nothing"
     (warning,) = warnings(0.005)
-    assert "cannot resolve the margin of prune_potential, 0.50 pp, under" in warning
+    assert "would not show an increase of zero to be within the margin of 0.50 pp under" in warning
     assert "6 of 6 distributions" in warning
     assert "at 30 images (median over checkpoints)" in warning
     assert "may say only that little is known" in warning, "of some checkpoints much is lost"
     needed = re.search(r"it takes about ([\d,]+) images", warning)
     assert needed is not None
     number = int(needed[1].replace(",", ""))
-    assert number == round_up(number), "an estimate supports two digits"
+    assert number == round_up_images(number), "an estimate supports two digits"
     assert warnings(0.9) == warnings(0.0) == []
 
 

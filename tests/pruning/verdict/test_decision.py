@@ -187,8 +187,8 @@ def test_the_statement_tells_what_is_open_and_what_the_images_speak_against() ->
         "0.50 pp above that of the dense control (about "
     )
     assert made.sentence.endswith(
-        "test images would tell). The images speak against this (one-sided at 75 %): its excess "
-        "error under shift is less than 1.00 pp above that of the control."
+        "test images would tell, were it as measured). The images speak against this (one-sided at "
+        "75 %): its excess error under shift is less than 1.00 pp above that of the control."
     )
     assert made.claims[0].needed is not None
     beside = state(checkpoint(3, 2, 300), make_sections(0.05, {"fog 3": 0.6})).sentence
