@@ -63,7 +63,7 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     payload = await run_in_threadpool(_build_payload, services, project, spec)
     estimate = await services.helpers.estimate(payload)
     if isinstance(spec, EvaluateSpec) or (isinstance(spec, JobSpec) and spec.replicates == 1):
-        times = await run_in_threadpool(_estimate_wall_times, services, estimate)
+        times = await run_in_threadpool(_estimate_wall_times, services, project, estimate)
         estimate = estimate | {"wall_times": times}
     recipe = spec.recipe() if isinstance(spec, JobSpec) else spec
     return Validation(
@@ -75,10 +75,12 @@ async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     )
 
 
-def _estimate_wall_times(services: Services, estimate: dict[str, Any]) -> list[WallTime]:
+def _estimate_wall_times(
+    services: Services, project: str, estimate: dict[str, Any]
+) -> list[WallTime]:
     """Return how long a job of this estimate should take on the machines of the service."""
     with services.store.read() as session:
-        return estimate_wall_times(session, estimate)
+        return estimate_wall_times(session, project, estimate)
 
 
 def _build_payload(services: Services, project: str, spec: Spec) -> dict[str, Any]:

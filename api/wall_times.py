@@ -25,13 +25,14 @@ ENOUGH_OF_NETWORK = 3
 UPPER = 0.9
 
 
-def estimate_wall_times(session: Session, estimate: dict[str, Any]) -> list[WallTime]:
-    """Return how long a job of this estimate should take, for each kind of machine that ran jobs.
+def estimate_wall_times(session: Session, project: str, estimate: dict[str, Any]) -> list[WallTime]:
+    """Return how long a job of this estimate should take, for each kind of machine that ran jobs of
+    the project; those of others are theirs.
 
     Machines where most jobs ran come first.
     """
     machines: dict[tuple[str, str], list[Timing]] = defaultdict(list)
-    for timing in _read_timings(session):
+    for timing in _read_timings(session, project):
         machines[timing.device, timing.device_name].append(timing)
     ordered = sorted(machines.items(), key=lambda machine: -len(machine[1]))
     flops = float(estimate["flops"])
@@ -43,9 +44,9 @@ def estimate_wall_times(session: Session, estimate: dict[str, Any]) -> list[Wall
     ]
 
 
-def _read_timings(session: Session) -> list[Timing]:
-    """Return the times of the jobs that succeeded last, newest first."""
-    succeeded = select(Job.summary).where(Job.status == "succeeded")
+def _read_timings(session: Session, project: str) -> list[Timing]:
+    """Return the times of the jobs of a project that succeeded last, newest first."""
+    succeeded = select(Job.summary).where(Job.project == project, Job.status == "succeeded")
     summaries: Iterable[dict[str, Any] | None] = session.scalars(
         succeeded.order_by(Job.id.desc()).limit(JOBS_READ)
     )

@@ -1,7 +1,7 @@
-"""SparseGPT beside the exact optimal brain surgeon on a convolution of 512 by 512 channels, 3 x 3.
+"""The column-wise beside the exact optimal brain surgeon on a 3 x 3 convolution of 512 channels.
 
 `python benchmarks/reconstruction_speed.py` times the scores and the update of all 512 rows by
-`sparse_gpt` against those of `exact_obs`, of which it runs ROWS rows and counts the time of all:
+`column_obs` against those of `exact_obs`, of which it runs ROWS rows and counts the time of all:
 its rows take equally long. The Hessian of the layer's 4,608 inputs is computed beforehand for both.
 Times are CPU seconds. Limit: at least 30 times as fast.
 """
@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pruning.criteria.column_obs import ColumnOBS
 from pruning.criteria.exact_obs import ExactOBS
-from pruning.criteria.sparse_gpt import SparseGPT
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.layer_hessians import compute_layer_hessians
 from pruning.seeding import generator
@@ -33,11 +33,11 @@ def main() -> int:
     whole, part = build_evidence(CHANNELS, images), build_evidence(ROWS, images)
     for evidence in (whole, part):
         compute_layer_hessians(evidence, None)
-    by_columns = time_removal(SparseGPT(), whole)
+    by_columns = time_removal(ColumnOBS(), whole)
     exact = time_removal(ExactOBS(damping=0.01), part) * CHANNELS / ROWS
     ratio = exact / by_columns
     print(
-        f"sparse_gpt {by_columns:.1f} s, exact_obs {exact:,.0f} s from {ROWS} of {CHANNELS} rows: "
+        f"column_obs {by_columns:.1f} s, exact_obs {exact:,.0f} s from {ROWS} of {CHANNELS} rows: "
         f"{ratio:,.0f} times as fast, limit {LIMIT:g}"
     )
     return int(ratio < LIMIT)
@@ -51,7 +51,7 @@ def build_evidence(rows: int, images: torch.Tensor) -> Evidence:
     return Evidence(network, batches=[(images, labels)])
 
 
-def time_removal(criterion: SparseGPT | ExactOBS, evidence: Evidence) -> float:
+def time_removal(criterion: ColumnOBS | ExactOBS, evidence: Evidence) -> float:
     """The CPU seconds of scores, and of the update that makes up for the lower half of them."""
 
     def run() -> None:

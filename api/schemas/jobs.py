@@ -209,8 +209,8 @@ class JobEstimate(BaseModel):
     anyway. Evaluations that share a measurement are counted as if each were alone.
     """
     wall_times: list[WallTime] = []
-    """The time that the job should take once it runs, on each kind of machine that ran jobs of this
-    service; empty where none has, and for families and replicates.
+    """The time that the job should take once it runs, on each kind of machine that ran jobs of the
+    project; empty where none has, and for families and replicates.
     """
     reach: Reach | None = Field(default=None, exclude_if=lambda reach: reach is None)
     """The range that budgets can reach; left out where the targets are sparsities."""

@@ -1,4 +1,6 @@
-"""The findings of a sensitivity study in words: the units that bear least and most."""
+"""The findings of a sensitivity study in words: the units that lose first, and what the others may
+lose at most.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ def _describe_least(worse: Sequence[Cell], label: str) -> list[str]:
     if others == 1:
         also = "; 1 other unit loses there too"
     return [
-        f"{label}: {weakest.unit} bears least: with {wording.short_percent(first)} of it removed "
-        f"alone, the error changes by {wording.points_with_interval(weakest.increase)}{also}."
+        f"{label}: {weakest.unit} loses at the lowest level where a loss is shown: with "
+        f"{wording.short_percent(first)} of it removed alone, the error changes by "
+        f"{wording.points_with_interval(weakest.increase)}{also}."
     ]
 
 
@@ -62,9 +65,9 @@ def _describe_most(measured: Sequence[Cell], label: str) -> list[str]:
         f" ({wording.count_of(not_reached, 'unit')} cannot be pruned so far)" if not_reached else ""
     )
     return [
-        f"{label}: {best.unit} bears most: with {wording.short_percent(last)} of it removed alone, "
-        f"the error changes by {wording.points_with_interval(best.increase)}, the smallest upper "
-        f"limit of {wording.count_of(len(at_last), 'unit')} at that level{besides}."
+        f"{label}: {best.unit} has the smallest upper limit of "
+        f"{wording.count_of(len(at_last), 'unit')} with {wording.short_percent(last)} removed "
+        f"alone: the error changes by {wording.points_with_interval(best.increase)}{besides}."
     ]
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from pruning.criteria import criteria
-from pruning.evidence.damped_layers import damp_layers
+from pruning.evidence.damped_layers import BlockSize, Damping, HessianImages, damp_layers
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_hessians import INPUTS, count_block
+from pruning.evidence.layer_hessians import count_block
 from pruning.evidence.quadratic_models import (
     ELEMENTS,
     compute_removal_costs,
@@ -58,21 +57,9 @@ class ExactOBS:
 
     allocation: ClassVar[str] = "uniform"
 
-    images: Annotated[
-        int, Field(ge=1, le=1_000_000, description="training images that give the layers' inputs")
-    ] = 1000
-    damping: Annotated[
-        float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")
-    ] = 1e-6
-    block_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=INPUTS,
-            description="consecutive inputs of a layer in one block of its Hessian; null: all, "
-            f"at most {INPUTS}",
-        ),
-    ] = None
+    images: HessianImages = 1000
+    damping: Damping = 1e-6
+    block_size: BlockSize = None
 
     def calibration(self, classes: int) -> Calibration:
         """Ask for `images` images at random; labels are not used."""

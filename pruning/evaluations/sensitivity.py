@@ -46,7 +46,8 @@ NOTES = (
     "group of channels, named by the first layer that writes them, where channels are (kept and "
     "total count channels). Each is pruned alone in the dense network as given; nothing is "
     "retrained and BatchNorm statistics are not estimated again, so that what a unit bears before "
-    "retraining is shown, not what it bears after.",
+    "retraining is shown, not what it bears after. Each is tested against the dense network, and "
+    "not against other units.",
     "Loss changes are in nats, on the same validation images as the errors, paired by image. "
     "Predictions are local models of that change around the dense network on these images: LM "
     "-g w, QM -g w + D w^2 / 2 and OBD D w^2 / 2, summed over the weights that go.",

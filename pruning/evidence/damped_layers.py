@@ -7,15 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_hessians import compute_layer_hessians, count_block
+from pruning.evidence.layer_hessians import INPUTS, compute_layer_hessians, count_block
 from pruning.evidence.quadratic_models import split_matrices
 from pruning.types import Masks
+
+HessianImages = Annotated[
+    int, Field(ge=1, le=1_000_000, description="training images that give the layers' inputs")
+]
+Damping = Annotated[
+    float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")
+]
+BlockSize = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=INPUTS,
+        description="consecutive inputs of a layer in one block of its Hessian; null: all, "
+        f"at most {INPUTS}",
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,14 @@ def test_each_kind_of_machine_has_its_own_times(world: World) -> None:
     assert [(row["device_name"], row["p50_s"]) for row in rows] == [("Xeon", 50.0), ("H200", 1.0)]
 
 
+def test_jobs_of_other_projects_tell_nothing(world: World) -> None:
+    run_here(world, 10.0)
+    other = world.key("read", "write", project="another")
+    answer = world.client.post("/v1/jobs?validate_only=true", json=SPEC, headers=other)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["estimate"]["wall_times"] == []
+
+
 def test_the_upper_time_holds_for_nine_in_ten_further_jobs() -> None:
     """Also where jobs come in groups that are alike, as long as the next is of any of them."""
     generator = random.Random(5)

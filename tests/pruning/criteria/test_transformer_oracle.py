@@ -127,7 +127,7 @@ def score_obs(oracle: Oracle) -> Scores:
     return each(oracle, score)
 
 
-def score_sparse_gpt(oracle: Oracle) -> Scores:
+def score_column_obs(oracle: Oracle) -> Scores:
     def score(name: str, weight: Array) -> Array:
         inputs = oracle.inputs[name].reshape(-1, weight[0].size)
         hessian = 2 / len(oracle.images) * inputs.T @ inputs
@@ -232,7 +232,7 @@ def list_oracles() -> Iterator[tuple[str, dict[str, Any], Callable[[Oracle], Sco
     yield "wanda", {"per_row": False}, score_wanda
     yield "obs", {"damping": 1e-3}, score_obs
     yield "exact_obs", {"damping": 1e-3}, score_exact_obs
-    yield "sparse_gpt", {"damping": 1e-3}, score_sparse_gpt
+    yield "column_obs", {"damping": 1e-3}, score_column_obs
     yield "sipp", {}, lambda o: each(o, lambda n, _: o.sensitivities(n, np.mean))
     yield "corenet", {}, lambda o: each(o, lambda n, _: o.sensitivities(n, np.max))
     yield "pfp", {}, score_pfp

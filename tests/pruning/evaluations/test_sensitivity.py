@@ -232,6 +232,10 @@ def test_quadratic_predictions_are_near_the_truth_where_little_goes(tmp_path: Pa
         assert abs(row["predicted_qm"] - change) < 0.02 + 0.2 * abs(change)
 
 
+LOSES = " loses at the lowest level where a loss is shown"
+HOLDS = " has the smallest upper limit of "
+
+
 def test_what_cannot_be_pruned_has_a_reason_and_no_number(tmp_path: Path) -> None:
     section = evaluate(run(tmp_path, exclude=["first"]), levels=(0.01, 0.5))
     excluded = find_row(section, "first", None)
@@ -240,7 +244,7 @@ def test_what_cannot_be_pruned_has_a_reason_and_no_number(tmp_path: Path) -> Non
     assert "no weight goes at this level" in tiny["reason"]
     for row in (excluded, tiny):
         assert all(row[key] is None for key in ("kept", "error", "error_increase", "loss_change"))
-    robust = [note for note in section.notes if "bears most" in note or "bears least" in note]
+    robust = [note for note in section.notes if LOSES in note or HOLDS in note]
     assert not any("first" in note for note in robust)
     (left_out,) = [note for note in section.notes if "nothing was removed of" in note]
     assert "first (excluded by the recipe)" in left_out
@@ -269,7 +273,7 @@ def test_p_values_hold_for_all_cells_of_all_criteria(tmp_path: Path) -> None:
         r for r in rows if (r["criterion"], r["unit"], r["level"]) == ("magnitude", "head", 0.5)
     )
     assert p_value <= row["adjusted_p_value"] <= min(1.0, p_value * len(rows))
-    claims = [note for note in section.notes if "bears least" in note]
+    claims = [note for note in section.notes if LOSES in note]
     supported = {
         (row["criterion"], row["unit"])
         for row in rows
@@ -278,7 +282,7 @@ def test_p_values_hold_for_all_cells_of_all_criteria(tmp_path: Path) -> None:
     assert supported
     assert len(claims) == len({criterion for criterion, _ in supported})
     for claim in claims:
-        label, unit = claim.split(" bears least")[0].split(": ")
+        label, unit = claim.split(LOSES)[0].split(": ")
         assert (label, unit) in supported
 
 

@@ -1,4 +1,4 @@
-"""SparseGPT against its loop, and against the exact optimum of OBS."""
+"""The column-wise optimal brain surgeon against its loop, and against the exact optimum of OBS."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pruning.criteria.sparse_gpt
+import pruning.criteria.column_obs
+from pruning.criteria.column_obs import ColumnOBS
 from pruning.criteria.exact_obs import ExactOBS
-from pruning.criteria.sparse_gpt import SparseGPT
 from pruning.evidence.damped_layers import damp_layers
 from pruning.evidence.evidence import Evidence
 from pruning.masks import select_top
@@ -46,10 +46,10 @@ def remove_naively(h: Tensor, row: Tensor, keep: Tensor) -> tuple[Tensor, list[f
 def test_rows_are_those_of_the_loop(
     case: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning.criteria.sparse_gpt, "COLUMNS", columns)
+    monkeypatch.setattr(pruning.criteria.column_obs, "COLUMNS", columns)
     evidence = build_evidence(case)
     masks = draw_masks(evidence.masks, 0.5)
-    criterion = SparseGPT(damping=DAMPING)
+    criterion = ColumnOBS(damping=DAMPING)
     scores, moved = criterion.score(evidence), criterion.compensate(evidence, masks)
     for name, layer in damp_layers(evidence, masks, DAMPING):
         weight = evidence.weights[name]
@@ -74,7 +74,7 @@ def test_where_the_first_inputs_go_it_is_the_exact_optimum(case: str) -> None:
         keep = torch.ones(weight[0].numel(), dtype=torch.bool)
         keep[: len(keep) // 2] = False
         masks[name] = keep.reshape(weight[0].shape).expand(weight.shape)
-    moved = SparseGPT(damping=DAMPING).compensate(evidence, masks)
+    moved = ColumnOBS(damping=DAMPING).compensate(evidence, masks)
     exact = ExactOBS(damping=DAMPING).compensate(evidence, masks)
     for name, weight in moved.items():
         torch.testing.assert_close(weight, exact[name], rtol=1e-4, atol=1e-5)
@@ -83,7 +83,7 @@ def test_where_the_first_inputs_go_it_is_the_exact_optimum(case: str) -> None:
 @pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "tied"])
 def test_outputs_lose_no_less_than_with_the_optimum_and_less_than_without(case: str) -> None:
     evidence = build_evidence(case)
-    criterion = SparseGPT(damping=DAMPING)
+    criterion = ColumnOBS(damping=DAMPING)
     masks = {
         name: select_top(score, score.numel() // 2)
         for name, score in criterion.score(evidence).items()
@@ -107,11 +107,11 @@ def test_masked_weights_stay_zero_and_are_made_up_for_again() -> None:
     images = torch.randn(40, 6, generator=make_generator(3), dtype=torch.float64)
     images[:, 4] = images[:, 1] + images[:, 2]
     masks = {"weight": torch.tensor([[False, True, True, False, True, True]]).expand(2, 6)}
-    once = SparseGPT(damping=1e-6).compensate(Evidence(layer, batches=[(images, images)]), masks)
+    once = ColumnOBS(damping=1e-6).compensate(Evidence(layer, batches=[(images, images)]), masks)
     assert not once["weight"][:, [0, 3]].any()
     with torch.no_grad():
         layer.weight.copy_(once["weight"])
-    again = SparseGPT(damping=1e-6).compensate(
+    again = ColumnOBS(damping=1e-6).compensate(
         Evidence(layer, masks, batches=[(images, images)]), masks
     )
     torch.testing.assert_close(again["weight"], once["weight"])
